@@ -1,0 +1,1 @@
+"""Readers of the datasets' official raw formats, the embedded sample, and downloads."""

@@ -1,0 +1,113 @@
+"""A user's own pictures: `rgb/` (png, jpg) and `depth/` (16-bit png), paired by name.
+
+`train.txt` and `test.txt`, a name without suffix a line, say which frame goes where; frames in
+neither are left out. Without both lists every fifth frame, in the order of names, is a test frame.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from hded.datasets.scenes import Scenes
+from hded.errors import HDEDError
+
+TEST_EVERY = 5
+LISTS = {"train": "train.txt", "test": "test.txt"}
+
+
+def open_folder(folder: Path, *, depth_unit_m: float, max_depth_m: float) -> Scenes:
+    """Open `folder`; a depth count of 0, or of more than `max_depth_m`, reads as "unknown".
+
+    depth_unit_m: metres a count of the depth images (0.001 for millimetres).
+    Raises HDEDError for a missing folder, a picture without depth, or a file that is no such image.
+    """
+    pictures = _by_stem(folder / "rgb", (".png", ".jpg", ".jpeg"))
+    depths = _by_stem(folder / "depth", (".png",))
+    if odd := sorted(pictures.keys() ^ depths.keys()):
+        raise HDEDError(
+            f"{folder}: {odd[0]} is in only one of rgb/ and depth/ ({len(odd)} such names); "
+            "give each picture a depth image of the same name"
+        )
+    frames = _split(folder, sorted(pictures))
+    first = _rgb(pictures[frames["frame"].iloc[0]])
+
+    def read(i: int) -> dict[str, NDArray]:
+        name = frames["frame"].iloc[i]
+        rgb, depth = _rgb(pictures[name]), _depth(depths[name], depth_unit_m)
+        if depth.shape != rgb.shape[:2]:
+            raise HDEDError(
+                f"{depths[name]}: {depth.shape[0]}x{depth.shape[1]}, its picture "
+                f"{rgb.shape[0]}x{rgb.shape[1]}; depth must be registered to the picture"
+            )
+        return {"rgb": rgb, "depth": np.where(depth <= max_depth_m, depth, np.float32(0))}
+
+    return Scenes(
+        format="folder",
+        frames=frames,
+        size=first.shape[:2],
+        image_width_px=first.shape[1],
+        max_depth_m=max_depth_m,
+        has_raw_valid=False,
+        read=read,
+    )
+
+
+def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise HDEDError(f"{folder}: no such folder; a `folder` source needs rgb/ and depth/")
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes]
+    found = {path.stem: path for path in files}
+    if not found:
+        raise HDEDError(f"{folder}: holds no {' or '.join(suffixes)} file")
+    if len(found) != len(files):
+        raise HDEDError(f"{folder}: two files share a name up to the suffix; keep one of each")
+    return found
+
+
+def _split(folder: Path, names: list[str]) -> pd.DataFrame:
+    lists = {split: folder / file for split, file in LISTS.items()}
+    present = [path for path in lists.values() if path.is_file()]
+    if present and len(present) < len(lists):
+        raise HDEDError(f"{folder}: has {present[0].name} alone; give both lists, or neither")
+    if not present:
+        if len(names) < TEST_EVERY:
+            raise HDEDError(
+                f"{folder}: {len(names)} frames; {TEST_EVERY} at least, or train.txt and test.txt"
+            )
+        split = ["test" if i % TEST_EVERY == TEST_EVERY - 1 else "train" for i in range(len(names))]
+        return pd.DataFrame({"frame": names, "split": split, "scene": ""})
+    where: dict[str, str] = {}
+    for split, path in lists.items():
+        for name in path.read_text().split():
+            if name not in names:
+                raise HDEDError(f"{path}: {name} is not in rgb/; give names without the suffix")
+            if name in where:
+                raise HDEDError(f"{path}: {name} is listed twice")
+            where[name] = split
+    kept = [name for name in names if name in where]
+    if not kept:
+        raise HDEDError(f"{folder}: train.txt and test.txt are empty")
+    return pd.DataFrame({"frame": kept, "split": [where[n] for n in kept], "scene": ""})
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+    except (UnidentifiedImageError, OSError) as error:
+        raise HDEDError(f"{path}: not a readable image ({error})") from error
+    return image
+
+
+def _rgb(path: Path) -> NDArray[np.uint8]:
+    return np.asarray(ImageOps.exif_transpose(_open(path)).convert("RGB"))
+
+
+def _depth(path: Path, unit_m: float) -> NDArray[np.float32]:
+    counts = np.asarray(_open(path))
+    if counts.ndim != 2 or counts.dtype not in (np.uint16, np.int32):
+        raise HDEDError(f"{path}: {counts.dtype} of shape {counts.shape}; 16-bit greyscale needed")
+    return (counts * unit_m).astype(np.float32)

@@ -1,0 +1,121 @@
+"""Make3D (Saxena et al. 2009): four archives of 1704x2272 jpgs and 55x305 laser depth maps.
+
+Image and depth pair by name: img-X.jpg with depth_sph_corr-X.mat, whose Position3DGrid[..., 3] is
+metres. The benchmark works at 460x345 (H x W): images antialiased, depth by nearest neighbour. A
+pair that does not decode is skipped, and named in `Scenes.skipped`.
+"""
+
+import io
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from scipy.io import loadmat
+from tqdm import tqdm
+
+from hded.datasets.archives import iter_members
+from hded.datasets.scenes import Scenes
+from hded.errors import HDEDError
+from hded.resample import resize_nearest
+
+# split -> (archive, folder inside it) of images, and of depths
+ARCHIVES = {
+    "train": (("Train400Img.tar.gz", "Train400Img"), ("Train400Depth.tgz", "Train400Depth")),
+    "test": (("Test134.tar.gz", "Test134"), ("Test134Depth.tar.gz", "Gridlaserdata")),
+}
+SIZE = (460, 345)  # H, W
+GRID = (55, 305)
+MAX_DEPTH_M = 80.0
+
+
+def open_make3d(folder: Path) -> Scenes:
+    """Decode the four archives in `folder`; the frames' order is that of their names.
+
+    Holds the small images in memory (about 0.7 MB a frame). Depth that is not a positive number
+    reads as 0; sky (80 to 81 m) is kept as it is.
+    Raises HDEDError for an archive that is missing or damaged, or a split without a single pair.
+    """
+    rows, images, grids, skipped = [], [], [], []
+    for split, (image_archive, depth_archive) in ARCHIVES.items():
+        depths, bad_depths = _decode(folder, *depth_archive, "depth_sph_corr-", ".mat", _grid)
+        pictures, bad_images = _decode(folder, *image_archive, "img-", ".jpg", _picture)
+        skipped += [f"{name}: {why}" for name, why in sorted((bad_depths | bad_images).items())]
+        known = set(bad_depths) | set(bad_images)
+        for name in sorted(set(depths) ^ set(pictures)):
+            if name not in known:
+                skipped.append(f"{name}: has no {'depth' if name in pictures else 'image'}")
+        names = sorted(set(depths) & set(pictures))
+        if not names:
+            raise HDEDError(f"{folder}: Make3D's {split} archives hold no readable pair")
+        for name in names:
+            rows.append({"frame": name, "split": split, "scene": ""})
+            images.append(pictures[name])
+            grids.append(depths[name])
+
+    def read(i: int) -> dict[str, NDArray]:
+        return {"rgb": images[i], "depth": resize_nearest(grids[i], SIZE)}
+
+    return Scenes(
+        format="make3d",
+        frames=pd.DataFrame(rows),
+        size=SIZE,
+        image_width_px=SIZE[1],
+        max_depth_m=MAX_DEPTH_M,
+        has_raw_valid=False,
+        read=read,
+        skipped=skipped,
+    )
+
+
+def _decode(
+    folder: Path,
+    archive: str,
+    inside: str,
+    prefix: str,
+    suffix: str,
+    decode: Callable[[bytes], NDArray],
+) -> tuple[dict[str, NDArray], dict[str, str]]:
+    """Decode an archive's members: name -> array, and name -> why not, for those that fail."""
+
+    def attempt(member: tuple[str, bytes]) -> tuple[str, NDArray | str]:
+        file, data = member
+        name = file.removeprefix(prefix).removesuffix(suffix)
+        try:
+            return name, decode(data)
+        # what pillow and scipy raise for damaged files; anything else is a bug of ours
+        except (OSError, ValueError, KeyError, TypeError, NotImplementedError, MemoryError,
+                SyntaxError, EOFError, Image.DecompressionBombError) as error:  # fmt: skip
+            return name, f"{file} does not decode ({type(error).__name__}: {error})"
+
+    members = iter_members(folder / archive, folder=inside, suffix=(suffix,))
+    good: dict[str, NDArray] = {}
+    bad: dict[str, str] = {}
+    with ThreadPoolExecutor() as pool, tqdm(desc=archive, unit="file") as bar:
+        batch: list[tuple[str, bytes]] = []
+        while batch := [m for _, m in zip(range(16), members, strict=False)]:
+            for name, result in pool.map(attempt, batch):
+                bar.update()
+                if isinstance(result, str):
+                    bad[name] = result
+                else:
+                    good[name] = result
+    return good, bad
+
+
+def _picture(data: bytes) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data)) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+        height, width = SIZE
+        return np.asarray(upright.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _grid(data: bytes) -> NDArray[np.float32]:
+    grid = loadmat(io.BytesIO(data))["Position3DGrid"]
+    if grid.shape != (*GRID, 4):
+        raise ValueError(f"Position3DGrid has shape {grid.shape}, not {(*GRID, 4)}")
+    depth = grid[..., 3].astype(np.float32)
+    return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))

@@ -1,0 +1,131 @@
+"""NYU-Depth-v2 labeled (Silberman et al. 2012): `nyu_depth_v2_labeled.mat` and `splits.mat`.
+
+The .mat is HDF5 with MATLAB's axes reversed: images (N, 3, W, H), depths (N, W, H). `depths` are
+filled; where the file carries `rawDepths`, their holes are a second validity mask. The white
+border is cropped (rows 44:471, columns 40:601, 0-based): 427x561, the paper's "561x427".
+"""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.io import loadmat
+
+from hded.datasets.scenes import Scenes
+from hded.errors import HDEDError
+
+LABELED = "nyu_depth_v2_labeled.mat"
+SPLITS = "splits.mat"
+FRAME_SIZE = (480, 640)  # H, W
+CROP_ROWS = slice(44, 471)
+CROP_COLUMNS = slice(40, 601)
+SIZE = (427, 561)
+MAX_DEPTH_M = 10.0
+
+
+def open_nyu(folder: Path, stack: ExitStack) -> Scenes:
+    """Open the two official files in `folder`; `stack` closes them.
+
+    Frame ids are the official 1-based numbers. Depth outside (0, 10] m or NaN reads as 0.
+    Raises HDEDError for a file that is missing, damaged, or not what its name says.
+    """
+    mat = _open_hdf5(folder / LABELED, stack)
+    shapes = {name: mat[name].shape for name in ("images", "depths") if name in mat}
+    height, width = FRAME_SIZE
+    count = shapes.get("images", (0,))[0]
+    expected = {"images": (count, 3, width, height), "depths": (count, width, height)}
+    if shapes != expected or not count:
+        raise HDEDError(
+            f"{folder / LABELED}: arrays {shapes or 'missing'}, expected images (N, 3, 640, 480) "
+            "and depths (N, 640, 480); fetch the file again"
+        )
+    has_raw = "rawDepths" in mat and mat["rawDepths"].shape == shapes["depths"]
+    split = _splits(folder / SPLITS, count)
+    frames = pd.DataFrame(
+        {
+            "frame": [f"{i + 1:04d}" for i in range(count)],
+            "split": split,
+            "scene": _scene_names(mat, count),
+        }
+    )
+    used = np.flatnonzero(frames["split"] != "")
+    frames = frames.iloc[used].reset_index(drop=True)
+
+    def read(position: int) -> dict[str, NDArray]:
+        i = used[position]
+        try:
+            rgb = mat["images"][i].transpose(2, 1, 0)[CROP_ROWS, CROP_COLUMNS]
+            depth = mat["depths"][i].T[CROP_ROWS, CROP_COLUMNS]
+            raw = mat["rawDepths"][i].T[CROP_ROWS, CROP_COLUMNS] if has_raw else None
+        except OSError as error:
+            raise HDEDError(
+                f"{folder / LABELED}: frame {i + 1} is unreadable ({error}); fetch the file again"
+            ) from error
+        valid = np.isfinite(depth) & (depth > 0) & (depth <= MAX_DEPTH_M)
+        record = {
+            "rgb": np.ascontiguousarray(rgb, np.uint8),
+            "depth": np.where(valid, depth, 0).astype(np.float32),
+        }
+        if raw is not None:
+            record["raw_valid"] = np.isfinite(raw) & (raw > 0) & (raw <= MAX_DEPTH_M)
+        return record
+
+    return Scenes(
+        format="nyu",
+        frames=frames,
+        size=SIZE,
+        image_width_px=width,
+        max_depth_m=MAX_DEPTH_M,
+        has_raw_valid=has_raw,
+        read=read,
+    )
+
+
+def _open_hdf5(path: Path, stack: ExitStack) -> h5py.File:
+    if not path.is_file():
+        raise HDEDError(f"{path}: missing; run the download stage")
+    try:
+        return stack.enter_context(h5py.File(path, "r"))
+    except OSError as error:
+        raise HDEDError(
+            f"{path}: not a readable HDF5 file ({error}); fetch the file again"
+        ) from error
+
+
+def _splits(path: Path, count: int) -> list[str]:
+    """Give "train", "test" or "" for each frame, from the 1-based trainNdxs and testNdxs."""
+    if not path.is_file():
+        raise HDEDError(f"{path}: missing; run the download stage")
+    try:
+        mat = loadmat(path)
+        numbers = {
+            "train": mat["trainNdxs"].astype(np.int64).ravel(),
+            "test": mat["testNdxs"].astype(np.int64).ravel(),
+        }
+    except (KeyError, ValueError, TypeError, NotImplementedError, OSError) as error:
+        raise HDEDError(
+            f"{path}: no readable trainNdxs and testNdxs ({error}); fetch the file again"
+        ) from error
+    split = [""] * count
+    for name, ids in numbers.items():
+        for number in ids:
+            if not 1 <= number <= count:
+                raise HDEDError(
+                    f"{path}: {name} frame {number} is outside the .mat's 1..{count}; "
+                    "the two files do not belong together"
+                )
+            if split[number - 1]:
+                raise HDEDError(f"{path}: frame {number} is listed twice")
+            split[number - 1] = name
+    return split
+
+
+def _scene_names(mat: h5py.File, count: int) -> list[str]:
+    """Read the cell array `scenes`: references to character codes; "" where the file has none."""
+    if "scenes" not in mat or mat["scenes"].size != count:
+        return [""] * count
+    references = mat["scenes"][()].ravel()
+    return ["".join(chr(code) for code in np.asarray(mat[ref]).ravel()) for ref in references]

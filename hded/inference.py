@@ -1,0 +1,85 @@
+"""A trained network with what is needed to use it: saved, loaded, applied to one image."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hded.errors import HDEDError
+from hded.frames import Geometry, to_uint8, to_unit
+from hded.network import HDEDNet
+from hded.resample import resize_rgb
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A network in evaluation mode, and the geometry that it was trained with."""
+
+    network: HDEDNet
+    geometry: Geometry
+    size_px: int
+    device: torch.device
+
+    @torch.no_grad()
+    def __call__(self, defocused: NDArray[np.uint8]) -> dict[str, NDArray]:
+        """Estimate from one image (H, W, 3) uint8.
+
+        `depth` float32 metres (h, w) and `all_in_focus` uint8 (h, w, 3), by the network's heads.
+        (h, w) is the image's size, or size_px x size_px for a network trained on squashed frames.
+        """
+        if self.geometry == "resize":
+            defocused = resize_rgb(defocused, (self.size_px, self.size_px))
+        outputs = self.network(to_unit(defocused)[None].to(self.device))
+        arrays: dict[str, NDArray] = {}
+        if "depth" in outputs:
+            arrays["depth"] = outputs["depth"][0, 0].float().cpu().numpy()
+        if "all_in_focus" in outputs:
+            arrays["all_in_focus"] = to_uint8(outputs["all_in_focus"].float())[0]
+        return arrays
+
+
+def save_weights(
+    path: Path,
+    state: Mapping[str, Tensor],
+    network: Mapping[str, Any],
+    geometry: Geometry,
+    size_px: int,
+) -> None:
+    """Write a state dict with the arguments of `HDEDNet` that it belongs to."""
+    content = {
+        "format": FORMAT,
+        "network": dict(network),
+        "geometry": geometry,
+        "size_px": size_px,
+        "state_dict": dict(state),
+    }
+    draft = path.with_suffix(".part")
+    torch.save(content, draft)
+    draft.replace(path)
+
+
+def load_predictor(path: Path, device: torch.device | str = "cpu") -> Predictor:
+    """Load what `save_weights` wrote; nothing in the file is executed (`weights_only`)."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["format"] != FORMAT:
+            raise HDEDError(f"{path}: format {content['format']}, expected {FORMAT}")
+        network = HDEDNet(**content["network"])
+        network.load_state_dict(content["state_dict"])
+        geometry, size_px = content["geometry"], content["size_px"]
+    except FileNotFoundError:
+        raise HDEDError(f"{path}: no such file; train a network first (`dvc repro`)") from None
+    except (UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
+        raise HDEDError(
+            f"{path}: not a checkpoint of this program ({' '.join(str(error).split())[:200]})"
+        ) from error
+    device = torch.device(device)
+    return Predictor(network.to(device).eval(), geometry, size_px, device)

@@ -1,0 +1,53 @@
+"""A decoder head: five up-sampling blocks with concatenated skips (paper section III-B).
+
+Transposed convolutions have a bias, no other convolution has. The paper's Table I prints decoder
+rows that do not fit its 41 M parameters; these are D3-Net's, which do.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+DROPOUT = 0.5
+DROPOUT_BLOCKS = 2  # the two deepest
+
+
+class UpBlock(nn.Module):
+    """Transposed 4x4 stride 2, BN, [dropout], ReLU, 3x3, BN, [dropout], ReLU."""
+
+    def __init__(self, channels_in: int, channels_out: int, dropout: float) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(channels_in, channels_out, 4, stride=2, padding=1)
+        self.norm1 = nn.BatchNorm2d(channels_out)
+        self.conv = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels_out)
+        self.dropout = nn.Dropout(dropout)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels_in, h, w) -> (B, channels_out, 2h, 2w)."""
+        x = self.relu(self.dropout(self.norm1(self.up(x))))
+        return self.relu(self.dropout(self.norm2(self.conv(x))))
+
+
+class Decoder(nn.Module):
+    """From the encoder's five maps to `out_channels` at the image's size, no output activation."""
+
+    def __init__(self, encoder_channels: Sequence[int], out_channels: int) -> None:
+        super().__init__()
+        c2, c4, c8, c16, c32 = encoder_channels
+        plan = [(c32, c16), (2 * c16, c8), (2 * c8, c4), (2 * c4, c2), (2 * c2, c2)]
+        self.blocks = nn.ModuleList(
+            UpBlock(i, o, DROPOUT if n < DROPOUT_BLOCKS else 0.0) for n, (i, o) in enumerate(plan)
+        )
+        self.predict = nn.Conv2d(c2, out_channels, 3, padding=1, bias=False)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Five maps at strides 2 to 32 -> (B, out_channels, H, W)."""
+        *skips, x = maps
+        for block, skip in zip(self.blocks, [*reversed(skips), None], strict=True):
+            x = block(x)
+            if skip is not None:
+                x = torch.cat([x, skip], 1)
+        return self.predict(x)

@@ -1,0 +1,116 @@
+"""2HDED:NET (Nazir et al. 2023): 41,414,400 parameters at width 1.
+
+Choices the paper leaves open (see the README's method section):
+- the "input joint layer" adds the input to the all-in-focus decoder's output (`joint="add"`);
+  `"concat"` puts a 3x3 convolution over both; `output="tanh"` bounds the result;
+- `depth_scale_m`: the depth decoder's output times this is metres. 1 is the paper's; the dataset's
+  depth range starts a network near its data;
+- sizes that 32 does not divide are reflect-padded at the right and bottom, and cut again.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hded.errors import HDEDError
+from hded.network.decoder import Decoder
+from hded.network.encoder import DenseNetEncoder
+
+HEADS = ("depth", "all_in_focus")
+STRIDE = 32
+
+
+class HDEDNet(nn.Module):
+    """One encoder, one full and independent decoder for each of `heads`.
+
+    `encoder` may be any module with `channels` and five feature maps (see `hded.network.encoder`);
+    by default it is the paper's DenseNet-121 at `width`. A head that is not asked for is not built.
+    """
+
+    def __init__(
+        self,
+        heads: Sequence[str] = HEADS,
+        width: float = 1.0,
+        *,
+        depth_scale_m: float = 1.0,
+        joint: Literal["add", "concat"] = "add",
+        output: Literal["linear", "tanh"] = "linear",
+        init: Literal["identity", "normal"] = "identity",
+        encoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if not heads or not set(heads) <= set(HEADS) or len(set(heads)) != len(heads):
+            raise HDEDError(f"network heads {tuple(heads)}: choose one or both of {HEADS}")
+        self.heads = tuple(head for head in HEADS if head in heads)
+        self.depth_scale_m = depth_scale_m
+        self.joint = joint
+        self.output = output
+        self.encoder = encoder if encoder is not None else DenseNetEncoder(width)
+        channels = self.encoder.channels
+        self.decoders = nn.ModuleDict(
+            {head: Decoder(channels, 1 if head == "depth" else 3) for head in self.heads}
+        )
+        if joint == "concat" and "all_in_focus" in self.heads:
+            self.joint_conv = nn.Conv2d(6, 3, 3, padding=1, bias=False)
+        initialise(self, init)
+
+    def forward(self, rgb: Tensor) -> dict[str, Tensor]:
+        """Estimate from rgb (B, 3, H, W) in [-1, 1].
+
+        `depth`: (B, 1, H, W) metres, not clipped. `all_in_focus`: (B, 3, H, W), nominally [-1, 1].
+        """
+        height, width = rgb.shape[-2:]
+        padded = pad_to_stride(rgb)
+        maps = self.encoder(padded)
+        outputs = {}
+        for head, decoder in self.decoders.items():
+            x = decoder(maps)
+            x = self.depth_scale_m * x if head == "depth" else self._join(x, padded)
+            outputs[head] = x[..., :height, :width]
+        return outputs
+
+    def _join(self, x: Tensor, rgb: Tensor) -> Tensor:
+        x = x + rgb if self.joint == "add" else self.joint_conv(torch.cat([x, rgb], 1))
+        return torch.tanh(x) if self.output == "tanh" else x
+
+
+def pad_to_stride(rgb: Tensor, stride: int = STRIDE) -> Tensor:
+    """Reflect-pad (B, C, H, W) at right and bottom to multiples of `stride`.
+
+    An image too small to be reflected that far has its edge repeated instead.
+    """
+    height, width = rgb.shape[-2:]
+    bottom, right = -height % stride, -width % stride
+    if not (bottom or right):
+        return rgb
+    mode = "reflect" if bottom < height and right < width else "replicate"
+    return F.pad(rgb, (0, right, 0, bottom), mode=mode)
+
+
+def initialise(network: HDEDNet, init: Literal["identity", "normal"]) -> None:
+    """Draw the weights from torch's global generator.
+
+    `identity`: He initialisation (as torchvision's DenseNet), and an all-in-focus head that starts
+    by giving the input back, so that training starts at the input's own score.
+    `normal`: every convolution from N(0, 0.02), every norm's scale from N(1, 0.02), as D3-Net.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            if init == "normal":
+                nn.init.normal_(module.weight, 0.0, 0.02)
+            else:
+                nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d) and init == "normal":
+            nn.init.normal_(module.weight, 1.0, 0.02)
+    if init == "identity" and "all_in_focus" in network.decoders:
+        predict = network.decoders["all_in_focus"].predict
+        nn.init.zeros_(predict.weight)
+        if network.joint == "concat":
+            # decoder output and input, each passed through unchanged, then added
+            nn.init.dirac_(network.joint_conv.weight[:, :3])
+            nn.init.dirac_(network.joint_conv.weight[:, 3:])

@@ -1,0 +1,197 @@
+"""Thin lens: depth [m] -> signed circle of confusion [px] -> Gaussian sigma [px] (paper eq. 8).
+
+Choices:
+- the paper's f is "the distance from the lens to the image sensor": v = F S / (S - F);
+- CoC is signed: negative nearer than the focus distance, positive beyond it;
+- depth that is no depth (NaN, infinite, zero or negative) has a CoC of 0: such a pixel is not
+  blurred, and every loss and metric masks it;
+- metres become pixels by the *original* image width on a 36 mm sensor (SYNDOF's): 640 px for NYU,
+  345 px for Make3D at 460x345. A crop does not change the pixel pitch.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hded.errors import HDEDError
+
+SENSOR_WIDTH_M = 0.036  # full frame
+D3NET_PIXEL_PITCH_M = 5.6e-6
+SYNDOF_FOCAL_LENGTHS_M = (0.050, 0.070, 0.085)
+SYNDOF_FOCAL_WEIGHTS = (0.1, 0.4, 0.4)
+
+SigmaRule = Literal["quarter", "syndof", "d3net"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ThinLens:
+    """A thin lens focused at one distance, in front of a sensor of one pixel pitch.
+
+    Raises HDEDError for a length that is not positive, and for a focus distance at or inside the
+    focal length.
+    """
+
+    focal_length_m: float
+    aperture_m: float  # diameter
+    focus_distance_m: float
+    pixel_pitch_m: float
+    max_coc_px: float = 29.0  # |CoC| is clamped here
+    sigma_rule: SigmaRule = "quarter"
+
+    def __post_init__(self) -> None:
+        for name in (
+            "focal_length_m", "aperture_m", "focus_distance_m", "pixel_pitch_m", "max_coc_px"
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value > 0):
+                raise HDEDError(f"lens: {name} is {value}; it must be a positive number")
+        if self.focus_distance_m <= self.focal_length_m:
+            raise HDEDError(
+                f"lens: focus_distance_m {self.focus_distance_m} is at or inside the focal length "
+                f"{self.focal_length_m}; no sharp image forms there, choose a larger distance"
+            )
+        if self.sigma_rule not in ("quarter", "syndof", "d3net"):
+            raise HDEDError(f"lens: sigma_rule {self.sigma_rule!r} is not quarter, syndof or d3net")
+
+    @property
+    def f_number(self) -> float:
+        """Focal length over aperture diameter."""
+        return self.focal_length_m / self.aperture_m
+
+    @property
+    def _gain_px(self) -> float:
+        """CoC [px] of a point at infinity: D v/S over the pixel pitch."""
+        image_m = self.focal_length_m * self.focus_distance_m
+        image_m /= self.focus_distance_m - self.focal_length_m
+        return self.aperture_m * image_m / self.focus_distance_m / self.pixel_pitch_m
+
+    def coc_px(self, depth_m: ArrayLike) -> NDArray[np.float32]:
+        """Signed CoC diameter [px] of depths [m] of any shape: D (v/S) (x - S)/x, clamped."""
+        depth = np.asarray(depth_m, np.float64)
+        valid = np.isfinite(depth) & (depth > 0)
+        x = np.where(valid, depth, self.focus_distance_m)  # CoC 0
+        # a denormal depth overflows to -inf, which the clamp below bounds
+        with np.errstate(over="ignore"):
+            coc = self._gain_px * (1 - self.focus_distance_m / x)
+        return np.clip(coc, -self.max_coc_px, self.max_coc_px).astype(np.float32)
+
+    def sigma_px(self, depth_m: ArrayLike) -> NDArray[np.float32]:
+        """Standard deviation [px] of the Gaussian that stands for the blur disc."""
+        return sigma_of_coc(self.coc_px(depth_m), self.sigma_rule)
+
+
+def sigma_of_coc(coc_px: ArrayLike, rule: SigmaRule = "quarter") -> NDArray[np.float32]:
+    """Sigma [px] of a signed CoC [px].
+
+    `quarter`: |CoC|/4 (paper). `syndof`: (|CoC| - 1)/4, none at or below 1 px (SYNDOF).
+    `d3net`: 0.3 |CoC| (D3-Net).
+    """
+    coc = np.abs(np.asarray(coc_px, np.float32))
+    if rule == "quarter":
+        return coc / np.float32(4)
+    if rule == "syndof":
+        return np.maximum(coc - np.float32(1), 0) / np.float32(4)
+    return coc * np.float32(0.3)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Camera:
+    """A named camera: gives the lens that takes one picture.
+
+    `pixel_pitch_m` None means 36 mm over the original image width.
+    """
+
+    name: str
+    focal_length_m: float
+    aperture_m: float
+    focus_distance_m: float = 2.0
+    pixel_pitch_m: float | None = None
+    max_coc_px: float = 29.0
+    sigma_rule: SigmaRule = "quarter"
+
+    def lens(self, depth_m: NDArray, image_width_px: int, rng: np.random.Generator) -> ThinLens:
+        """Give the lens for a picture of this depth map [m], `image_width_px` wide uncropped.
+
+        A fixed camera looks neither at the depth nor at `rng`.
+        """
+        return ThinLens(
+            focal_length_m=self.focal_length_m,
+            aperture_m=self.aperture_m,
+            focus_distance_m=self.focus_distance_m,
+            pixel_pitch_m=self.pixel_pitch_m or SENSOR_WIDTH_M / image_width_px,
+            max_coc_px=self.max_coc_px,
+            sigma_rule=self.sigma_rule,
+        )
+
+    def describe(self, image_width_px: int) -> dict[str, Any]:
+        """Give name and settings, resolved for pictures `image_width_px` wide, for the record."""
+        lens = self.lens(np.empty(0), image_width_px, np.random.default_rng(0))
+        return {"name": self.name, "f_number": lens.f_number, **asdict(lens)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyndofCamera:
+    """SYNDOF's random camera (Lee et al. 2019), drawn anew for each picture.
+
+    Focal length from 50, 70, 85 mm; focus distance among the image's own depths, favouring the
+    near (its u^2 quantile, u uniform); the aperture is solved so that the largest CoC is
+    `max_coc_px`. SYNDOF states the favour only in words; the quantile is our reading.
+    """
+
+    name: str = "syndof"
+    max_coc_px: float = 29.0
+    sigma_rule: SigmaRule = "syndof"
+
+    def lens(self, depth_m: NDArray, image_width_px: int, rng: np.random.Generator) -> ThinLens:
+        """Draw a lens for a picture of this depth map [m], `image_width_px` wide uncropped."""
+        weights = np.asarray(SYNDOF_FOCAL_WEIGHTS)
+        focal_m = float(rng.choice(SYNDOF_FOCAL_LENGTHS_M, p=weights / weights.sum()))
+        u = rng.uniform()
+        depth = depth_m[np.isfinite(depth_m) & (depth_m > 0)].astype(np.float64)
+        nearest = 1.01 * focal_m  # a lens cannot focus inside its focal length
+        focus_m = max(float(np.quantile(depth, u**2)) if depth.size else 2.0, nearest)
+        lens = ThinLens(
+            focal_length_m=focal_m,
+            aperture_m=1.0,
+            focus_distance_m=focus_m,
+            pixel_pitch_m=SENSOR_WIDTH_M / image_width_px,
+            max_coc_px=np.finfo(np.float32).max,
+            sigma_rule=self.sigma_rule,
+        )
+        extremes = [depth.min(), depth.max()] if depth.size else [focus_m]
+        largest = float(np.abs(lens.coc_px(extremes)).max())
+        # CoC is proportional to the aperture; a flat scene in focus keeps a common f/2.8
+        aperture_m = self.max_coc_px / largest if largest else focal_m / 2.8
+        return replace(lens, aperture_m=aperture_m, max_coc_px=self.max_coc_px)
+
+    def describe(self, image_width_px: int) -> dict[str, Any]:
+        """Give name and settings for the record; what is drawn for each picture is None."""
+        drawn = ("f_number", "focal_length_m", "aperture_m", "focus_distance_m")
+        return {
+            "name": self.name,
+            **dict.fromkeys(drawn),
+            "pixel_pitch_m": SENSOR_WIDTH_M / image_width_px,
+            "max_coc_px": self.max_coc_px,
+            "sigma_rule": self.sigma_rule,
+        }
+
+
+AnyCamera = Camera | SyndofCamera
+
+
+CAMERAS: dict[str, AnyCamera] = {
+    camera.name: camera
+    for camera in (
+        Camera(name="paper", focal_length_m=0.07, aperture_m=0.0448),
+        Camera(
+            name="d3net",
+            focal_length_m=0.015,
+            aperture_m=0.015 / 2.8,
+            pixel_pitch_m=D3NET_PIXEL_PITCH_M,
+            sigma_rule="d3net",
+        ),
+        SyndofCamera(),
+    )
+}

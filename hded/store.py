@@ -1,0 +1,129 @@
+"""The store of frames: sharded zarr v3 arrays and sidecars. Only this module knows its layout.
+
+    <folder>/arrays.zarr/<name>   an array a quantity, (N, ...): inner chunk one frame, shards of 64
+    <folder>/frames.csv           a row a frame: index, frame, split (train | test), scene, ...
+    <folder>/store.json           attributes; written last, so its presence means the store is whole
+
+Shards keep the number of files small (DVC hashes and links every one of them) while one frame can
+still be read alone. Strings stay out of zarr.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec
+
+from hded.errors import HDEDError
+
+FORMAT = 1
+SHARD_FRAMES = 64
+MARKER = "store.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An open store. Arrays are read lazily: slice them as numpy arrays."""
+
+    folder: Path
+    frames: pd.DataFrame
+    attributes: Mapping[str, Any]
+    arrays: Mapping[str, zarr.Array]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def indices(self, split: str) -> NDArray[np.int64]:
+        """Give the positions of a split's frames, ascending."""
+        return np.flatnonzero(self.frames["split"].to_numpy() == split)
+
+    def read(self, name: str, index: int) -> NDArray:
+        """Read one frame of one array."""
+        return np.asarray(self.arrays[name][index])
+
+
+def open_store(folder: Path) -> Store:
+    """Open a store; raises HDEDError for one that is missing, unfinished or of another format."""
+    marker = folder / MARKER
+    if not marker.is_file():
+        raise HDEDError(f"{folder}: no finished store ({MARKER} is missing); run `dvc repro`")
+    meta = json.loads(marker.read_text())
+    if meta["format"] != FORMAT:
+        raise HDEDError(f"{folder}: store format {meta['format']}, expected {FORMAT}; rebuild it")
+    text = {"frame": str, "split": str, "scene": str}
+    frames = pd.read_csv(folder / "frames.csv", index_col="index", dtype=text, na_filter=False)
+    root = zarr.open_group(folder / "arrays.zarr", mode="r")
+    arrays = {name: root[name] for name in meta["arrays"]}
+    if any(array.shape[0] != len(frames) for array in arrays.values()):
+        raise HDEDError(f"{folder}: its arrays and frames.csv differ in length; rebuild it")
+    return Store(folder, frames, meta["attributes"], arrays)
+
+
+def write_store(
+    folder: Path,
+    frames: pd.DataFrame,
+    arrays: Mapping[str, tuple[tuple[int, ...], np.dtype | type]],
+    records: Iterable[Mapping[str, Any]],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Write a store shard by shard, in memory of one shard.
+
+    frames: columns frame, split, scene and any more, in the order of `records`; arrays: the shape
+    and dtype of one frame of each; records: a mapping for each frame, from the arrays' names to
+    arrays, and from any other name to a scalar, which becomes a column of frames.csv.
+    Replaces what is at `folder`. Raises HDEDError where a record does not fit, naming the frame.
+    """
+    if not len(frames):
+        raise HDEDError(f"{folder}: there are no frames to store")
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    root = zarr.create_group(folder / "arrays.zarr")
+    count = len(frames)
+    for name, (shape, dtype) in arrays.items():
+        root.create_array(
+            name,
+            shape=(count, *shape),
+            dtype=np.dtype(dtype),
+            chunks=(1, *shape),
+            shards=(SHARD_FRAMES, *shape),
+            compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
+        )
+    buffers = {
+        name: np.empty((min(SHARD_FRAMES, count), *shape), dtype)
+        for name, (shape, dtype) in arrays.items()
+    }
+    facts: list[dict[str, Any]] = []
+    written = 0
+    for index, record in enumerate(records):
+        if index == count:
+            raise HDEDError(f"{folder}: more records than the {count} rows of frames.csv")
+        for name, buffer in buffers.items():
+            if record[name].shape != buffer.shape[1:]:
+                raise HDEDError(
+                    f"frame {frames['frame'].iloc[index]}: {name} has shape {record[name].shape}, "
+                    f"the store {buffer.shape[1:]}; all frames of a dataset share one size"
+                )
+            buffer[index % SHARD_FRAMES] = record[name]
+        facts.append({name: value for name, value in record.items() if name not in arrays})
+        written = index + 1
+        if written % SHARD_FRAMES == 0 or written == count:
+            start = index // SHARD_FRAMES * SHARD_FRAMES
+            for name, buffer in buffers.items():
+                root[name][start:written] = buffer[: written - start]
+    if written != count:
+        raise HDEDError(f"{folder}: {written} records for the {count} rows of frames.csv")
+    frames = frames.assign(**pd.DataFrame(facts, index=frames.index))
+    frames.to_csv(folder / "frames.csv", index_label="index")
+    meta = {"format": FORMAT, "arrays": sorted(arrays), "attributes": dict(attributes)}
+    # a marker that appears whole or not at all
+    draft = folder / f"{MARKER}.part"
+    draft.write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
+    draft.replace(folder / MARKER)

@@ -1,0 +1,101 @@
+"""Stage `download`: put a dataset's official raw files into data/raw/<dataset>.
+
+    python -m pipeline.download --dataset nyu
+
+`source` in params.yaml decides: the embedded sample is generated, official files are fetched and
+verified once into HDED_DATA_DIR (default ~/.cache/hded) and linked, local files are linked. DVC
+hashes what the links point to, so a changed file or folder runs the stage again.
+"""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from hded.datasets import make3d, nyu, sample
+from hded.datasets.fetch import RemoteFile, fetch
+from hded.errors import HDEDError
+from hded.params import Download, load_params
+from pipeline import stage
+
+FILES = {
+    "nyu": (nyu.LABELED, nyu.SPLITS),
+    "make3d": tuple(file for pair in make3d.ARCHIVES.values() for file, _ in pair),
+}
+WRITERS = {"nyu": sample.write_nyu, "make3d": sample.write_make3d}
+
+
+def main() -> None:
+    """Run the stage."""
+    dataset = stage.parser(__doc__, "dataset").parse_args().dataset
+    entry = load_params(stage.PARAMS).download[dataset]
+    out = stage.RAW / dataset
+    _remove(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if entry.source == "sample" and entry.sample is not None:
+        size = entry.sample
+        WRITERS[dataset](out, train=size.train, test=size.test, seed=size.seed)
+    elif entry.source == "folder" and entry.path is not None:
+        folder = Path(entry.path).expanduser().resolve()
+        if not folder.is_dir():
+            raise HDEDError(f"download.{dataset}.path: {folder} is not a folder")
+        out.symlink_to(folder, target_is_directory=True)
+    elif entry.source == "official" or "://" in entry.source:
+        store = _data_dir() / dataset / _store_name(entry.source)
+        _link(out, [fetch(file, store) for file in _remote_files(dataset, entry)])
+    else:
+        folder = Path(entry.source).expanduser().resolve()
+        missing = [name for name in FILES[dataset] if not (folder / name).is_file()]
+        if missing:
+            raise HDEDError(
+                f"download.{dataset}.source: {folder} has no {missing[0]}; give sample, official, "
+                f"a URL, or a folder with {', '.join(FILES[dataset])}"
+            )
+        _link(out, [folder / name for name in FILES[dataset]])
+
+
+def _remote_files(dataset: str, entry: Download) -> list[RemoteFile]:
+    """Give the official entries; a mirror's URL base takes the place of their own."""
+    known = {file.name: file for file in entry.official or []}
+    base = None if entry.source == "official" else entry.source.rstrip("/")
+    files = []
+    for name in FILES[dataset]:
+        file = known.get(name)
+        if file is None and base is None:
+            raise HDEDError(f"download.{dataset}.official: has no entry for {name}")
+        files.append(
+            RemoteFile(
+                name=name,
+                urls=(f"{base}/{name}",) if base else tuple(file.urls if file else ()),
+                sha256=file.sha256 if file else None,
+                size=file.size if file else None,
+            )
+        )
+    return files
+
+
+def _data_dir() -> Path:
+    return Path(os.environ.get("HDED_DATA_DIR") or "~/.cache/hded").expanduser().resolve()
+
+
+def _store_name(source: str) -> str:
+    """Files from one address are never taken for those of another."""
+    return source if source == "official" else hashlib.sha256(source.encode()).hexdigest()[:12]
+
+
+def _link(out: Path, files: list[Path]) -> None:
+    out.mkdir()
+    for file in files:
+        (out / file.name).symlink_to(file)
+
+
+def _remove(out: Path) -> None:
+    """Remove what an earlier run left; of a linked folder, the link alone."""
+    if out.is_symlink():
+        out.unlink()
+    elif out.exists():
+        shutil.rmtree(out)
+
+
+if __name__ == "__main__":
+    stage.run(main)

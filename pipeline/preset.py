@@ -1,0 +1,48 @@
+"""Apply a preset of params.yaml to params.yaml, keeping its comments.
+
+python -m pipeline.preset paper
+"""
+
+import sys
+from io import StringIO
+
+from ruamel.yaml import YAML
+
+from hded.errors import HDEDError
+from hded.params import load_params
+from pipeline import stage
+
+
+def main() -> None:
+    """Change the preset's keys in place and print each change; nothing is written on an error."""
+    arguments = stage.parser(__doc__)
+    arguments.add_argument("name", help="a name from `presets` in params.yaml")
+    name = arguments.parse_args().name
+    presets = load_params(stage.PARAMS).presets
+    if name not in presets:
+        raise HDEDError(f"preset {name!r} does not exist; choose from {list(presets)}")
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = sys.maxsize
+    before = stage.PARAMS.read_text(encoding="utf-8")
+    content = yaml.load(before)
+    for key, value in presets[name].items():
+        *path, last = key.split(".")
+        section = content
+        for part in path:
+            section = section.get(part, {})
+        if last not in section:
+            raise HDEDError(f"params.yaml: presets.{name}.{key} is not a known key")
+        if section[last] != value:
+            print(f"{key}: {section[last]} -> {value}")
+            section[last] = value
+    text = StringIO()
+    yaml.dump(content, text)
+    draft = stage.PARAMS.with_suffix(".part")
+    draft.write_text(text.getvalue(), encoding="utf-8")
+    load_params(draft)  # raises before anything is replaced
+    draft.replace(stage.PARAMS)
+
+
+if __name__ == "__main__":
+    stage.run(main)

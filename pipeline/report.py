@@ -1,0 +1,28 @@
+"""Stage `report`: Tables I-IV and a page to look at, from everything evaluated.
+
+python -m pipeline.report
+"""
+
+from hded.params import load_params
+from hded.report import write_report
+from pipeline import stage
+
+
+def main() -> None:
+    """Run the stage."""
+    stage.parser(__doc__).parse_args()
+    params = load_params(stage.PARAMS)
+    write_report(
+        stage.EVALUATED,
+        stage.TRAINED,
+        stage.REPORTS,
+        datasets=params.run.datasets,
+        variants=params.run.variants,
+        seeds=params.run.seeds,
+        all_variants={name: variant.description for name, variant in params.variants.items()},
+        params_yaml=stage.PARAMS.read_text(encoding="utf-8"),
+    )
+
+
+if __name__ == "__main__":
+    stage.run(main)
