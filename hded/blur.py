@@ -1,6 +1,6 @@
 """Per-pixel Gaussian blur: each output pixel averages its neighbourhood with its *own* sigma.
 
-    out(p) = sum_q w(q - p; sigma_p) rgb(q) / sum_q w(q - p; sigma_p),  |q - p|_inf <= ceil(3 sigma_p)
+    out(p) = sum_q w(q - p; s_p) rgb(q) / sum_q w(q - p; s_p),   |q - p|_inf <= ceil(3 s_p)
 
 A gather on sRGB values with edge-repeating borders (numpy `symmetric`, scipy `reflect`), repeated
 as often as the support needs; sigma below 0.1 px leaves the pixel alone.

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from hded.progress import progress
 from hded.protocols import (
     MIN_DEPTH_M,
     PAPER_SIZE,
@@ -121,7 +121,7 @@ def evaluate(
     by_coc = ErrorCurve(np.arange(-np.ceil(max_coc), np.ceil(max_coc) + 1, COC_BIN_PX))
     depth_rows: list[dict[str, Any]] = []
     image_rows: list[dict[str, Any]] = []
-    for index in tqdm(scenes.indices("test"), desc="evaluate", unit="frame"):
+    for index in progress(scenes.indices("test"), desc="evaluate", unit="frame"):
         name = scenes.frames["frame"].iloc[index]
         blurred, gt = defocused.read("defocused", index), scenes.read("depth", index)
         outputs = predict(blurred)

@@ -14,9 +14,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from hded.errors import HDEDError
+from hded.progress import progress
 from hded.resample import resize_nearest, resize_rgb
 from hded.store import Store
 
@@ -62,7 +62,7 @@ class Frames:
         self.indices = np.asarray(indices)
         size = (size_px, size_px)
         self.sharp, self.defocused, self.depth_m = [], [], []
-        for index in tqdm(
+        for index in progress(
             self.indices, desc="load frames", unit="frame", disable=len(indices) < 100
         ):
             frame = scenes.read("rgb", index), defocused.read("defocused", index)

@@ -6,11 +6,10 @@ How a benchmark uses them (mask, crop, cap, pooling) is the business of `hded.pr
 import math
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from hded.errors import HDEDError
-from hded.ssim import ssim as _ssim
+from hded.ssim import ssim_float64
 
 DEPTH_METRICS = ("rmse", "abs_rel", "log10", "delta1", "delta2", "delta3")
 IMAGE_METRICS = ("psnr", "ssim")
@@ -60,8 +59,7 @@ def ssim(image: NDArray, reference: NDArray) -> float:
 
     image, reference: (H, W, 3) uint8, or floats in [0, 1].
     """
-    x, y = (torch.from_numpy(_unit(a)).permute(2, 0, 1)[None] for a in (image, reference))
-    return _ssim(x, y).item()
+    return ssim_float64(_unit(image), _unit(reference))
 
 
 def _unit(image: NDArray) -> NDArray[np.float64]:

@@ -36,7 +36,7 @@ class DepthProtocol:
     mask_below_m: float
     clip_m: tuple[float, float]
     cap_m: float | None = None
-    crop: tuple[slice, slice] | None = None
+    crop: tuple[int, int, int, int] | None = None  # rows from, to, columns from, to
     size: tuple[int, int] | None = None
     pooled: bool = False
     raw: bool = False
@@ -68,7 +68,9 @@ class DepthProtocol:
         if self.cap_m is not None:
             pred, gt_m = np.minimum(pred, self.cap_m), np.minimum(gt_m, self.cap_m)
         if self.crop is not None:
-            pred, gt_m, valid = pred[self.crop], gt_m[self.crop], valid[self.crop]
+            top, bottom, left, right = self.crop
+            window = slice(top, bottom), slice(left, right)
+            pred, gt_m, valid = pred[window], gt_m[window], valid[window]
         return {"valid_px": int(valid.sum()), **depth_errors(pred, gt_m, valid)}
 
     def aggregate(self, rows: pd.DataFrame) -> dict[str, float]:
@@ -102,10 +104,8 @@ class DepthProtocol:
         if self.crop is None:
             parts.append("no crop")
         else:
-            rows, columns = self.crop
-            parts.append(
-                f"crop rows {rows.start}:{rows.stop}, columns {columns.start}:{columns.stop}"
-            )
+            top, bottom, left, right = self.crop
+            parts.append(f"crop rows {top}:{bottom}, columns {left}:{right}")
         parts.append(f"at {size[0]}x{size[1]}")
         parts.append("pooled over all pixels" if self.pooled else "mean over images")
         return ", ".join([*parts, "no median scaling"])
@@ -127,9 +127,7 @@ DEPTH_PROTOCOLS: dict[str, tuple[DepthProtocol, ...]] = {
         DepthProtocol(name="headline", title="NYU headline", **_indoor(10.0)),
         DepthProtocol(name="pooled", title="NYU pooled", pooled=True, **_indoor(10.0)),
         # rows 45:471, columns 41:601 of 480x640, in the 427x561 crop's coordinates
-        DepthProtocol(
-            name="eigen", title="NYU Eigen", crop=(slice(1, 427), slice(1, 561)), **_indoor(10.0)
-        ),
+        DepthProtocol(name="eigen", title="NYU Eigen", crop=(1, 427, 1, 561), **_indoor(10.0)),
         DepthProtocol(name="raw", title="NYU raw depth", raw=True, **_indoor(10.0)),
     ),
     "make3d": (

@@ -22,6 +22,7 @@ from hded.frames import Frames, to_uint8
 from hded.losses import HDEDLoss
 from hded.metrics import psnr
 from hded.network import HDEDNet
+from hded.progress import progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +74,7 @@ def fit(
     scheduler = _scheduler(optimizer, settings, steps)
     history: list[dict[str, float]] = []
     best, best_epoch, state = math.inf, settings.epochs, None
-    bar = tqdm(total=settings.epochs * len(train), unit="sample", desc="train", smoothing=0.05)
+    bar = progress(total=settings.epochs * len(train), unit="sample", desc="train", smoothing=0.05)
     with bar:
         for epoch in range(1, settings.epochs + 1):
             start = time.perf_counter()

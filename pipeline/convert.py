@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from hded.datasets.folder import open_folder
 from hded.datasets.make3d import open_make3d
@@ -15,6 +14,7 @@ from hded.datasets.nyu import open_nyu
 from hded.datasets.scenes import Scenes
 from hded.errors import HDEDError
 from hded.params import OFFICIAL, Download, load_params
+from hded.progress import progress
 from hded.store import write_store
 from pipeline import stage
 
@@ -34,7 +34,9 @@ def main() -> None:
         arrays = {"rgb": ((*scenes.size, 3), np.uint8), "depth": (scenes.size, np.float32)}
         if scenes.has_raw_valid:
             arrays["raw_valid"] = (scenes.size, np.bool_)
-        records = tqdm(scenes, total=len(scenes.frames), desc=f"convert {dataset}", unit="frame")
+        records = progress(
+            scenes, total=len(scenes.frames), desc=f"convert {dataset}", unit="frame"
+        )
         attributes = {
             "dataset": dataset,
             "format": scenes.format,

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from hded.blur import gaussian_gather
 from hded.errors import HDEDError
 from hded.optics import AnyCamera, sigma_of_coc
 from hded.params import load_params
+from hded.progress import progress
 from hded.store import Store, open_store, write_store
 from pipeline import stage
 
@@ -28,7 +28,7 @@ def main() -> None:
     scenes = open_store(stage.SCENES / dataset)
     size = tuple(scenes.attributes["size"])
     arrays = {"defocused": ((*size, 3), np.uint8), "coc": (size, np.float16)}
-    records = tqdm(
+    records = progress(
         _records(scenes, camera, settings.seed),
         total=len(scenes),
         desc=f"defocus {dataset}",

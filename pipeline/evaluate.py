@@ -62,6 +62,9 @@ def main() -> None:
             "protocols": result.protocols,
         },
     )
+    summary = stage.METRICS / f"{args.dataset}-{args.variant}-{args.seed}.json"
+    summary.parent.mkdir(parents=True, exist_ok=True)
+    stage.write_json(summary, summarise(result))
     picked = pick_scenes(result, params.evaluate.scenes)
     picked.to_csv(out / "scenes.csv", index=False)
     for frame in picked["frame"]:
@@ -73,6 +76,19 @@ def main() -> None:
             {f"test/{k.replace('.', '/')}": v for k, v in flatten(result.metrics).items()}
         )
         tracker.artifacts(out, "evaluation")
+
+
+def summarise(result: Evaluation) -> dict[str, float]:
+    """Give the few figures of `dvc metrics show`: headline depth, native restoration, baselines."""
+    summary: dict[str, float] = {}
+    depth = next(iter(result.metrics["depth"].values()))
+    if "network" in depth:
+        summary |= depth["network"]
+    summary["median_depth_rmse"] = depth["median"]["rmse"]
+    for scores in list(result.metrics["restoration"].values())[:1]:
+        summary |= {**scores["network"], "psnr_gain": scores["gain"]["psnr"]}
+        summary["input_psnr"] = scores["input"]["psnr"]
+    return summary
 
 
 def pick_scenes(result: Evaluation, count: int) -> pd.DataFrame:

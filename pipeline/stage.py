@@ -16,6 +16,7 @@ DEFOCUSED = Path("data/defocused")  # <dataset>/: store of defocused images and 
 TRAINED = Path("data/trained")  # <dataset>/<variant>/<seed>/
 EVALUATED = Path("data/evaluated")  # <dataset>/<variant>/<seed>/
 REPORTS = Path("reports")
+METRICS = REPORTS / "metrics"  # <dataset>-<variant>-<seed>.json: what `dvc metrics` shows
 
 
 class _Parser(argparse.ArgumentParser):

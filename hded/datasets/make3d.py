@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy.io import loadmat
-from tqdm import tqdm
+from hded.progress import progress
 
 from hded.datasets.archives import iter_members
 from hded.datasets.scenes import Scenes
@@ -94,7 +94,7 @@ def _decode(
     members = iter_members(folder / archive, folder=inside, suffix=(suffix,))
     good: dict[str, NDArray] = {}
     bad: dict[str, str] = {}
-    with ThreadPoolExecutor() as pool, tqdm(desc=archive, unit="file") as bar:
+    with ThreadPoolExecutor() as pool, progress(desc=archive, unit="file") as bar:
         batch: list[tuple[str, bytes]] = []
         while batch := [m for _, m in zip(range(16), members, strict=False)]:
             for name, result in pool.map(attempt, batch):

@@ -1,4 +1,4 @@
-"""What every reader gives: frames one by one, and the facts of the dataset that later stages need."""
+"""What every reader gives: frames one by one, and the facts that later stages need."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

@@ -1,0 +1,16 @@
+"""One progress bar for every loop that may last."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+LOG_INTERVAL_S = 10.0  # where nobody watches: a log gets a line now and then, not a thousand
+
+
+def progress(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
+    """Give tqdm's bar with a rate and an ETA, calm where stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        options.setdefault("mininterval", LOG_INTERVAL_S)
+    return tqdm(iterable, dynamic_ncols=True, **options)
