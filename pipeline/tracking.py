@@ -74,21 +74,18 @@ def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iter
             experiment_id = client.create_experiment(EXPERIMENT, artifact_location=place)
         else:
             experiment_id = experiment.experiment_id
-    known = False
-    if run_id is not None:
-        try:
-            client.get_run(run_id)
-            known = True
-        except MlflowException:
-            tags = {**tags, "trained_run_id": run_id}
-    if not known:
-        run_id = client.create_run(experiment_id, run_name=name, tags=dict(tags)).info.run_id
-    else:
-        for key, value in tags.items():
-            client.set_tag(run_id, key, value)
+    try:
+        run = client.get_run(run_id) if run_id else None
+    except MlflowException:
+        run, tags = None, {**tags, "trained_run_id": str(run_id)}
+    if run is None:
+        run = client.create_run(experiment_id, run_name=name, tags=dict(tags))
+    run_id = run.info.run_id
+    for key, value in tags.items():
+        client.set_tag(run_id, key, value)
     status = "FAILED"
     try:
-        yield Tracker(client, str(run_id), uri)
+        yield Tracker(client, run_id, uri)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"

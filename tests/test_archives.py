@@ -91,9 +91,18 @@ def test_long_and_foreign_names_are_read(archive, format):
 
 
 def test_a_size_given_by_a_pax_header_is_used(archive):
-    info = entry("Train400Img/a.jpg", pax_headers={"size": "1000"})
-    pack(archive, (info, b"z" * 1000), ("Train400Img/b.jpg", b"b"), format=tarfile.PAX_FORMAT)
+    records = b"13 size=1000\n"
+    extension = entry("x", type=tarfile.XHDTYPE, size=len(records)).tobuf()
+    header = entry("Train400Img/a.jpg", size=0).tobuf()
+    next_one = entry("Train400Img/b.jpg", size=1).tobuf()
+    blocks = [extension, records, header, b"z" * 1000, next_one, b"b", bytes(1024)]
+    archive.write_bytes(gzip.compress(b"".join(b + bytes(-len(b) % 512) for b in blocks)))
     assert read(archive) == {"a.jpg": b"z" * 1000, "b.jpg": b"b"}
+
+
+def test_a_size_of_a_folder_counts_nothing(archive):
+    folder = entry("Train400Img", type=tarfile.DIRTYPE, size=4096)
+    assert read(pack(archive, (folder, b""), ("Train400Img/a.jpg", b"1"))) == {"a.jpg": b"1"}
 
 
 def test_only_files_of_the_folder_and_the_suffix_come(archive):
@@ -327,7 +336,9 @@ def test_no_flipped_byte_of_the_headers_raises_anything_else(archive):
             assert str(error).isprintable()
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>404", b"PK\x03\x04", gzip.compress(b"no tar")])
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>404", b"PK\x03\x04", gzip.compress(b"no tar", mtime=0)]
+)
 def test_what_is_no_tar_gz_is_refused(archive, content):
     archive.write_bytes(content)
     assert "download it again" in refusal(archive)

@@ -102,8 +102,8 @@ def fetch(
         ) from None
     except OSError as error:
         raise HDEDError(
-            f"{file.name}: cannot use the folder {folder} ({error.strerror or error}): free or mend"
-            f" it and run again, what came is kept; {place}"
+            f"{file.name}: cannot use the folder {folder} ({error.strerror or error}): free some"
+            f" space or make it writable, then run again (what came is kept); {place}"
         ) from error
     return path
 

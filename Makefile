@@ -1,0 +1,65 @@
+# `make repro` and `make test` set everything up themselves; `make help` lists the rest.
+
+PYTHON ?= python3
+TORCH  := torch==2.13.0
+BIN    := .venv/bin
+STAMP  := .venv/.ready
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test test-all lint format lock ui paper sample clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+# torch first and by itself, so that no other package chooses its build
+$(STAMP): .ci/requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--requirement .ci/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation --editable .
+	@touch $@
+
+setup: $(STAMP)  ## make the virtual environment .venv
+
+repro: $(STAMP)  ## run the pipeline: whatever changed since the last run
+	dvc repro
+
+test: $(STAMP)  ## run the tests (minutes)
+	pytest -m "not slow"
+
+test-all: $(STAMP)  ## run the slow tests too
+	pytest
+
+lint: $(STAMP)  ## check style and types
+	ruff check .
+	ruff format --check .
+	pyright
+
+format: $(STAMP)  ## rewrite the code in the house style
+	ruff check --fix .
+	ruff format .
+
+lock: $(STAMP)  ## pin the newest versions that pyproject.toml allows
+	$(BIN)/python -m pip install --quiet pip-tools
+	pip-compile --quiet --upgrade --extra dev --generate-hashes --unsafe-package torch \
+		--strip-extras --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+		--no-emit-trusted-host --output-file .ci/requirements.txt pyproject.toml
+
+ui: $(STAMP)  ## open MLflow on the project's runs, at http://127.0.0.1:5000
+	mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///mlflow.db
+
+paper: $(STAMP)  ## set params.yaml to the paper's configuration on the official files
+	python -m pipeline.preset paper
+
+sample: $(STAMP)  ## set params.yaml back to the embedded sample
+	python -m pipeline.preset sample
+
+clean:  ## remove what the pipeline made; downloads and MLflow runs stay
+	rm -rf data/raw data/scenes data/defocused data/trained data/evaluated
+	rm -rf reports/tables reports/metrics reports/index.html

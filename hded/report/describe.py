@@ -1,0 +1,91 @@
+"""Sentences about a run that tables and page share: data, camera, networks, seeds."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hded.report.runs import Run
+
+DATASET_TITLES = {"nyu": "NYU-Depth v2", "make3d": "Make3D"}
+SIGMA_RULES = {"quarter": "|CoC|/4", "syndof": "(|CoC| − 1)/4", "d3net": "0.3 |CoC|"}
+
+
+def dataset_title(run: Run) -> str:
+    """Name a dataset for people."""
+    return DATASET_TITLES.get(run.format, run.dataset)
+
+
+def sample_warning(runs: Sequence[Run]) -> Iterable[str]:
+    """Say what must stand above any table of the embedded sample."""
+    if runs and runs[0].source == "sample":
+        yield (
+            "Not comparable with published numbers: our rows are of the embedded sample (source: "
+            "sample), generated scenes in the official file format, not the dataset itself."
+        )
+
+
+def describe_camera(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
+    """Say through which lens the test images were defocused."""
+    if runs:
+        yield "Camera", camera_sentence(runs[0].camera)
+
+
+def camera_sentence(camera: Mapping[str, Any]) -> str:
+    """Describe a camera in one line; what is drawn for each picture is said to be."""
+    drawn = "drawn for each picture"
+
+    def length(key: str, scale: float, unit: str) -> str:
+        value = camera.get(key)
+        return drawn if value is None else f"{value * scale:.4g} {unit}"
+
+    parts = [
+        f"{camera['name']}: focal length {length('focal_length_m', 1e3, 'mm')}",
+        f"aperture {length('aperture_m', 1e3, 'mm')}",
+        f"focus distance {length('focus_distance_m', 1, 'm')}",
+        f"pixel pitch {length('pixel_pitch_m', 1e6, 'µm')}",
+        f"|CoC| at most {camera['max_coc_px']:g} px",
+        f"sigma = {SIGMA_RULES.get(camera['sigma_rule'], camera['sigma_rule'])}",
+    ]
+    if camera.get("f_number") is not None:
+        parts[1] += f" (f/{camera['f_number']:.3g})"
+    if camera.get("renderer"):
+        parts.append(f"renderer {camera['renderer']}")
+    return ", ".join(parts)
+
+
+def describe_data(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
+    """Say which frames were measured, and which could not be read."""
+    if runs:
+        run = runs[0]
+        skipped = f"skipped: {'; '.join(run.skipped)}" if run.skipped else "none skipped"
+        yield "Data", f"source: {run.source}, {len(run.frames)} test frames, {skipped}"
+
+
+def describe_networks(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
+    """Say how wide and how long trained the networks are, and over how many seeds."""
+    if not runs:
+        return
+    kinds: dict[str, list[str]] = {}
+    for run in runs:
+        t = run.training
+        text = (
+            f"width {t.model['width']:g} ({t.parameters:,} parameters), {t.epochs} epochs on "
+            f"{t.train_frames} frames, weights of epoch {_best_epochs(runs, run)}, "
+            f"geometry {run.geometry}"
+        )
+        kinds.setdefault(text, []).append(run.variant)
+    for text, variants in kinds.items():
+        names = ", ".join(dict.fromkeys(variants))
+        yield f"Networks ({names})", text
+    yield "Seeds", seeds_sentence(sorted({run.seed for run in runs}))
+
+
+def seeds_sentence(seeds: Sequence[int]) -> str:
+    """Say over which seeds the figures are averaged."""
+    if len(seeds) == 1:
+        return f"one seed ({seeds[0]}): single values, their spread is unknown"
+    return f"{len(seeds)} seeds ({', '.join(map(str, seeds))}): mean ± sample standard deviation"
+
+
+def _best_epochs(runs: Sequence[Run], run: Run) -> str:
+    epochs = sorted({r.training.best_epoch for r in runs if r.variant == run.variant})
+    return " or ".join(map(str, epochs))

@@ -1,0 +1,303 @@
+"""What `train` and `evaluate` wrote, read into frozen records and checked.
+
+One folder a network, <dataset>/<variant>/<seed>, under the trained and under the evaluated tree. A
+missing or foreign file raises HDEDError with one line that names it: a report over half a selection,
+or over networks measured on different data, would look like a result and be none.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hded.errors import HDEDError
+from hded.metrics import DEPTH_METRICS, IMAGE_METRICS
+from hded.report.files import REPAIR, JsonObject, read_csv
+
+DEPTH, RESTORATION = "depth", "restoration"
+NEEDED_HEAD = {DEPTH: "depth", RESTORATION: "all_in_focus"}
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How figures were taken; `kind` is depth or restoration."""
+
+    name: str
+    kind: str
+    title: str
+    statement: str
+    available: bool
+    why_not: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Training:
+    """run.json and history.csv: which MLflow run fitted the network, from what, how fast."""
+
+    run_id: str
+    run_name: str
+    experiment: str
+    tracking_uri: str
+    model: Mapping[str, Any]
+    parameters: int
+    params_digest: str
+    versions: Mapping[str, str]
+    hardware: str
+    commit: str
+    wall_s: float
+    epochs: int
+    best_epoch: int
+    train_frames: int
+    val_frames: int
+    history: pd.DataFrame  # a row an epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One pictured test scene; a figure that its network cannot give is None."""
+
+    frame: str
+    role: str  # best | median | worst | fixed
+    rmse_m: float | None
+    psnr: float | None
+    input_psnr: float | None
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """One evaluated network."""
+
+    dataset: str
+    variant: str
+    seed: int
+    format: str  # nyu | make3d | folder
+    source: str  # sample | official | folder | local
+    heads: tuple[str, ...]
+    geometry: str  # crop | resize
+    camera: Mapping[str, Any]
+    median_depth_m: float
+    frames: tuple[str, ...]  # the test frames, sorted
+    skipped: tuple[str, ...]
+    protocols: tuple[Protocol, ...]
+    metrics: Mapping[str, Any]  # kind -> protocol -> method -> metric -> value
+    measured: Mapping[str, int]  # depth protocol -> images with a valid pixel
+    scenes: tuple[Scene, ...]
+    by_depth: pd.DataFrame | None
+    by_coc: pd.DataFrame | None
+    training: Training
+
+    @property
+    def name(self) -> str:
+        """Dataset, variant and seed."""
+        return f"{self.dataset}/{self.variant}/{self.seed}"
+
+    def protocols_of(self, kind: str) -> list[Protocol]:
+        """Give the protocols of one kind that were taken, in the evaluation's order."""
+        return [p for p in self.protocols if p.kind == kind and p.available]
+
+    def value(self, kind: str, protocol: str, method: str, metric: str) -> float | None:
+        """Look up one aggregate; None where it was not taken."""
+        return self.metrics.get(kind, {}).get(protocol, {}).get(method, {}).get(metric)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """Every run of dataset x variant x seed, in params.yaml's order."""
+
+    datasets: tuple[str, ...]
+    variants: tuple[str, ...]
+    seeds: tuple[int, ...]
+    runs: tuple[Run, ...]
+
+    def of(self, dataset: str, variant: str | None = None) -> list[Run]:
+        """Give a dataset's runs, or those of one of its variants, seeds in order."""
+        return [r for r in self.runs if r.dataset == dataset and variant in (None, r.variant)]
+
+
+def read_selection(
+    evaluated: Path,
+    trained: Path,
+    datasets: Sequence[str],
+    variants: Sequence[str],
+    seeds: Sequence[int],
+) -> Selection:
+    """Read and check every selected run.
+
+    Raises HDEDError for an empty selection, a run that is not on disk, a file that is missing,
+    damaged or of another run, and runs of a dataset that were measured on different data.
+    """
+    for key, values in (("datasets", datasets), ("variants", variants), ("seeds", seeds)):
+        if not values:
+            raise HDEDError(f"report: run.{key} is empty in params.yaml; name at least one")
+    runs = [
+        _read_run(evaluated, trained, dataset, variant, seed)
+        for dataset in datasets
+        for variant in variants
+        for seed in seeds
+    ]
+    selection = Selection(tuple(datasets), tuple(variants), tuple(seeds), tuple(runs))
+    for dataset in datasets:
+        _check_same_data(selection.of(dataset))
+    return selection
+
+
+def _read_run(evaluated: Path, trained: Path, dataset: str, variant: str, seed: int) -> Run:
+    cell = Path(dataset) / variant / str(seed)
+    folder = evaluated / cell
+    for place in (folder, trained / cell):
+        if not place.is_dir():
+            raise HDEDError(
+                f"report: {cell.as_posix()} is selected by `run` in params.yaml but {place} does "
+                f"not exist; {REPAIR}, or take it out of `run`"
+            )
+    path = folder / "evaluation.json"
+    record = JsonObject(path)
+    for key, expected in (("dataset", dataset), ("variant", variant), ("seed", seed)):
+        if record[key] != expected:
+            raise HDEDError(
+                f"{path}: {key} is {record[key]!r}, its folder says {expected!r}; the file belongs "
+                f"to another run, {REPAIR}"
+            )
+    heads = tuple(record["heads"])
+    keys = ("name", "kind", "title", "statement", "available", "why_not")
+    protocols = tuple(
+        Protocol(*(JsonObject(path, p)[key] for key in keys)) for p in record["protocols"]
+    )
+    measured, frames = _check_images(folder, heads, protocols, record["frames"])
+    return Run(
+        dataset=dataset,
+        variant=variant,
+        seed=seed,
+        format=record["format"],
+        source=record["source"],
+        heads=heads,
+        geometry=record["geometry"],
+        camera=record["camera"],
+        median_depth_m=record["median_depth_m"],
+        frames=frames,
+        skipped=tuple(record["skipped"]),
+        protocols=protocols,
+        metrics=_read_metrics(folder / "metrics.json", heads, protocols),
+        measured=measured,
+        scenes=_read_scenes(folder),
+        by_depth=_read_curve(folder / "error_by_depth.csv", heads),
+        by_coc=_read_curve(folder / "error_by_coc.csv", heads),
+        training=_read_training(trained / cell, heads),
+    )
+
+
+def _read_training(folder: Path, heads: tuple[str, ...]) -> Training:
+    path = folder / "run.json"
+    record = JsonObject(path)
+    model = record["model"]
+    if set(JsonObject(path, model)["heads"]) != set(heads):
+        raise HDEDError(
+            f"{path}: heads {model['heads']}, the evaluation has {list(heads)}; "
+            f"they are not of one network, {REPAIR}"
+        )
+    names = [name for name in Training.__dataclass_fields__ if name not in ("commit", "history")]
+    return Training(
+        **{name: record[name] for name in names},
+        commit=record["commit"] or "none",
+        history=read_csv(folder / "history.csv", ("epoch", "train/total")),
+    )
+
+
+def _read_metrics(
+    path: Path, heads: tuple[str, ...], protocols: Iterable[Protocol]
+) -> Mapping[str, Any]:
+    metrics = JsonObject(path)
+    depth, restoration = metrics[DEPTH], metrics[RESTORATION]
+    for protocol in protocols:
+        needed = protocol.kind == DEPTH or NEEDED_HEAD[RESTORATION] in heads
+        found = protocol.name in (depth if protocol.kind == DEPTH else restoration)
+        if protocol.available and needed and not found:
+            raise HDEDError(
+                f"{path}: protocol {protocol.name} of evaluation.json is missing; {REPAIR}"
+            )
+    return {DEPTH: depth, RESTORATION: restoration}
+
+
+def _check_images(
+    folder: Path, heads: tuple[str, ...], protocols: Iterable[Protocol], count: int
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Check the per-image rows; give the images with depth by protocol, and the frames' names."""
+    path = folder / "depth.csv"
+    rows = read_csv(path, ("frame", "protocol", "method", "valid_px", *DEPTH_METRICS))
+    _check_frames(path, rows, count)
+    some = rows[rows["valid_px"] > 0]
+    _check_numbers(path, some, DEPTH_METRICS)
+    measured = {
+        p.name: int(some.loc[some["protocol"] == p.name, "frame"].nunique())
+        for p in protocols
+        if p.kind == DEPTH
+    }
+    frames = tuple(sorted(rows["frame"].unique()))
+    if NEEDED_HEAD[RESTORATION] in heads:
+        path = folder / "restoration.csv"
+        images = read_csv(path, ("frame", "protocol", "method", *IMAGE_METRICS))
+        _check_frames(path, images, count)
+        # an infinite PSNR is a perfect image, not a mistake
+        _check_numbers(path, images.replace({"psnr": {math.inf: 0.0}}), IMAGE_METRICS)
+        if tuple(sorted(images["frame"].unique())) != frames:
+            raise HDEDError(f"{path}: its frames are not those of depth.csv; {REPAIR}")
+    return measured, frames
+
+
+def _check_frames(path: Path, rows: pd.DataFrame, count: int) -> None:
+    for (protocol, method), group in rows.groupby(["protocol", "method"]):
+        if len(group) != count or group["frame"].nunique() != count:
+            raise HDEDError(
+                f"{path}: {group['frame'].nunique()} frames in {len(group)} rows of {method}, "
+                f"{protocol}; the evaluation had {count} frames, {REPAIR}"
+            )
+
+
+def _check_numbers(path: Path, rows: pd.DataFrame, metrics: Sequence[str]) -> None:
+    numbers = rows[list(metrics)].apply(pd.to_numeric, errors="coerce")
+    bad = rows[~numbers.map(math.isfinite).all(axis=1)]
+    if len(bad):
+        first = bad.iloc[0]
+        raise HDEDError(
+            f"{path}: frame {first['frame']}, {first['method']}, {first['protocol']} has an error "
+            f"that is not a number; look for a diverged network, then {REPAIR}"
+        )
+
+
+def _read_scenes(folder: Path) -> tuple[Scene, ...]:
+    table = read_csv(folder / "scenes.csv", ("frame", "role"))
+    scenes = []
+    for record in table.to_dict("records"):
+        place = folder / "scenes" / record["frame"]
+        if not place.is_dir():
+            raise HDEDError(f"{place}: scenes.csv names it but it is missing; {REPAIR}")
+        numbers = [_number(record.get(key)) for key in ("rmse", "psnr", "input_psnr")]
+        scenes.append(Scene(record["frame"], record["role"], *numbers, folder=place))
+    return tuple(scenes)
+
+
+def _read_curve(path: Path, heads: tuple[str, ...]) -> pd.DataFrame | None:
+    if NEEDED_HEAD[DEPTH] not in heads:
+        return None
+    columns = ("bin_low", "bin_high", "pixels", "rmse", "abs_rel", "bias")
+    return read_csv(path, columns, may_be_empty=True)  # no pixel with depth, no bin
+
+
+def _check_same_data(runs: Sequence[Run]) -> None:
+    """Tables put runs side by side: they must have been measured on the same pictures."""
+    first = runs[0]
+    for run in runs[1:]:
+        for key in ("format", "source", "camera", "median_depth_m", "frames"):
+            if getattr(run, key) != getattr(first, key):
+                raise HDEDError(
+                    f"report: {first.name} and {run.name} were measured on different data ({key} "
+                    f"differs); {REPAIR}"
+                )
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or math.isnan(value) else float(value)
