@@ -15,11 +15,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy.io import loadmat
-from hded.progress import progress
 
 from hded.datasets.archives import iter_members
 from hded.datasets.scenes import Scenes
 from hded.errors import HDEDError
+from hded.progress import progress
 from hded.resample import resize_nearest
 
 # split -> (archive, folder inside it) of images, and of depths

@@ -57,9 +57,7 @@ def read_layers(network: HDEDNet) -> list[Layer]:
             count = sum(p.numel() for m in modules for p in m.parameters())
             height, width = output.shape[-2:]
             layers.append(
-                Layer(
-                    name, operation, (height, width), inputs[0].shape[1], output.shape[1], count
-                )
+                Layer(name, operation, (height, width), inputs[0].shape[1], output.shape[1], count)
             )
 
         handles.append(modules[0].register_forward_hook(record))
@@ -161,9 +159,9 @@ def _compare(layer: Layer, printed: Mapping[str, Published]) -> Cell:
     }
     same = all(cell.value in ours[metric] for metric, cell in printed.items())
     text = ", ".join(
-        {"channels": f"{c.value} channels", "scale": f"at {c.value}", "size": f"at {c.value}"}.get(
-            metric, c.value
-        ).replace("->", "→")
+        {"channels": f"{c.value} channels", "scale": f"at {c.value}"}.get(metric, c.value).replace(
+            "->", "→"
+        )
         for metric, c in printed.items()
     )
     notes = tuple(c.note for c in printed.values() if c.note) if same else (DECODER_DIFFERENCE,)
@@ -173,7 +171,7 @@ def _compare(layer: Layer, printed: Mapping[str, Published]) -> Cell:
 def _widths(runs: Sequence[Run]) -> list[str]:
     """Say of which width the networks of this report are, where it is not the paper's."""
     narrow = dict.fromkeys(
-        f"{dataset_title(run)}, {run.variant}: width {run.training.model['width']:g}, "
+        f"{dataset_title(run)}, {run.variant}: width {run.training.width:g}, "
         f"{run.training.parameters:,} parameters"
         for run in runs
     )

@@ -68,7 +68,7 @@ def describe_networks(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
     for run in runs:
         t = run.training
         text = (
-            f"width {t.model['width']:g} ({t.parameters:,} parameters), {t.epochs} epochs on "
+            f"width {t.width:g} ({t.parameters:,} parameters), {t.epochs} epochs on "
             f"{t.train_frames} frames, weights of epoch {_best_epochs(runs, run)}, "
             f"geometry {run.geometry}"
         )

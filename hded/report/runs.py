@@ -41,7 +41,7 @@ class Training:
     run_name: str
     experiment: str
     tracking_uri: str
-    model: Mapping[str, Any]
+    width: float  # of every channel count; the paper's is 1.0
     parameters: int
     params_digest: str
     versions: Mapping[str, str]
@@ -193,15 +193,16 @@ def _read_run(evaluated: Path, trained: Path, dataset: str, variant: str, seed: 
 def _read_training(folder: Path, heads: tuple[str, ...]) -> Training:
     path = folder / "run.json"
     record = JsonObject(path)
-    model = record["model"]
-    if set(JsonObject(path, model)["heads"]) != set(heads):
+    model = JsonObject(path, record["model"])
+    if set(model["heads"]) != set(heads):
         raise HDEDError(
             f"{path}: heads {model['heads']}, the evaluation has {list(heads)}; "
             f"they are not of one network, {REPAIR}"
         )
-    names = [name for name in Training.__dataclass_fields__ if name not in ("commit", "history")]
+    other = ("width", "commit", "history")
     return Training(
-        **{name: record[name] for name in names},
+        **{name: record[name] for name in Training.__dataclass_fields__ if name not in other},
+        width=model["width"],
         commit=record["commit"] or "none",
         history=read_csv(folder / "history.csv", ("epoch", "train/total")),
     )

@@ -169,7 +169,11 @@ def _parts(
         metrics = FULL_DEPTH if protocol.kind == DEPTH else IMAGE
         some = [Spec(protocol.kind, protocol.name, "", metric) for metric in metrics]
         rows = [
-            *(_our_row(v, ours[v], some, key, selection, descriptions) for v in variants if ours[v]),
+            *(
+                _our_row(v, ours[v], some, key, selection, descriptions)
+                for v in variants
+                if ours[v]
+            ),
             *_baselines(runs, some, key),
         ]
         further.append(
@@ -220,7 +224,10 @@ def _published_row(name: str, cells: Mapping[str, Published], specs: Sequence[Sp
     shown = []
     for spec in specs:
         cell = cells.get(spec.printed)
-        if spec.metric == BOUND and (prefix := spec.printed.removesuffix("abs_rel_bound")) in row_bounds:
+        if (
+            spec.metric == BOUND
+            and (prefix := spec.printed.removesuffix("abs_rel_bound")) in row_bounds
+        ):
             bound = row_bounds[prefix]
             shown.append(Cell(bound, value=bound, notes=notes))
         elif cell is not None:
@@ -303,9 +310,7 @@ def _baselines(runs: Sequence[Run], specs: Sequence[Spec], key: str) -> list[Row
     return rows
 
 
-def _statements(
-    runs: Sequence[Run], protocols: Iterable[Protocol]
-) -> Iterable[tuple[str, str]]:
+def _statements(runs: Sequence[Run], protocols: Iterable[Protocol]) -> Iterable[tuple[str, str]]:
     for protocol in protocols:
         counts = [r.measured[protocol.name] for r in runs if protocol.name in r.measured]
         total = len(runs[0].frames)

@@ -1,0 +1,242 @@
+"""Curves as inline SVG: drawn by matplotlib, coloured by the page.
+
+- Colours are CSS variables, put in place of marker colours after drawing, so that one figure serves
+  light and dark; text stays text, in the page's font.
+- Lines differ by dash as well as by colour, for greyscale print.
+- Equal data give equal bytes: a fixed hash salt, no date, ids prefixed by the figure's name.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from hded.optics import ThinLens
+
+INK, RULE, FAINT = "#010101", "#020202", "#030303"
+SERIES = 7  # colours --s1 to --s7 of the page's style sheet
+DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = (
+    "-", (0, (5, 2)), (0, (1, 1)), (0, (6, 2, 1, 2)), (0, (3, 1)), (0, (8, 2, 1, 2, 1, 2)), (0, (2, 3)),
+)  # fmt: skip
+SMALL, WIDE = (3.0, 1.9), (4.4, 3.1)  # inches; phones show one figure a row
+STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "text.color": INK,
+    "axes.grid": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "figure.constrained_layout.use": True,
+    "axes.unicode_minus": True,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure for the page: SVG, what it shows in words, and a caption."""
+
+    svg: str
+    label: str
+    caption: str
+
+
+def coc_figure(lens: ThinLens, depth_m: tuple[float, float], name: str) -> Picture:
+    """Signed CoC and sigma [px] over a range of depth [m], from the lens itself."""
+    x = np.linspace(*depth_m, 400)
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(WIDE)
+        axes.plot(x, lens.coc_px(x), color=_series(0), label="CoC, signed")
+        axes.plot(x, lens.sigma_px(x), color=_series(1), linestyle=DASHES[1], label="sigma")
+        axes.axhline(0, color=INK, linewidth=0.6)
+        if depth_m[0] <= lens.focus_distance_m <= depth_m[1]:
+            axes.axvline(lens.focus_distance_m, color=FAINT, linewidth=0.8, linestyle=DASHES[2])
+        axes.set(xlabel="depth [m]", ylabel="blur [px]", xlim=depth_m)
+        axes.legend(loc="lower right")
+        svg = _svg(figure, name)
+    caption = (
+        f"Circle of confusion over depth: sharp at {lens.focus_distance_m:g} m (dotted), negative "
+        f"nearer, positive beyond; clamped at ±{lens.max_coc_px:g} px. Sigma is the Gaussian's "
+        "standard deviation."
+    )
+    return Picture(svg, "Circle of confusion over depth", caption)
+
+
+def error_figure(
+    curves: Mapping[str, Sequence[pd.DataFrame]], xlabel: str, name: str, caption: str
+) -> Picture:
+    """RMSE and bias [m] in bins of one quantity, by variant, over the share of pixels.
+
+    curves: for each variant, one table a seed with bin_low, bin_high, pixels, rmse, bias. Lines are
+    means over seeds; bands reach from the lowest to the highest seed.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDE[0], 4.2))
+        top, middle, bottom = figure.subplots(3, sharex=True, height_ratios=(3, 2, 1))
+        for i, (variant, tables) in enumerate(curves.items()):
+            for axes, column in ((top, "rmse"), (middle, "bias")):
+                x, values = _binned(tables, column)
+                style = {"color": _series(i), "drawstyle": "steps-mid"}
+                axes.plot(x, values.mean(0), label=variant, linestyle=_dash(i), **style)
+                if len(values) > 1:
+                    axes.fill_between(
+                        x, values.min(0), values.max(0),
+                        step="mid", color=_series(i), alpha=0.2, linewidth=0,
+                    )  # fmt: skip
+        table = next(iter(curves.values()))[0]
+        centre, width = (
+            (table["bin_low"] + table["bin_high"]) / 2,
+            table["bin_high"] - table["bin_low"],
+        )
+        share = 100 * table["pixels"] / max(1, table["pixels"].sum())
+        bottom.bar(centre, share, width=width, color=FAINT, linewidth=0)
+        middle.axhline(0, color=INK, linewidth=0.6)
+        top.set(ylabel="RMSE [m]", ylim=(0, None))
+        middle.set(ylabel="bias [m]")
+        bottom.set(xlabel=xlabel, ylabel="pixels [%]")
+        if len(curves) > 1:
+            top.legend()
+        svg = _svg(figure, name)
+    return Picture(svg, f"Depth error over {xlabel}", caption)
+
+
+def training_figures(histories: Mapping[int, pd.DataFrame], name: str) -> list[Picture]:
+    """One small figure a loss term and validation score: by seed, training and validation.
+
+    histories: history.csv by seed. Terms are unweighted; a figure that was not taken in an epoch
+    leaves a gap that the line bridges.
+    """
+    columns = [c for table in histories.values() for c in table.columns]
+    terms = list(dict.fromkeys(c.split("/", 1)[1] for c in columns if "/" in c))
+    scores = ("rmse", "psnr", "input_psnr")
+    names = [t for t in terms if t not in scores]
+    pictures = [
+        _term_figure(histories, {f"train/{t}": "training", f"val/{t}": "validation"}, _TERMS.get(t, t),
+                     f"{name}-{t}", log=True)
+        for t in names
+    ]  # fmt: skip
+    if "rmse" in terms:
+        pictures.append(
+            _term_figure(histories, {"val/rmse": "validation"}, "validation RMSE [m]", f"{name}-rmse")
+        )  # fmt: skip
+    if "psnr" in terms:
+        lines = {"val/psnr": "restored", "val/input_psnr": "defocused input"}
+        pictures.append(_term_figure(histories, lines, "validation PSNR [dB]", f"{name}-psnr"))
+    if any("lr" in table for table in histories.values()):
+        pictures.append(_term_figure(histories, {"lr": ""}, "learning rate", f"{name}-lr"))
+    return pictures
+
+
+_TERMS = {
+    "total": "total loss",
+    "l1": "L1, depth",
+    "gradient": "gradient, depth",
+    "charbonnier": "Charbonnier, image",
+    "l1_image": "L1, image",
+    "ssim": "1 − SSIM, image",
+}
+
+
+def _term_figure(
+    histories: Mapping[int, pd.DataFrame],
+    lines: Mapping[str, str],
+    title: str,
+    name: str,
+    log: bool = False,
+) -> Picture:
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(SMALL)
+        smallest = np.inf
+        for i, (column, label) in enumerate(lines.items()):
+            for n, table in enumerate(t for t in histories.values() if column in t):
+                rows = table[np.isfinite(table[column].astype(float))]
+                smallest = min(smallest, rows[column].min()) if len(rows) else smallest
+                axes.plot(
+                    rows["epoch"], rows[column], color=_series(i), linestyle=_dash(i),
+                    linewidth=1.2, label=label if n == 0 else None,
+                    marker="." if len(rows) == 1 else None,
+                )  # fmt: skip
+        if log and 0 < smallest < np.inf:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5), numticks=6))
+            axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda y, _: f"{y:g}"))
+            axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+        axes.set(xlabel="epoch", title=title)
+        if len(axes.get_legend_handles_labels()[1]) > 1:
+            axes.legend()
+        return Picture(_svg(figure, name), f"Training curve: {title}", "")
+
+
+def _binned(tables: Sequence[pd.DataFrame], column: str) -> tuple[NDArray, NDArray]:
+    """Bring seeds to common bins: centres (n,), values (seeds, n); a bin not in all is left out."""
+    frames = [
+        t.assign(centre=(t["bin_low"] + t["bin_high"]) / 2).set_index("centre") for t in tables
+    ]
+    joined = pd.concat([f[column] for f in frames], axis=1, join="inner").sort_index()
+    return joined.index.to_numpy(), joined.to_numpy().T
+
+
+def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=size)
+    return figure, figure.subplots()
+
+
+def _series(index: int) -> str:
+    return f"#0400{index % SERIES:02x}"
+
+
+def _dash(index: int) -> str | tuple[int, tuple[int, ...]]:
+    return DASHES[index % len(DASHES)]
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """Give the figure as an inline <svg> whose colours and font are the page's."""
+    buffer = StringIO()
+    with mpl.rc_context({"svg.hashsalt": name}):
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    # a style element here would style the whole page
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
+    for marker, colour in _colours():
+        svg = svg.replace(marker, colour)
+    # ids are unique in a page of many figures
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{_identifier(name)}-", svg)
+    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r"font-family:[^;\"]*;?", "", svg)
+    return re.sub(r"<svg ([^>]*)>", '<svg \\1 aria-hidden="true" focusable="false">', svg, count=1)
+
+
+def _colours() -> Iterable[tuple[str, str]]:
+    yield INK, "currentColor"
+    yield RULE, "var(--rule)"
+    yield FAINT, "var(--faint)"
+    for i in range(SERIES):
+        yield _series(i), f"var(--s{i + 1})"
+
+
+def _identifier(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", name)

@@ -1,0 +1,219 @@
+"""The page: one HTML file with everything inlined, opened offline, equal inputs giving equal bytes.
+
+Text comes through jinja2's autoescape; only our own SVG, style and script are marked as safe. A
+content security policy forbids the page every request, and every script but its own.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from urllib.parse import quote
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from hded.errors import HDEDError
+from hded.optics import ThinLens
+from hded.report.describe import camera_sentence, dataset_title, sample_warning
+from hded.report.figures import Picture, coc_figure, error_figure, training_figures
+from hded.report.grid import Table
+from hded.report.headline import Fact, headline
+from hded.report.pictures import SceneView, build_gallery
+from hded.report.published import PAPER
+from hded.report.runs import Run, Selection
+from hded.report.tables import MAIN_VARIANT
+
+PAGE_BYTES = 10_000_000  # the page stays below
+LEAST_PICTURE_BYTES = 1_000_000
+UI_ADDRESS = "http://127.0.0.1:5000"  # where `mlflow ui` listens by default
+LENS = (
+    "focal_length_m", "aperture_m", "focus_distance_m", "pixel_pitch_m", "max_coc_px", "sigma_rule",
+)  # fmt: skip
+NEAREST_M = 0.3  # where the camera's curve begins, at the latest
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One variant's scenes and training curves; `why_no_*` says why something is absent."""
+
+    variant: str
+    anchor: str
+    description: str
+    run: Run  # the first seed: its scenes are shown
+    scenes: Sequence[SceneView]
+    training: Sequence[Picture]
+    why_no_depth: str
+    why_no_image: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetView:
+    """One dataset's section."""
+
+    name: str
+    anchor: str
+    title: str
+    warnings: Sequence[str]
+    camera: str
+    main: str  # the variant of the headline
+    facts: Sequence[Fact]
+    networks: Sequence[Network]  # the main one first
+    errors: Sequence[Picture]
+    why_no_errors: str
+    optics: Picture | None
+    seeds: int
+
+
+def render_page(
+    selection: Selection, tables: Sequence[Table], descriptions: Mapping[str, str], params_yaml: str
+) -> str:
+    """Render the page as HTML text."""
+    figures = {run.name: _training(selection, run) for run in _shown(selection)}
+    optics = {name: _optics(selection.of(name)[0]) for name in selection.datasets}
+    errors = {name: _errors(selection.of(name)) for name in selection.datasets}
+    svgs = [
+        *(p for some in figures.values() for p in some),
+        *(p for some, _ in errors.values() for p in some),
+        *(p for p in optics.values() if p),
+    ]
+    # the text beside pictures and figures: tables, notes, parameters
+    rest = 200_000 + 4 * len(params_yaml) + sum(len(p.svg) for p in svgs)
+    rest += 600 * sum(len(part.rows) * len(part.columns) for t in tables for part in t.parts)
+    gallery = build_gallery(_shown(selection), max(LEAST_PICTURE_BYTES, PAGE_BYTES - rest))
+
+    def network(run: Run) -> Network:
+        return Network(
+            variant=run.variant,
+            anchor=f"{run.dataset}-{run.variant}",
+            description=descriptions.get(run.variant, ""),
+            run=run,
+            scenes=gallery.views.get(run.name, ()),
+            training=figures[run.name],
+            why_no_depth=_absent(run, "depth", "depth map"),
+            why_no_image=_absent(run, "all_in_focus", "restored image"),
+        )
+
+    views = []
+    for name in selection.datasets:
+        runs = selection.of(name)
+        shown = [run for run in _shown(selection) if run.dataset == name]
+        views.append(
+            DatasetView(
+                name=name,
+                anchor=f"dataset-{name}",
+                title=dataset_title(runs[0]),
+                warnings=list(sample_warning(runs)),
+                camera=camera_sentence(runs[0].camera),
+                main=shown[0].variant,
+                facts=headline(name, selection.of(name, shown[0].variant)),
+                networks=[network(run) for run in shown],
+                errors=errors[name][0],
+                why_no_errors=errors[name][1],
+                optics=optics[name],
+                seeds=len(selection.seeds),
+            )
+        )
+    script, style = _template("page.js"), _template("page.css")
+    return _environment().get_template("index.html.j2").render(
+        paper=PAPER,
+        datasets=views,
+        tables=tables,
+        selection=selection,
+        left_out=gallery.left_out,
+        params_yaml=params_yaml,
+        ui_address=UI_ADDRESS,
+        run_link=_run_link,
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+    )  # fmt: skip
+
+
+def _shown(selection: Selection) -> list[Run]:
+    """Give the runs whose scenes are shown, the first seed of each, main variants first."""
+    variants = sorted(selection.variants, key=lambda v: v != MAIN_VARIANT)
+    runs = [selection.of(d, v)[0] for v in variants for d in selection.datasets]
+    return runs
+
+
+def _absent(run: Run, head: str, what: str) -> str:
+    if head in run.heads:
+        return ""
+    return f"No {what}: the variant {run.variant} has no {head.replace('_', '-')} head."
+
+
+def _training(selection: Selection, run: Run) -> list[Picture]:
+    runs = selection.of(run.dataset, run.variant)
+    histories = {r.seed: r.training.history for r in runs}
+    return training_figures(histories, f"training-{run.dataset}-{run.variant}")
+
+
+def _errors(runs: Sequence[Run]) -> tuple[list[Picture], str]:
+    """Give depth error over depth and over CoC, every variant with a depth head in one figure."""
+    with_depth = [run for run in runs if run.by_depth is not None and len(run.by_depth)]
+    if not with_depth:
+        names = ", ".join(dict.fromkeys(run.variant for run in runs))
+        return [], f"No depth error is shown: {names} has no depth head, or no pixel has depth."
+    by_depth: dict[str, list] = {}
+    by_coc: dict[str, list] = {}
+    for run in with_depth:
+        by_depth.setdefault(run.variant, []).append(run.by_depth)
+        by_coc.setdefault(run.variant, []).append(run.by_coc)
+    name = runs[0].dataset
+    pictures = [
+        error_figure(
+            by_depth, "true depth [m]", f"error-depth-{name}",
+            "Depth error over true depth: RMSE, bias (estimate minus truth) and the share of "
+            "pixels, over all test pixels with depth.",
+        ),
+        error_figure(
+            by_coc, "signed CoC [px]", f"error-coc-{name}",
+            "Depth error over the circle of confusion: 0 is in focus, negative is nearer than the "
+            "focus distance. A network that reads depth from blur is blind around 0 and confuses "
+            "the two sides.",
+        ),
+    ]  # fmt: skip
+    return pictures, ""
+
+
+def _optics(run: Run) -> Picture | None:
+    """Give the camera's curve; None for a camera that is drawn anew for each picture."""
+    settings = {key: run.camera.get(key) for key in LENS}
+    if any(value is None for value in settings.values()):
+        return None
+    deepest = [float(run.by_depth["bin_high"].max())] if _has_rows(run) else []
+    far = max([2 * run.camera["focus_distance_m"], *deepest])
+    near = min(NEAREST_M, run.camera["focus_distance_m"] / 2)
+    return coc_figure(ThinLens(**settings), (near, far), f"optics-{run.dataset}")
+
+
+def _has_rows(run: Run) -> bool:
+    return run.by_depth is not None and len(run.by_depth) > 0
+
+
+def _run_link(run: Run) -> str:
+    """Give the address of a run in MLflow's pages; a local database has them at `mlflow ui`'s."""
+    uri = run.training.tracking_uri
+    server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else UI_ADDRESS
+    return f"{server}/#/runs/{quote(run.training.run_id, safe='')}"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FunctionLoader(_template),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["svg"] = lambda picture: Markup(picture.svg)
+    return environment
+
+
+def _template(name: str) -> str:
+    try:
+        return resources.files("hded.report").joinpath("templates", name).read_text("utf-8")
+    except FileNotFoundError:
+        raise HDEDError(f"hded/report/templates/{name}: is missing; reinstall hded") from None

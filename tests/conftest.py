@@ -1,0 +1,117 @@
+"""Shared by all tests: reproducible property tests, and small stores of frames."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, settings
+from scipy.ndimage import gaussian_filter
+
+from hded.store import open_store, write_store
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# the same examples on every run, however slow the machine: a test never fails by chance
+settings.register_profile(
+    "reproducible",
+    derandomize=True,
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("reproducible")
+
+REAL_DATA = "HDED_REAL_DATA"
+CAMERA = {"name": "paper", "max_coc_px": 12.0}
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of official files that HDED_REAL_DATA names; without it the test is skipped."""
+    if not (folder := os.environ.get(REAL_DATA)):
+        pytest.skip(f"{REAL_DATA} names no folder with nyu_v2/ and make3d/ official files")
+    return Path(folder)
+
+
+def write_stores(
+    folder: Path,
+    *,
+    splits: Sequence[str] = ("train",) * 8 + ("test",) * 4,
+    scenes: Sequence[str] | None = None,
+    size: tuple[int, int] = (40, 56),
+    format: str = "folder",
+    max_depth_m: float = 8.0,
+    raw_valid: bool = False,
+    seed: int = 0,
+) -> SimpleNamespace:
+    """Write a dataset of random frames as two stores; give them and what was written.
+
+    Frame ids are 0001, 0002, ... One depth pixel in ten is unknown (0).
+    """
+    rng = np.random.default_rng(seed)
+    count = len(splits)
+    frames = pd.DataFrame(
+        {
+            "frame": [f"{i + 1:04d}" for i in range(count)],
+            "split": splits,
+            "scene": [""] * count if scenes is None else scenes,
+        }
+    )
+    smooth = gaussian_filter(rng.uniform(0, 255, (count, *size, 3)), (0, 1, 1, 0))
+    rgb = np.clip(np.rint(128 + 3 * (smooth - 128)), 0, 255).astype(np.uint8)
+    depth = rng.uniform(0.5, max_depth_m, (count, *size)).astype(np.float32)
+    depth[rng.random(depth.shape) < 0.1] = 0
+    blurred = np.rint(gaussian_filter(rgb.astype(np.float64), (0, 1.5, 1.5, 0))).astype(np.uint8)
+    coc = rng.uniform(-CAMERA["max_coc_px"], CAMERA["max_coc_px"], depth.shape).astype(np.float16)
+    written = {"rgb": rgb, "depth": depth, "defocused": blurred, "coc": coc}
+    arrays = {"rgb": ((*size, 3), np.uint8), "depth": (size, np.float32)}
+    if raw_valid:
+        arrays["raw_valid"] = (size, np.bool_)
+        written["raw_valid"] = rng.random(depth.shape) < 0.7
+    attributes = {
+        "dataset": "tiny",
+        "format": format,
+        "source": "folder",
+        "size": list(size),
+        "image_width_px": size[1],
+        "max_depth_m": max_depth_m,
+        "skipped": [],
+    }
+    write_store(folder / "scenes", frames, arrays, _records(written, arrays, count), attributes)
+    arrays = {"defocused": ((*size, 3), np.uint8), "coc": (size, np.float16)}
+    records = _records(written, arrays, count)
+    write_store(folder / "defocused", frames, arrays, records, {"camera": CAMERA})
+    return SimpleNamespace(
+        scenes=open_store(folder / "scenes"),
+        defocused=open_store(folder / "defocused"),
+        frames=frames,
+        **written,
+    )
+
+
+def _records(
+    written: dict[str, np.ndarray], arrays: dict[str, tuple], count: int
+) -> list[dict[str, np.ndarray]]:
+    return [{name: written[name][i] for name in arrays} for i in range(count)]
+
+
+@pytest.fixture
+def make_stores(tmp_path: Path) -> Callable[..., SimpleNamespace]:
+    """`write_stores` into the test's own folder."""
+    return lambda **options: write_stores(tmp_path / "tiny", **options)
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Eight training and four test frames of 40x56, and what was written into their stores."""
+    return write_stores(tmp_path_factory.mktemp("stores"))

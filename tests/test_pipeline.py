@@ -1,0 +1,230 @@
+"""The whole pipeline in a clone of this project, on a very small sample: real `dvc`, real MLflow."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from imports import ROOT
+from ruamel.yaml import YAML
+
+TINY = {
+    "download.nyu.sample": {"train": 4, "test": 3, "seed": 1},
+    "download.make3d.sample": {"train": 3, "test": 3, "seed": 1},
+    "network.width": 0.04,
+    "train.epochs": 2,
+    "train.size_px": 64,
+    "evaluate.scenes": 3,
+}
+STAGES = ("download", "convert", "defocus", "train", "evaluate")
+
+
+class Clone:
+    """A copy of the project's files under git, and the commands run in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        files = self._git("ls-files", "-co", "--exclude-standard", cwd=ROOT).splitlines()
+        for name in files:
+            if (ROOT / name).is_file():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, root / name)
+        self._git("init", "-q")
+        self.change(TINY)
+        self.commit("start")
+
+    def _git(self, *args: str, cwd: Path | None = None) -> str:
+        identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+        command = ["git", *identity, *args]
+        done = subprocess.run(
+            command, cwd=cwd or self.root, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    def commit(self, message: str) -> None:
+        self._git("add", "-A")
+        self._git("commit", "-qm", message)
+
+    def change(self, values: dict[str, object]) -> None:
+        yaml = YAML()
+        path = self.root / "params.yaml"
+        content = yaml.load(path)
+        for key, value in values.items():
+            *parents, last = key.split(".")
+            section = content
+            for parent in parents:
+                section = section[parent]
+            section[last] = value
+        yaml.dump(content, path)
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        env = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "HDED_DATA_DIR": str(self.root.parent / "downloads"),
+        }
+        for name in ("MLFLOW_TRACKING_URI", "PYTHONPATH", "DVC_ROOT"):
+            env.pop(name, None)
+        done = subprocess.run(
+            command, cwd=self.root, env=env, capture_output=True, text=True, timeout=600
+        )
+        if check:
+            assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def would_run(self) -> set[str]:
+        """Which stages `dvc repro` would run now, without their cell."""
+        lines = self.run("dvc", "repro", "--dry").stdout.splitlines()
+        named = [line.split("'")[1] for line in lines if line.startswith("Running stage")]
+        return {name.split("@")[0] for name in named}
+
+    def mlflow_runs(self) -> list[dict]:
+        code = (
+            "import json, mlflow\n"
+            "runs = mlflow.MlflowClient('sqlite:///mlflow.db').search_runs(['1'])\n"
+            "print(json.dumps([dict(name=r.info.run_name, status=r.info.status,"
+            " tags=r.data.tags, params=r.data.params, metrics=r.data.metrics) for r in runs]))"
+        )
+        return json.loads(self.run(sys.executable, "-c", code).stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+    clone = Clone(tmp_path_factory.mktemp("clone") / "hded")
+    clone.run("dvc", "repro")
+    yield clone
+
+
+def test_every_stage_leaves_its_results(clone: Clone) -> None:
+    for dataset, frames in (("nyu", 7), ("make3d", 6)):
+        assert len(pd.read_csv(clone.root / f"data/scenes/{dataset}/frames.csv")) == frames
+        assert (clone.root / f"data/defocused/{dataset}/store.json").is_file()
+        assert (clone.root / f"data/trained/{dataset}/full/0/weights.pt").is_file()
+        rows = pd.read_csv(clone.root / f"data/evaluated/{dataset}/full/0/depth.csv")
+        assert rows["frame"].nunique() == 3
+        assert set(rows["method"]) == {"network", "median"}
+    for table in (1, 2, 3, 4):
+        for kind in ("md", "csv"):
+            assert (clone.root / f"reports/tables/table{table}.{kind}").stat().st_size > 0
+    assert "<html" in (clone.root / "reports/index.html").read_text(encoding="utf-8")
+
+
+def test_aggregates_follow_from_the_rows(clone: Clone) -> None:
+    folder = clone.root / "data/evaluated/nyu/full/0"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    rows = pd.read_csv(folder / "depth.csv").query("protocol == 'headline'")
+    images = pd.read_csv(folder / "restoration.csv").query("protocol == 'native'")
+    for method in ("network", "median"):
+        mean = sum(r := rows[rows["method"] == method]["rmse"].tolist()) / len(r)
+        assert metrics["depth"]["headline"][method]["rmse"] == pytest.approx(mean, abs=1e-9)
+    psnr = {m: images[images["method"] == m]["psnr"].mean() for m in ("network", "input")}
+    gain = metrics["restoration"]["native"]["gain"]["psnr"]
+    assert gain == pytest.approx(psnr["network"] - psnr["input"], abs=1e-9)
+
+
+def test_a_second_repro_does_nothing(clone: Clone) -> None:
+    assert clone.would_run() == set()
+    assert "up to date" in clone.run("dvc", "repro").stdout
+    assert "up to date" in clone.run("dvc", "status").stdout
+
+
+def test_runs_are_named_tagged_and_hold_the_test_figures(clone: Clone) -> None:
+    runs = {run["name"]: run for run in clone.mlflow_runs()}
+    assert set(runs) == {"nyu-full-seed0", "make3d-full-seed0"}
+    run = runs["nyu-full-seed0"]
+    assert run["status"] == "FINISHED"
+    wanted = {"dataset", "variant", "seed", "camera", "params_digest", "commit", "source", "stage"}
+    assert wanted <= run["tags"].keys()
+    assert run["params"]["train.lr"] and run["params"]["camera.name"] == "paper"
+    assert "test/depth/headline/network/rmse" in run["metrics"]
+    assert "train/total" in run["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "stages"),
+    [
+        ("evaluate.scenes", 4, {"evaluate", "report"}),
+        ("train.loss.lambda", 0.02, {"train", "evaluate", "report"}),
+        ("variants.full.train", {"loss": {"psi": 1.0}}, {"train", "evaluate", "report"}),
+        ("variants.depth_only.description", "other words", {"report"}),
+        ("defocus.focus_distance_m", 1.5, {"defocus", "train", "evaluate", "report"}),
+        ("convert.subset", 2, {*STAGES, "report"} - {"download"}),
+    ],
+)
+def test_a_changed_setting_reruns_only_what_depends_on_it(
+    clone: Clone, key: str, value: object, stages: set[str]
+) -> None:
+    before = (clone.root / "params.yaml").read_bytes()
+    clone.change({key: value})
+    try:
+        assert clone.would_run() == stages
+    finally:
+        (clone.root / "params.yaml").write_bytes(before)
+
+
+def test_a_mistake_in_params_is_one_line_and_exit_status_2(clone: Clone) -> None:
+    before = (clone.root / "params.yaml").read_bytes()
+    clone.change({"train.lr": -1})
+    try:
+        command = (sys.executable, "-m", "pipeline.train")
+        cell = ("--dataset", "nyu", "--variant", "full", "--seed", "0")
+        done = clone.run(*command, *cell, check=False)
+    finally:
+        (clone.root / "params.yaml").write_bytes(before)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: params.yaml: train.lr is -1")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_deleted_database_loses_no_figure(clone: Clone) -> None:
+    """A fresh clone has results without MLflow's database: evaluation starts a run in its place."""
+    database = clone.root / "mlflow.db"
+    kept = database.rename(clone.root / "mlflow.kept")
+    try:
+        clone.run("dvc", "repro", "--force", "--single-item", "evaluate@nyu-full-0")
+        (run,) = clone.mlflow_runs()
+        assert run["name"] == "nyu-full-seed0"
+        assert run["tags"]["trained_run_id"]
+        assert "test/depth/headline/network/rmse" in run["metrics"]
+    finally:
+        kept.replace(database)
+
+
+def test_an_experiment_with_another_rate_is_an_mlflow_run_of_its_own(clone: Clone) -> None:
+    before = len(clone.mlflow_runs())
+    clone.commit("results")
+    targets = ["train@nyu-full-0"]
+    clone.run("dvc", "exp", "run", "--temp", "-S", "train.lr=5e-4", "--name", "slower", *targets)
+    runs = clone.mlflow_runs()
+    assert len(runs) == before + 1
+    (run,) = [run for run in runs if run["params"].get("train.lr") == "0.0005"]
+    assert run["tags"]["dvc_experiment"] == "slower"
+    assert run["status"] == "FINISHED"
+
+
+def test_a_changed_local_folder_runs_download_again(clone: Clone) -> None:
+    raw = clone.root / "data/raw/nyu"
+    local = clone.root.parent / "official"
+    shutil.copytree(raw, local)
+    before = (clone.root / "params.yaml").read_bytes()
+    clone.change({"download.nyu.source": str(local)})
+    try:
+        clone.run("dvc", "repro", "download@nyu")
+        assert (raw / "splits.mat").resolve() == (local / "splits.mat").resolve()
+        assert "didn't change" in clone.run("dvc", "repro", "download@nyu").stdout
+        with (local / "splits.mat").open("ab") as file:
+            file.write(b"\0")
+        assert (
+            "Running stage 'download@nyu'"
+            in clone.run("dvc", "repro", "download@nyu", "--dry").stdout
+        )
+        clone.run("dvc", "repro", "download@nyu")
+        assert (local / "splits.mat").is_file()  # DVC removed links, not the user's files
+        assert (local / "nyu_depth_v2_labeled.mat").is_file()
+    finally:
+        (clone.root / "params.yaml").write_bytes(before)
+        clone.run("dvc", "repro", "download@nyu")
