@@ -115,6 +115,7 @@ def to_uint8(image: Tensor) -> NDArray[np.uint8]:
 def _collate(samples: list[tuple[NDArray, ...]]) -> Batch:
     defocused, sharp, depth = (np.stack(arrays) for arrays in zip(*samples, strict=True))
     depth_m = torch.from_numpy(depth)[:, None]
+    # contiguous as (B, H, W, 3), the layout that convolutions are fastest in
     return Batch(to_unit(defocused), to_unit(sharp), depth_m, depth_m > 0)
 
 

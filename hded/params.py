@@ -129,6 +129,7 @@ class Network(Section):
     heads: Annotated[list[Literal["depth", "all_in_focus"]], Field(min_length=1)]
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
     depth_scale_m: Positive | None = None
+    dropout: Fraction = 0.5
     joint: Literal["add", "concat"] = "add"
     output: Literal["linear", "tanh"] = "linear"
     init: Literal["identity", "normal"] = "identity"

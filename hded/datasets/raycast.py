@@ -4,9 +4,10 @@ World axes: x right, y forward, z up, metres. A ray's direction has length one *
 axis*, so the parameter t at which it meets a surface is the z-depth itself: the distance along the
 optical axis that a Kinect reports and a thin lens blurs by, not the length of the ray.
 
-`render` takes several rays a pixel, `cast_depth` one through each pixel's centre. Rows are shared
-among the cores and each pixel is computed on its own, without fastmath: the result does not depend
-on the number of threads.
+`cast_depth` sends one ray through each pixel's centre; `hded.datasets.shading` adds the colours.
+Both go tile by tile and first list what a tile's rays could meet, from bounding spheres. Tiles are
+shared among the cores, each pixel is computed on its own, and there is no fastmath: the result
+does not depend on the number of threads.
 """
 
 import math
@@ -16,11 +17,12 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from hded.datasets.textures import Paint, albedo, detail
+from hded.datasets.textures import Color, Paint
 
 BOX, ROOM, ELLIPSOID, CYLINDER = range(4)
-_SIDE = 3  # a "face" beside a box's axes 0, 1, 2: the curved side of an ellipsoid or a cylinder
-_EPS = 1e-4
+SIDE = 3  # a "face" beside a box's axes 0, 1, 2: the curved side of an ellipsoid or a cylinder
+EPS = 1e-4
+TILE = 16  # px
 
 
 class Camera(NamedTuple):
@@ -33,22 +35,18 @@ class Camera(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What the compiled code reads; `SceneBuilder` makes it.
+    """What the compiled code reads; `SceneBuilder` makes it. Few arrays, since each costs a call.
 
-    kind (P,). shape (P, 16): centre, three axes (rows), half sizes, squared bounding radius.
-    surface (P, 3): the paint of each axis' two faces, of which curved sides have the first.
-    paint (M, 12). light (6, 3): lamp position or direction to the sun, its colour, ambient from
-    above and below, the sky's colour at the horizon and overhead. lamp_m: edge of a square lamp;
-    below 0, the light is the sun. haze_m: distance over which the air takes 1/e; 0 for none.
+    primitives (P, 20): centre, three axes (rows), half sizes, bounding radius, kind, and the
+    paint of each axis' two faces, of which curved sides have the first. paints (M, 12). light
+    (7, 3): lamp position or direction to the sun, its colour, ambient from above and below, the
+    sky's colour at the horizon and overhead; then the edge of the square lamp [m], below 0 for
+    the sun, the distance over which haze takes 1/e [m], 0 for none, and the clouds' seed.
     """
 
-    kind: NDArray[np.int64]
-    shape: NDArray[np.float64]
-    surface: NDArray[np.int64]
-    paint: NDArray[np.float64]
+    primitives: NDArray[np.float64]
+    paints: NDArray[np.float64]
     light: NDArray[np.float64]
-    lamp_m: float
-    haze_m: float
 
 
 def camera(
@@ -67,14 +65,14 @@ class SceneBuilder:
     """Collects primitives and paints; `build` packs them."""
 
     def __init__(self) -> None:
-        self._kinds: list[int] = []
-        self._shapes: list[NDArray[np.float64]] = []
-        self._surfaces: list[tuple[int, int, int]] = []
+        self._primitives: list[NDArray[np.float64]] = []
         self._paints: list[NDArray[np.float64]] = []
 
-    def paint(self, paint: Paint) -> int:
-        """Register a material and give its number."""
-        self._paints.append(paint.row())
+    def paint(
+        self, pattern: int, first: Color, second: Color, size_m: float, seed: int, **rest: float
+    ) -> int:
+        """Register a `Paint` and give its number."""
+        self._paints.append(Paint(pattern, first, second, size_m, seed, **rest).row())
         return len(self._paints) - 1
 
     def add(
@@ -98,30 +96,40 @@ class SceneBuilder:
         about_x = np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
         axes = about_x @ about_z
         size = np.array(half, np.float64)
-        bound = np.inf if kind == ROOM else float(size @ size)
-        row = np.concatenate([np.array(center), axes.ravel(), size, np.array([bound])])
-        self._kinds.append(kind)
-        self._shapes.append(row)
-        self._surfaces.append(paint if isinstance(paint, tuple) else (paint, paint, paint))
+        bound = np.inf if kind == ROOM else math.sqrt(size @ size)
+        faces = paint if isinstance(paint, tuple) else (paint, paint, paint)
+        row = np.array([*center, *axes.ravel(), *half, bound, kind, *faces], np.float64)
+        self._primitives.append(row)
 
-    def build(self, light: NDArray[np.float64], *, lamp_m: float, haze_m: float) -> Scene:
-        """Pack; see `Scene` for the arguments."""
-        return Scene(
-            np.array(self._kinds, np.int64),
-            np.array(self._shapes, np.float64),
-            np.array(self._surfaces, np.int64),
-            np.array(self._paints, np.float64),
-            np.ascontiguousarray(light, np.float64),
-            float(lamp_m),
-            float(haze_m),
-        )
+    def build(
+        self, light: NDArray[np.float64], *, lamp_m: float, haze_m: float = 0.0, clouds: int = 0
+    ) -> Scene:
+        """Pack, with the first six rows of `Scene.light`."""
+        rows = np.vstack([light, [[lamp_m, haze_m, clouds]]])
+        return Scene(np.array(self._primitives), np.array(self._paints), rows)
 
 
-def render(scene: Scene, view: Camera, width: int, height: int, samples: int) -> NDArray:
-    """Linear rgb, float32 (height, width, 3), >= 0; samples x samples rays a pixel."""
-    out = np.empty((height, width, 3), np.float32)
-    _render(scene, view, samples, out)
-    return out
+class Placer:
+    """Adds parts in a thing's own frame: at (x, y) on height z, its front (-y) turned by `turn`."""
+
+    def __init__(self, builder: SceneBuilder, x: float, y: float, turn: float, z: float = 0.0):
+        self._builder, self._x, self._y, self._turn, self._z = builder, x, y, turn, z
+
+    def add(
+        self,
+        kind: int,
+        center: tuple[float, float, float],
+        half: tuple[float, float, float],
+        paint: int | tuple[int, int, int],
+        *,
+        turn: float = 0.0,
+        tilt: float = 0.0,
+    ) -> None:
+        """Add one primitive; as `SceneBuilder.add`, in the thing's frame."""
+        c, s = math.cos(self._turn), math.sin(self._turn)
+        x, y, z = center
+        world = (self._x + c * x - s * y, self._y + s * x + c * y, self._z + z)
+        self._builder.add(kind, world, half, paint, turn=self._turn + turn, tilt=tilt)
 
 
 def cast_depth(scene: Scene, view: Camera, width: int, height: int) -> NDArray[np.float64]:
@@ -130,28 +138,32 @@ def cast_depth(scene: Scene, view: Camera, width: int, height: int) -> NDArray[n
     The pixels share the camera's field of view and need not be square.
     """
     out = np.empty((height, width), np.float64)
-    _cast(scene, view, out)
+    _cast(scene.primitives, view, out)
     return out
 
 
 @numba.njit(cache=True)
-def _dot(a, b):
+def dot(a, b):
+    """Scalar product of two triples."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 @numba.njit(cache=True)
-def _along(a, t, b):
+def advance(a, t, b):
+    """Go from a by t times b."""
     return (a[0] + t * b[0], a[1] + t * b[1], a[2] + t * b[2])
 
 
 @numba.njit(cache=True)
-def _axis(shape, i, k):
-    return (shape[i, 3 + 3 * k], shape[i, 4 + 3 * k], shape[i, 5 + 3 * k])
+def axis(prims, i, k):
+    """Give a primitive's own axis k, in the world."""
+    return (prims[i, 3 + 3 * k], prims[i, 4 + 3 * k], prims[i, 5 + 3 * k])
 
 
 @numba.njit(cache=True)
-def _local(shape, i, v):
-    return (_dot(_axis(shape, i, 0), v), _dot(_axis(shape, i, 1), v), _dot(_axis(shape, i, 2), v))
+def local(prims, i, v):
+    """Turn a vector of the world into a primitive's own axes."""
+    return (dot(axis(prims, i, 0), v), dot(axis(prims, i, 1), v), dot(axis(prims, i, 2), v))
 
 
 @numba.njit(cache=True)
@@ -169,25 +181,23 @@ def _slabs(o, d, half):
 
 
 @numba.njit(cache=True)
-def _hit(scene, i, origin, d):
+def _hit(prims, i, origin, d):
     """Meet primitive i -> (t, face), t infinite where the ray misses it."""
-    shape = scene.shape
-    to = (shape[i, 0] - origin[0], shape[i, 1] - origin[1], shape[i, 2] - origin[2])
-    dd, along = _dot(d, d), _dot(to, d)
-    # the ray passes the bounding sphere, or its origin is beyond it
-    if _dot(to, to) - along * along / dd > shape[i, 15]:
+    to = (prims[i, 0] - origin[0], prims[i, 1] - origin[1], prims[i, 2] - origin[2])
+    ahead = dot(to, d)
+    outside = dot(to, to) - prims[i, 15] * prims[i, 15]
+    # past the bounding sphere, or away from it
+    if outside > 0 and (ahead < 0 or outside * dot(d, d) > ahead * ahead):
         return np.inf, 0
-    if along < 0 and _dot(to, to) > shape[i, 15]:
-        return np.inf, 0
-    kind = scene.kind[i]
-    half = (shape[i, 12], shape[i, 13], shape[i, 14])
-    o = _local(shape, i, (-to[0], -to[1], -to[2]))
-    d = _local(shape, i, d)
+    kind = int(prims[i, 16])
+    half = (prims[i, 12], prims[i, 13], prims[i, 14])
+    o = local(prims, i, (-to[0], -to[1], -to[2]))
+    d = local(prims, i, d)
     if kind == BOX or kind == ROOM:
         near, far, near_axis, far_axis = _slabs(o, d, half)
         if kind == ROOM:
-            return (far, far_axis) if far > _EPS else (np.inf, 0)
-        return (near, near_axis) if _EPS < near <= far else (np.inf, 0)
+            return (far, far_axis) if far > EPS else (np.inf, 0)
+        return (near, near_axis) if EPS < near <= far else (np.inf, 0)
     o = (o[0] / half[0], o[1] / half[1], o[2] / half[2])
     d = (d[0] / half[0], d[1] / half[1], d[2] / half[2])
     upright = 0.0 if kind == CYLINDER else 1.0
@@ -198,139 +208,38 @@ def _hit(scene, i, origin, d):
     if root < 0:
         return np.inf, 0
     t = (-b - math.sqrt(root)) / max(a, 1e-12)
-    if t > _EPS and (kind == ELLIPSOID or abs(o[2] + t * d[2]) <= 1):
-        return t, _SIDE
+    if t > EPS and (kind == ELLIPSOID or abs(o[2] + t * d[2]) <= 1):
+        return t, SIDE
     if kind == CYLINDER and abs(o[2]) > 1 and o[2] * d[2] < 0:
         t = (abs(o[2]) - 1) / abs(d[2])
         x, y = o[0] + t * d[0], o[1] + t * d[1]
-        if t > _EPS and x * x + y * y <= 1:
+        if t > EPS and x * x + y * y <= 1:
             return t, 2
     return np.inf, 0
 
 
 @numba.njit(cache=True)
-def _trace(scene, origin, d):
-    """Find the nearest hit -> (t, primitive, face)."""
+def trace(prims, among, count, origin, d):
+    """Find the nearest hit with the first `count` primitives of `among` -> (t, primitive, face)."""
     best, which, where = np.inf, -1, 0
-    for i in range(scene.kind.shape[0]):
-        t, face = _hit(scene, i, origin, d)
+    for k in range(count):
+        t, face = _hit(prims, among[k], origin, d)
         if t < best:
-            best, which, where = t, i, face
+            best, which, where = t, among[k], face
     return best, which, where
 
 
 @numba.njit(cache=True)
-def _shadowed(scene, origin, d, reach):
-    for i in range(scene.kind.shape[0]):
-        if scene.kind[i] != ROOM and _hit(scene, i, origin, d)[0] < reach:
+def shadowed(prims, among, count, origin, d, reach):
+    """Whether one of `among` is met before `reach` along d."""
+    for k in range(count):
+        if _hit(prims, among[k], origin, d)[0] < reach:
             return True
     return False
 
 
 @numba.njit(cache=True)
-def _surface(scene, i, face, point):
-    """Give the outward normal, texture coordinates [m] and their directions at a hit point."""
-    shape = scene.shape
-    centre = (shape[i, 0], shape[i, 1], shape[i, 2])
-    p = _local(shape, i, _along(point, -1.0, centre))
-    x, y, z = _axis(shape, i, 0), _axis(shape, i, 1), _axis(shape, i, 2)
-    if face == 0:
-        return x, p[1], p[2], y, z
-    if face == 1:
-        return y, p[0], p[2], x, z
-    if face == 2:
-        return z, p[0], p[1], x, y
-    half = (shape[i, 12], shape[i, 13], shape[i, 14])
-    n = (p[0] / half[0] ** 2, p[1] / half[1] ** 2, 0.0)
-    if scene.kind[i] == ELLIPSOID:
-        n = (n[0], n[1], p[2] / half[2] ** 2)
-    size = math.sqrt(_dot(n, n))
-    n = (n[0] / size, n[1] / size, n[2] / size)
-    normal = (
-        n[0] * x[0] + n[1] * y[0] + n[2] * z[0],
-        n[0] * x[1] + n[1] * y[1] + n[2] * z[1],
-        n[0] * x[2] + n[1] * y[2] + n[2] * z[2],
-    )
-    side = (n[0] * y[0] - n[1] * x[0], n[0] * y[1] - n[1] * x[1], n[0] * y[2] - n[1] * x[2])
-    length = max(math.hypot(n[0], n[1]), 1e-6)
-    side = (side[0] / length, side[1] / length, side[2] / length)
-    if scene.kind[i] == CYLINDER:
-        return normal, math.atan2(p[0], -p[1]) * half[0], p[2], side, z
-    up = (
-        normal[1] * side[2] - normal[2] * side[1],
-        normal[2] * side[0] - normal[0] * side[2],
-        normal[0] * side[1] - normal[1] * side[0],
-    )
-    # azimuthal equidistant about -y, which faces the camera: no seam in sight, little stretch
-    angle = math.acos(min(1.0, max(-1.0, -n[1])))
-    stretch = half[0] * angle / max(math.hypot(n[0], n[2]), 1e-6)
-    return normal, stretch * n[0], stretch * n[2], side, up
-
-
-@numba.njit(cache=True)
-def _sky(scene, d):
-    """Give the sky's colour in a direction: a gradient and clouds on a plane far up."""
-    length = math.sqrt(_dot(d, d))
-    up = max(d[2] / length, 0.0)
-    high = max(up, 0.03)
-    clouds = detail(d[0] / length / high, d[1] / length / high, 0.01 / high, 4.0, 5)
-    cloud = min(1.0, max(0.0, 0.25 + 0.35 * clouds)) * min(1.0, 6 * up)
-    mix = up**0.6
-    r = scene.light[4, 0] * (1 - mix) + scene.light[5, 0] * mix
-    g = scene.light[4, 1] * (1 - mix) + scene.light[5, 1] * mix
-    b = scene.light[4, 2] * (1 - mix) + scene.light[5, 2] * mix
-    return (r + cloud * (1.1 - r), g + cloud * (1.1 - g), b + cloud * (1.15 - b))
-
-
-@numba.njit(cache=True)
-def _color(scene, origin, d, right, down, lamp_x, lamp_y):
-    """Linear colour along a ray; right and down are the steps of d from pixel to pixel."""
-    t, i, face = _trace(scene, origin, d)
-    if i < 0:
-        return _sky(scene, d)
-    point = _along(origin, t, d)
-    normal, u, v, u_axis, v_axis = _surface(scene, i, face, point)
-    facing = _dot(d, normal)
-    if facing > 0:
-        normal = (-normal[0], -normal[1], -normal[2])
-        facing = -facing
-    facing = min(facing, -0.02 * math.sqrt(_dot(d, d)))
-    # the pixel's footprint on the tangent plane (ray differentials)
-    step_x = _along(right, -_dot(right, normal) / facing, d)
-    step_y = _along(down, -_dot(down, normal) / facing, d)
-    fu = t * (abs(_dot(step_x, u_axis)) + abs(_dot(step_y, u_axis)))
-    fv = t * (abs(_dot(step_x, v_axis)) + abs(_dot(step_y, v_axis)))
-    paint = scene.paint[scene.surface[i, face if face < 3 else 0]]
-    red, green, blue = albedo(paint, u, v, fu, fv)
-    start = _along(point, 10 * _EPS, normal)
-    light = scene.light
-    lamp = (light[0, 0], light[0, 1], light[0, 2])
-    if scene.lamp_m < 0:
-        strength = max(0.0, _dot(normal, lamp))
-        if strength > 0 and _shadowed(scene, start, lamp, np.inf):
-            strength = 0.0
-    else:
-        lamp = (lamp[0] + lamp_x - start[0], lamp[1] + lamp_y - start[1], lamp[2] - start[2])
-        square = _dot(lamp, lamp)
-        strength = max(0.0, _dot(normal, lamp)) / math.sqrt(square) * 6 / (3 + square)
-        if strength > 0 and _shadowed(scene, start, lamp, 1.0):
-            strength = 0.0
-    above = 0.5 + 0.5 * normal[2]
-    # corners and feet of things get less light
-    near = 1 - 0.35 * math.exp(-max(point[2], 0.0) / 0.15) * (1 - abs(normal[2]))
-    air = math.exp(-t / scene.haze_m) if scene.haze_m > 0 else 1.0
-    sr = near * (light[3, 0] + above * (light[2, 0] - light[3, 0])) + strength * light[1, 0]
-    sg = near * (light[3, 1] + above * (light[2, 1] - light[3, 1])) + strength * light[1, 1]
-    sb = near * (light[3, 2] + above * (light[2, 2] - light[3, 2])) + strength * light[1, 2]
-    return (
-        air * red * sr + (1 - air) * light[4, 0],
-        air * green * sg + (1 - air) * light[4, 1],
-        air * blue * sb + (1 - air) * light[4, 2],
-    )
-
-
-@numba.njit(cache=True)
-def _direction(view, x, y):
+def direction(view, x, y):
     """The ray through (x, y) in -1..1, with length one along the optical axis."""
     a, x, y = view.axes, x * view.tan_x, y * view.tan_y
     return (
@@ -340,40 +249,44 @@ def _direction(view, x, y):
     )
 
 
-@numba.njit(cache=True, parallel=True)
-def _render(scene, view, samples, out):
-    height, width = out.shape[0], out.shape[1]
-    origin = (view.position[0], view.position[1], view.position[2])
-    a = view.axes
-    sx, sy = 2 * view.tan_x / width, 2 * view.tan_y / height
-    right = (sx * a[0, 0], sx * a[0, 1], sx * a[0, 2])
-    down = (sy * a[1, 0], sy * a[1, 1], sy * a[1, 2])
-    share = 1.0 / (samples * samples)
-    for row in numba.prange(height):
-        for column in range(width):
-            red, green, blue = 0.0, 0.0, 0.0
-            for j in range(samples):
-                for i in range(samples):
-                    fx, fy = (i + 0.5) / samples, (j + 0.5) / samples
-                    d = _direction(view, 2 * (column + fx) / width - 1, 2 * (row + fy) / height - 1)
-                    # each sample sees its own part of the lamp: soft shadows
-                    r, g, b = _color(
-                        scene, origin, d, right, down,
-                        (fx - 0.5) * scene.lamp_m, (fy - 0.5) * scene.lamp_m,
-                    )  # fmt: skip
-                    red += r
-                    green += g
-                    blue += b
-            out[row, column, 0] = share * red
-            out[row, column, 1] = share * green
-            out[row, column, 2] = share * blue
+@numba.njit(cache=True)
+def in_sight(prims, view, x0, x1, y0, y1, among):
+    """List in `among` what a window of the image (in -1..1) could show -> their count."""
+    d = direction(view, (x0 + x1) / 2, (y0 + y1) / 2)
+    size = math.sqrt(dot(d, d))
+    d = (d[0] / size, d[1] / size, d[2] / size)
+    cos = 1.0
+    for x in (x0, x1):
+        for y in (y0, y1):
+            corner = direction(view, x, y)
+            cos = min(cos, dot(corner, d) / math.sqrt(dot(corner, corner)))
+    tan = math.sqrt(1 - min(cos * cos, 1.0)) / cos
+    count = 0
+    for i in range(prims.shape[0]):
+        eye = (view.position[0], view.position[1], view.position[2])
+        to = advance((prims[i, 0], prims[i, 1], prims[i, 2]), -1.0, eye)
+        ahead, radius = dot(to, d), prims[i, 15]
+        aside = math.sqrt(max(dot(to, to) - ahead * ahead, 0.0))
+        # the bounding sphere touches the cone around the window
+        if ahead > -radius and aside <= max(ahead, 0.0) * tan + radius / cos + EPS:
+            among[count] = i
+            count += 1
+    return count
 
 
-@numba.njit(cache=True, parallel=True)
-def _cast(scene, view, out):
+@numba.njit(cache=True)
+def _cast(prims, view, out):
     height, width = out.shape
-    origin = (view.position[0], view.position[1], view.position[2])
-    for row in numba.prange(height):
-        for column in range(width):
-            d = _direction(view, (2 * column + 1) / width - 1, (2 * row + 1) / height - 1)
-            out[row, column] = _trace(scene, origin, d)[0]
+    eye = (view.position[0], view.position[1], view.position[2])
+    among = np.empty(prims.shape[0], np.int64)
+    for y0 in range(0, height, TILE):
+        for x0 in range(0, width, TILE):
+            y1, x1 = min(y0 + TILE, height), min(x0 + TILE, width)
+            count = in_sight(
+                prims, view, 2 * x0 / width - 1, 2 * x1 / width - 1,
+                2 * y0 / height - 1, 2 * y1 / height - 1, among,
+            )  # fmt: skip
+            for y in range(y0, y1):
+                for x in range(x0, x1):
+                    d = direction(view, (2 * x + 1) / width - 1, (2 * y + 1) / height - 1)
+                    out[y, x] = trace(prims, among, count, eye, d)[0]

@@ -8,6 +8,7 @@
   [m], in closed form along u and v, so that none breaks into moire where it is far away.
 """
 
+import colorsys
 import math
 from typing import NamedTuple
 
@@ -18,12 +19,25 @@ from numpy.typing import NDArray
 PLAIN, BRICKS, TILES, PLANKS, STRIPES, PLAID, SPOTS, PICTURE, SHELF, FACADE, FOLIAGE, ROAD = range(
     12
 )
-OCTAVES = 7  # of `detail`
+OCTAVES = 6  # of `detail`
+Color = tuple[float, float, float]  # sRGB in 0..1
 _MASK = 0xFFFFFFFF
 
 
+def color(
+    rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]
+) -> Color:
+    """Draw a colour of any hue."""
+    return colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(*saturation), rng.uniform(*value))
+
+
+def shade(rgb: Color, factor: float) -> Color:
+    """Lighten or darken."""
+    return (min(1.0, rgb[0] * factor), min(1.0, rgb[1] * factor), min(1.0, rgb[2] * factor))
+
+
 class Paint(NamedTuple):
-    """One material; colours are sRGB in 0..1.
+    """One material: a pattern of a colour and a second one.
 
     size_m: of the pattern's unit (brick length, tile, plank width, stripe period, shelf or storey
     height; a picture's half width). aspect: the unit's height over its width. contrast: standard
@@ -31,17 +45,17 @@ class Paint(NamedTuple):
     """
 
     pattern: int
-    color: tuple[float, float, float]
-    second: tuple[float, float, float]
-    size_m: float = 1.0
+    first: Color
+    second: Color
+    size_m: float
+    seed: int
     aspect: float = 1.0
     contrast: float = 0.25
     coarsest_m: float = 1.0
-    seed: int = 0
 
     def row(self) -> NDArray[np.float64]:
         """Pack for the compiled code, colours made linear: (12,)."""
-        linear = [channel**2.2 for channel in (*self.color, *self.second)]
+        linear = [channel**2.2 for channel in (*self.first, *self.second)]
         rest = (self.size_m, self.aspect, self.contrast, self.coarsest_m, self.seed)
         return np.array([self.pattern, *linear, *rest], np.float64)
 
@@ -51,7 +65,7 @@ def hash01(x, y, seed):
     """Map two integers and a seed to a number in [0, 1) that looks random."""
     h = (x * 0x9E3779B1 ^ y * 0x85EBCA77 ^ seed * 0xC2B2AE3D) & _MASK
     h = ((h ^ (h >> 15)) * 0x2C1B3C6D) & _MASK
-    h = ((h ^ (h >> 12)) * 0x297A2D39) & _MASK
+    h = ((h ^ (h >> 13)) * 0x297A2D39) & _MASK
     return (h ^ (h >> 15)) / 4294967296.0
 
 
@@ -74,10 +88,10 @@ def detail(u, v, footprint, coarsest, seed):
     level = math.log2(footprint)
     first = math.floor(level)
     part = level - first
+    wavelength = math.exp2(first + 1)
     total = 0.0
     for i in range(OCTAVES):
         octave = int(first) + 1 + i
-        wavelength = 2.0**octave
         # octaves come and go smoothly, so that no seam shows where the finest changes
         weight = 1 - part if i == 0 else (part if i == OCTAVES - 1 else 1.0)
         if wavelength > coarsest:
@@ -86,6 +100,7 @@ def detail(u, v, footprint, coarsest, seed):
         if octave % 2:  # turned lattices hide each other's axes
             x, y = 0.8 * x - 0.6 * y, 0.6 * x + 0.8 * y
         total += weight * noise(x, y, seed + 31 * octave)
+        wavelength *= 2
     return total
 
 
@@ -228,19 +243,19 @@ def _pattern(kind, u, v, fu, fv, size, aspect, seed):
 
 
 @numba.njit(cache=True)
-def albedo(paint, u, v, fu, fv):
-    """Linear rgb of paint (12,) at (u, v) [m], for a pixel that covers fu by fv metres there."""
+def albedo(paints, k, u, v, fu, fv):
+    """Linear rgb of row k of paints (M, 12) at (u, v) [m], under a pixel of fu x fv metres."""
     fu, fv = max(fu, 1e-5), max(fv, 1e-5)
-    seed = int(paint[11])
-    mix, tone, hue = _pattern(int(paint[0]), u, v, fu, fv, paint[7], paint[8], seed)
-    tone *= math.exp(paint[9] * detail(u, v, math.sqrt(fu * fv), paint[10], seed))
-    r, g, b = paint[1], paint[2], paint[3]
+    seed = int(paints[k, 11])
+    mix, tone, hue = _pattern(int(paints[k, 0]), u, v, fu, fv, paints[k, 7], paints[k, 8], seed)
+    tone *= math.exp(paints[k, 9] * detail(u, v, math.sqrt(fu * fv), paints[k, 10], seed))
+    r, g, b = paints[k, 1], paints[k, 2], paints[k, 3]
     if hue >= 0:
         r = 0.3 + 0.25 * math.cos(6.2832 * hue)
         g = 0.3 + 0.25 * math.cos(6.2832 * (hue - 0.3))
         b = 0.3 + 0.25 * math.cos(6.2832 * (hue - 0.6))
     return (
-        tone * (r + mix * (paint[4] - r)),
-        tone * (g + mix * (paint[5] - g)),
-        tone * (b + mix * (paint[6] - b)),
+        tone * (r + mix * (paints[k, 4] - r)),
+        tone * (g + mix * (paints[k, 5] - g)),
+        tone * (b + mix * (paints[k, 6] - b)),
     )

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-DROPOUT = 0.5
 DROPOUT_BLOCKS = 2  # the two deepest
 
 
@@ -32,14 +31,19 @@ class UpBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From the encoder's five maps to `out_channels` at the image's size, no output activation."""
+    """From the encoder's five maps to `out_channels` at the image's size, no output activation.
 
-    def __init__(self, encoder_channels: Sequence[int], out_channels: int) -> None:
+    `dropout` is the probability in the two deepest blocks.
+    """
+
+    def __init__(
+        self, encoder_channels: Sequence[int], out_channels: int, dropout: float = 0.5
+    ) -> None:
         super().__init__()
         c2, c4, c8, c16, c32 = encoder_channels
         plan = [(c32, c16), (2 * c16, c8), (2 * c8, c4), (2 * c4, c2), (2 * c2, c2)]
         self.blocks = nn.ModuleList(
-            UpBlock(i, o, DROPOUT if n < DROPOUT_BLOCKS else 0.0) for n, (i, o) in enumerate(plan)
+            UpBlock(i, o, dropout if n < DROPOUT_BLOCKS else 0.0) for n, (i, o) in enumerate(plan)
         )
         self.predict = nn.Conv2d(c2, out_channels, 3, padding=1, bias=False)
 

@@ -36,6 +36,7 @@ class HDEDNet(nn.Module):
         width: float = 1.0,
         *,
         depth_scale_m: float = 1.0,
+        dropout: float = 0.5,
         joint: Literal["add", "concat"] = "add",
         output: Literal["linear", "tanh"] = "linear",
         init: Literal["identity", "normal"] = "identity",
@@ -51,7 +52,10 @@ class HDEDNet(nn.Module):
         self.encoder = encoder if encoder is not None else DenseNetEncoder(width)
         channels = self.encoder.channels
         self.decoders = nn.ModuleDict(
-            {head: Decoder(channels, 1 if head == "depth" else 3) for head in self.heads}
+            {
+                head: Decoder(channels, 1 if head == "depth" else 3, dropout)
+                for head in self.heads
+            }
         )
         if joint == "concat" and "all_in_focus" in self.heads:
             self.joint_conv = nn.Conv2d(6, 3, 3, padding=1, bias=False)
@@ -93,8 +97,9 @@ def pad_to_stride(rgb: Tensor, stride: int = STRIDE) -> Tensor:
 def initialise(network: HDEDNet, init: Literal["identity", "normal"]) -> None:
     """Draw the weights from torch's global generator.
 
-    `identity`: He initialisation (as torchvision's DenseNet), and an all-in-focus head that starts
-    by giving the input back, so that training starts at the input's own score.
+    `identity`: He initialisation (as torchvision's DenseNet) with prediction convolutions of zero:
+    the all-in-focus head starts by giving the input back, so that training starts at the input's
+    own score, and the depth head starts at 0 m rather than at noise of its scale.
     `normal`: every convolution from N(0, 0.02), every norm's scale from N(1, 0.02), as D3-Net.
     """
     for module in network.modules():
@@ -107,10 +112,10 @@ def initialise(network: HDEDNet, init: Literal["identity", "normal"]) -> None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d) and init == "normal":
             nn.init.normal_(module.weight, 1.0, 0.02)
-    if init == "identity" and "all_in_focus" in network.decoders:
-        predict = network.decoders["all_in_focus"].predict
-        nn.init.zeros_(predict.weight)
-        if network.joint == "concat":
+    if init == "identity":
+        for decoder in network.decoders.values():
+            nn.init.zeros_(decoder.predict.weight)
+        if network.joint == "concat" and "all_in_focus" in network.decoders:
             # decoder output and input, each passed through unchanged, then added
             nn.init.dirac_(network.joint_conv.weight[:, :3])
             nn.init.dirac_(network.joint_conv.weight[:, 3:])

@@ -23,8 +23,8 @@ COLUMNS = (
 NOT_TRANSCRIBED = "not transcribed: the paper's row is not in published.csv"
 DECODER_DIFFERENCE = (
     "differs from the paper's row, whose decoder does not fit its 41 M parameters: a block of 1024 "
-    "channels out of 1024 alone would need 26 M in each head. Ours halves the channels at every "
-    "level, which does fit"
+    "channels out of 1024 alone would need 26 M in each head. Ours narrows from the first block "
+    "on, as D3-Net's, and fits"
 )
 
 
@@ -169,10 +169,10 @@ def _compare(layer: Layer, printed: Mapping[str, Published]) -> Cell:
 
 
 def _widths(runs: Sequence[Run]) -> list[str]:
-    """Say of which width the networks of this report are, where it is not the paper's."""
-    narrow = dict.fromkeys(
-        f"{dataset_title(run)}, {run.variant}: width {run.training.width:g}, "
-        f"{run.training.parameters:,} parameters"
-        for run in runs
-    )
-    return [f"The networks of this report: {'; '.join(narrow)}."] if narrow else []
+    """Say how large the networks of this report are."""
+    sizes: dict[str, list[str]] = {}
+    for run in runs:
+        size = f"width {run.training.width:g}, {run.training.parameters:,} parameters"
+        sizes.setdefault(size, []).append(f"{dataset_title(run)} {run.variant}")
+    texts = [f"{size} ({', '.join(dict.fromkeys(names))})" for size, names in sizes.items()]
+    return [f"The networks of this report: {'; '.join(texts)}."] if texts else []

@@ -18,8 +18,8 @@ def sample_warning(runs: Sequence[Run]) -> Iterable[str]:
     """Say what must stand above any table of the embedded sample."""
     if runs and runs[0].source == "sample":
         yield (
-            "Not comparable with published numbers: our rows are of the embedded sample (source: "
-            "sample), generated scenes in the official file format, not the dataset itself."
+            "Not comparable with published numbers: ours are of the embedded sample (source: "
+            f"sample), generated scenes, not of {dataset_title(runs[0])}."
         )
 
 

@@ -10,12 +10,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from hded.optics import ThinLens
@@ -23,9 +25,20 @@ from hded.optics import ThinLens
 INK, RULE, FAINT = "#010101", "#020202", "#030303"
 SERIES = 7  # colours --s1 to --s7 of the page's style sheet
 DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = (
-    "-", (0, (5, 2)), (0, (1, 1)), (0, (6, 2, 1, 2)), (0, (3, 1)), (0, (8, 2, 1, 2, 1, 2)), (0, (2, 3)),
+    "-", (0, (5, 2)), (0, (1, 1)), (0, (6, 2, 1, 2)), (0, (3, 1)), (0, (8, 2, 1, 2, 1, 2)),
+    (0, (2, 3)),
 )  # fmt: skip
-SMALL, WIDE = (3.0, 1.9), (4.4, 3.1)  # inches; phones show one figure a row
+TERMS = {
+    "total": "total loss",
+    "l1": "L1, depth",
+    "gradient": "gradient, depth",
+    "charbonnier": "Charbonnier, image",
+    "l1_image": "L1, image",
+    "ssim": "1 − SSIM, image",
+}
+SCORES = ("rmse", "psnr", "input_psnr")  # of validation, not terms of the loss
+SMALL, WIDE, TALL = (3.0, 1.9), (3.8, 2.7), (3.8, 3.9)  # inches; phones show one figure a row
+LOG_RATIO = 50  # a wider range of depth has a logarithmic axis
 STYLE = {
     "svg.fonttype": "none",
     "font.size": 9,
@@ -65,7 +78,8 @@ class Picture:
 
 def coc_figure(lens: ThinLens, depth_m: tuple[float, float], name: str) -> Picture:
     """Signed CoC and sigma [px] over a range of depth [m], from the lens itself."""
-    x = np.linspace(*depth_m, 400)
+    wide = depth_m[1] / depth_m[0] > LOG_RATIO
+    x = np.geomspace(*depth_m, 400) if wide else np.linspace(*depth_m, 400)
     with mpl.rc_context(STYLE):
         figure, axes = _figure(WIDE)
         axes.plot(x, lens.coc_px(x), color=_series(0), label="CoC, signed")
@@ -74,6 +88,8 @@ def coc_figure(lens: ThinLens, depth_m: tuple[float, float], name: str) -> Pictu
         if depth_m[0] <= lens.focus_distance_m <= depth_m[1]:
             axes.axvline(lens.focus_distance_m, color=FAINT, linewidth=0.8, linestyle=DASHES[2])
         axes.set(xlabel="depth [m]", ylabel="blur [px]", xlim=depth_m)
+        if wide:
+            _log_axis(axes, "x")
         axes.legend(loc="lower right")
         svg = _svg(figure, name)
     caption = (
@@ -93,18 +109,15 @@ def error_figure(
     means over seeds; bands reach from the lowest to the highest seed.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDE[0], 4.2))
+        figure = Figure(figsize=TALL)
         top, middle, bottom = figure.subplots(3, sharex=True, height_ratios=(3, 2, 1))
         for i, (variant, tables) in enumerate(curves.items()):
             for axes, column in ((top, "rmse"), (middle, "bias")):
-                x, values = _binned(tables, column)
-                style = {"color": _series(i), "drawstyle": "steps-mid"}
-                axes.plot(x, values.mean(0), label=variant, linestyle=_dash(i), **style)
+                x, values = _steps(tables, column)
+                axes.plot(x, values.mean(0), color=_series(i), linestyle=_dash(i), label=variant)
                 if len(values) > 1:
-                    axes.fill_between(
-                        x, values.min(0), values.max(0),
-                        step="mid", color=_series(i), alpha=0.2, linewidth=0,
-                    )  # fmt: skip
+                    low, high = values.min(0), values.max(0)
+                    axes.fill_between(x, low, high, color=_series(i), alpha=0.2, linewidth=0)
         table = next(iter(curves.values()))[0]
         centre, width = (
             (table["bin_low"] + table["bin_high"]) / 2,
@@ -129,34 +142,28 @@ def training_figures(histories: Mapping[int, pd.DataFrame], name: str) -> list[P
     leaves a gap that the line bridges.
     """
     columns = [c for table in histories.values() for c in table.columns]
-    terms = list(dict.fromkeys(c.split("/", 1)[1] for c in columns if "/" in c))
-    scores = ("rmse", "psnr", "input_psnr")
-    names = [t for t in terms if t not in scores]
-    pictures = [
-        _term_figure(histories, {f"train/{t}": "training", f"val/{t}": "validation"}, _TERMS.get(t, t),
-                     f"{name}-{t}", log=True)
-        for t in names
-    ]  # fmt: skip
-    if "rmse" in terms:
-        pictures.append(
-            _term_figure(histories, {"val/rmse": "validation"}, "validation RMSE [m]", f"{name}-rmse")
-        )  # fmt: skip
-    if "psnr" in terms:
+    names = list(dict.fromkeys(c.split("/", 1)[1] for c in columns if "/" in c))
+    plan: list[tuple[str, str, dict[str, str], bool]] = [
+        (
+            term,
+            TERMS.get(term, term),
+            {f"train/{term}": "training", f"val/{term}": "validation"},
+            True,
+        )
+        for term in names
+        if term not in SCORES
+    ]
+    if "rmse" in names:
+        plan.append(("rmse", "validation RMSE [m]", {"val/rmse": "validation"}, False))
+    if "psnr" in names:
         lines = {"val/psnr": "restored", "val/input_psnr": "defocused input"}
-        pictures.append(_term_figure(histories, lines, "validation PSNR [dB]", f"{name}-psnr"))
-    if any("lr" in table for table in histories.values()):
-        pictures.append(_term_figure(histories, {"lr": ""}, "learning rate", f"{name}-lr"))
-    return pictures
-
-
-_TERMS = {
-    "total": "total loss",
-    "l1": "L1, depth",
-    "gradient": "gradient, depth",
-    "charbonnier": "Charbonnier, image",
-    "l1_image": "L1, image",
-    "ssim": "1 − SSIM, image",
-}
+        plan.append(("psnr", "validation PSNR [dB]", lines, False))
+    if "lr" in columns:
+        plan.append(("lr", "learning rate", {"lr": "learning rate"}, False))
+    return [
+        _term_figure(histories, lines, title, f"{name}-{key}", log=log)
+        for key, title, lines, log in plan
+    ]
 
 
 def _term_figure(
@@ -164,7 +171,7 @@ def _term_figure(
     lines: Mapping[str, str],
     title: str,
     name: str,
-    log: bool = False,
+    log: bool,
 ) -> Picture:
     with mpl.rc_context(STYLE):
         figure, axes = _figure(SMALL)
@@ -179,23 +186,37 @@ def _term_figure(
                     marker="." if len(rows) == 1 else None,
                 )  # fmt: skip
         if log and 0 < smallest < np.inf:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5), numticks=6))
-            axes.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda y, _: f"{y:g}"))
-            axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
-        axes.set(xlabel="epoch", title=title)
+            _log_axis(axes, "y")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        last = max(table["epoch"].max() for table in histories.values())
+        axes.set(xlabel="epoch", title=title, xlim=(0, last + 0.5))
         if len(axes.get_legend_handles_labels()[1]) > 1:
             axes.legend()
         return Picture(_svg(figure, name), f"Training curve: {title}", "")
 
 
-def _binned(tables: Sequence[pd.DataFrame], column: str) -> tuple[NDArray, NDArray]:
-    """Bring seeds to common bins: centres (n,), values (seeds, n); a bin not in all is left out."""
-    frames = [
-        t.assign(centre=(t["bin_low"] + t["bin_high"]) / 2).set_index("centre") for t in tables
-    ]
-    joined = pd.concat([f[column] for f in frames], axis=1, join="inner").sort_index()
-    return joined.index.to_numpy(), joined.to_numpy().T
+def _steps(tables: Sequence[pd.DataFrame], column: str) -> tuple[NDArray, NDArray]:
+    """Bring seeds to common bins and draw each as a step: x (2n,), values (seeds, 2n).
+
+    A bin that a seed does not have is NaN, as is the gap between bins that do not touch.
+    """
+    frames = [t.set_index(["bin_low", "bin_high"])[column] for t in tables]
+    joined = pd.concat(frames, axis=1).sort_index()
+    low, high = (joined.index.get_level_values(i).to_numpy() for i in (0, 1))
+    values = joined.to_numpy().T
+    gaps = np.flatnonzero(low[1:] > high[:-1]) + 1
+    low, high = np.insert(low, gaps, high[gaps - 1]), np.insert(high, gaps, low[gaps])
+    values = np.insert(values, gaps, np.nan, axis=1)
+    return np.column_stack([low, high]).ravel(), np.repeat(values, 2, axis=1)
+
+
+def _log_axis(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Scale an axis logarithmically, ticks as plain numbers."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:

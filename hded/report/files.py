@@ -1,4 +1,4 @@
-"""Reading JSON and CSV that an earlier stage wrote; what does not fit is one line, not a traceback."""
+"""Reading JSON and CSV of an earlier stage: what does not fit is one line, not a traceback."""
 
 import json
 from collections.abc import Sequence

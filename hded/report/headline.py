@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hded.report.columns import HEADLINES, Spec
 from hded.report.grid import number
 from hded.report.runs import DEPTH, NEEDED_HEAD, RESTORATION, Run
-from hded.report.tables import HEADLINES, Spec
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,16 +16,21 @@ from markupsafe import Markup
 
 from hded.errors import HDEDError
 from hded.optics import ThinLens
-from hded.report.describe import camera_sentence, dataset_title, sample_warning
+from hded.report.describe import (
+    camera_sentence,
+    dataset_title,
+    sample_warning,
+    seeds_sentence,
+)
 from hded.report.figures import Picture, coc_figure, error_figure, training_figures
-from hded.report.grid import Table
+from hded.report.grid import Table, number
 from hded.report.headline import Fact, headline
 from hded.report.pictures import SceneView, build_gallery
 from hded.report.published import PAPER
 from hded.report.runs import Run, Selection
 from hded.report.tables import MAIN_VARIANT
 
-PAGE_BYTES = 10_000_000  # the page stays below
+PAGE_BYTES = 9_500_000  # below 10 MB, with room for an estimate
 LEAST_PICTURE_BYTES = 1_000_000
 UI_ADDRESS = "http://127.0.0.1:5000"  # where `mlflow ui` listens by default
 LENS = (
@@ -81,7 +86,9 @@ def render_page(
     # the text beside pictures and figures: tables, notes, parameters
     rest = 200_000 + 4 * len(params_yaml) + sum(len(p.svg) for p in svgs)
     rest += 600 * sum(len(part.rows) * len(part.columns) for t in tables for part in t.parts)
-    gallery = build_gallery(_shown(selection), max(LEAST_PICTURE_BYTES, PAGE_BYTES - rest))
+    main = frozenset(r.name for r in _shown(selection)[: len(selection.datasets)])
+    budget = max(LEAST_PICTURE_BYTES, PAGE_BYTES - rest)
+    gallery = build_gallery(_shown(selection), main, budget)
 
     def network(run: Run) -> Network:
         return Network(
@@ -123,6 +130,8 @@ def render_page(
         selection=selection,
         left_out=gallery.left_out,
         params_yaml=params_yaml,
+        seeds=seeds_sentence(selection.seeds).capitalize(),
+        local_uris=_local_uris(selection.runs),
         ui_address=UI_ADDRESS,
         run_link=_run_link,
         style=Markup(style),
@@ -171,8 +180,8 @@ def _errors(runs: Sequence[Run]) -> tuple[list[Picture], str]:
         error_figure(
             by_coc, "signed CoC [px]", f"error-coc-{name}",
             "Depth error over the circle of confusion: 0 is in focus, negative is nearer than the "
-            "focus distance. A network that reads depth from blur is blind around 0 and confuses "
-            "the two sides.",
+            "focus distance. A network that reads depth from blur alone would be blind around 0 "
+            "and confuse the two sides.",
         ),
     ]  # fmt: skip
     return pictures, ""
@@ -183,14 +192,11 @@ def _optics(run: Run) -> Picture | None:
     settings = {key: run.camera.get(key) for key in LENS}
     if any(value is None for value in settings.values()):
         return None
-    deepest = [float(run.by_depth["bin_high"].max())] if _has_rows(run) else []
-    far = max([2 * run.camera["focus_distance_m"], *deepest])
+    far = 2 * run.camera["focus_distance_m"]
+    if run.by_depth is not None and len(run.by_depth):
+        far = max(far, float(run.by_depth["bin_high"].max()))
     near = min(NEAREST_M, run.camera["focus_distance_m"] / 2)
     return coc_figure(ThinLens(**settings), (near, far), f"optics-{run.dataset}")
-
-
-def _has_rows(run: Run) -> bool:
-    return run.by_depth is not None and len(run.by_depth) > 0
 
 
 def _run_link(run: Run) -> str:
@@ -198,6 +204,19 @@ def _run_link(run: Run) -> str:
     uri = run.training.tracking_uri
     server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else UI_ADDRESS
     return f"{server}/#/runs/{quote(run.training.run_id, safe='')}"
+
+
+def _local_uris(runs: Sequence[Run]) -> list[str]:
+    uris = dict.fromkeys(run.training.tracking_uri for run in runs)
+    return [uri for uri in uris if not uri.startswith(("http://", "https://"))]
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def _environment() -> Environment:
@@ -208,7 +227,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["svg"] = lambda picture: Markup(picture.svg)
+    environment.filters |= {
+        "svg": lambda picture: Markup(picture.svg),
+        "figure": number,
+        "duration": _duration,
+    }
     return environment
 
 

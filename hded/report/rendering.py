@@ -34,7 +34,8 @@ def to_markdown(table: Table) -> str:
         lines += [*_md_rows(part), ""]
         lines += [f"- <sup>{mark}</sup> {_md(note)}" for note, mark in part.letters.items()]
         if part.statements:
-            lines += ["", "How it was measured:", ""]
+            lines += [""] if part.letters else []
+            lines += ["How it was measured:", ""]
             lines += [f"- **{_md(title)}**: {_md(text)}" for title, text in part.statements]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
@@ -42,14 +43,16 @@ def to_markdown(table: Table) -> str:
 
 def _md_rows(part: Part) -> list[str]:
     letters = part.letters
-    head = [f"{c.group}: {c.label}" if c.group else c.label for c in part.columns]
+    labels = [c.label for c in part.columns]
+    # the group is said where a label alone would not tell columns apart
+    head = [f"{c.group}: {c.label}" if labels.count(c.label) > 1 else c.label for c in part.columns]
     first = "Layer" if part.rows and part.rows[0].kind == "layer" else "Method"
     rules = [":--", *("--:" if c.numeric else ":--" for c in part.columns)]
     lines = [_md_line([first, *map(_md, head)]), _md_line(rules)]
     for row in part.rows:
         label = _md(PREFIX[row.kind] + row.label) + _md_marks(row, letters)
         if row.detail:
-            label += f" ({_md(row.detail)})"
+            label += f", {_md(row.detail)}"
         lines.append(_md_line([label, *(_md_cell(cell, letters) for cell in row.cells)]))
     return lines
 
@@ -95,10 +98,10 @@ def to_csv(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """Render one `table` environment a part; needs booktabs, threeparttable and graphicx."""
+    """Render one `table*` environment a part; needs booktabs and threeparttable."""
     lines = [
         f"% Table {table.number}: {table.title}".replace("\n", " "),
-        r"% \usepackage{booktabs,threeparttable,graphicx}",
+        r"% \usepackage{booktabs,threeparttable}",
         "",
     ]
     for part in table.parts:
@@ -108,13 +111,12 @@ def to_latex(table: Table) -> str:
             r"\centering",
             r"\begin{threeparttable}",
             rf"\caption{{{_tex(' '.join(caption))}}}",
-            r"\resizebox{\linewidth}{!}{%",
+            r"\scriptsize\setlength{\tabcolsep}{2.5pt}",
             *_tex_rows(part),
-            "}",
-            r"\begin{tablenotes}\footnotesize",
+            r"\begin{tablenotes}\scriptsize",
             *(rf"\item[{mark}] {_tex(note)}" for note, mark in part.letters.items()),
             *(rf"\item[] \textit{{{_tex(t)}}}: {_tex(text)}" for t, text in part.statements),
-            *(rf"\item[] {_tex(sentence)}" for sentence in table.intro),
+            *(rf"\item[] {_tex(sentence)}" for sentence in table.intro if not part.further),
             r"\end{tablenotes}",
             r"\end{threeparttable}",
             r"\end{table*}",
@@ -135,7 +137,7 @@ def _tex_rows(part: Part) -> list[str]:
                 rules.append(rf"\cmidrule(lr){{{start}-{start + span - 1}}}")
             start += span
         lines += [_tex_line(heads), "".join(rules)]
-    lines.append(_tex_line(["", *(_tex(c.label) for c in part.columns)]))
+    lines.append(_tex_line(["", *(_tex_head(c.label) for c in part.columns)]))
     for _, rows in part.bodies:
         lines.append(r"\midrule")
         for row in rows:
@@ -144,9 +146,20 @@ def _tex_rows(part: Part) -> list[str]:
     return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 
+def _tex_head(label: str) -> str:
+    """Stack a heading's words: eleven columns have to fit a page."""
+    words = label.replace(" ↑", "\u00a0↑").replace(" ↓", "\u00a0↓").split(" ")
+    # {}: a bracket after a line break would be read as its length
+    lines = r"\\{}".join(_tex(word) for word in words)
+    return rf"\shortstack[r]{{{lines}}}"
+
+
 def _tex_cell(cell: Cell, letters: dict[str, str]) -> str:
-    text = _tex(cell.text)
-    return (rf"\textbf{{{text}}}" if cell.best else text) + _tex_marks(cell, letters)
+    mean, _, spread = cell.text.partition(" ± ")
+    text = rf"\textbf{{{_tex(mean)}}}" if cell.best else _tex(mean)
+    if spread:
+        text = rf"\shortstack[r]{{{text}\\{{}}{{\tiny$\pm$\,{_tex(spread)}}}}}"
+    return text + _tex_marks(cell, letters)
 
 
 def _tex_marks(item: Row | Cell, letters: dict[str, str]) -> str:

@@ -1,8 +1,8 @@
 """What `train` and `evaluate` wrote, read into frozen records and checked.
 
 One folder a network, <dataset>/<variant>/<seed>, under the trained and under the evaluated tree. A
-missing or foreign file raises HDEDError with one line that names it: a report over half a selection,
-or over networks measured on different data, would look like a result and be none.
+missing or foreign file raises HDEDError with one line that names it: a report over half a
+selection, or over networks measured on different data, would look like a result and be none.
 """
 
 import math

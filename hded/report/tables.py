@@ -7,9 +7,8 @@
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
-from hded.metrics import HIGHER_IS_BETTER
+from hded.report.columns import BOUND, BOUND_TEXT, FULL_DEPTH, IMAGE, Spec, main_specs
 from hded.report.describe import (
     DATASET_TITLES,
     describe_camera,
@@ -17,89 +16,28 @@ from hded.report.describe import (
     describe_networks,
     sample_warning,
 )
-from hded.report.grid import Cell, Column, Part, Row, Table, mark_best, measured, missing
+from hded.report.grid import Cell, Part, Row, Table, mark_best, missing
 from hded.report.published import Published, abs_rel_bound, published
 from hded.report.runs import DEPTH, NEEDED_HEAD, RESTORATION, Protocol, Run, Selection
 
 MAIN_VARIANT = "full"
 LOSS_VARIANTS = ("l1_l1", "l1_charbonnier", "grad_charbonnier", "charbonnier_ssim", MAIN_VARIANT)
 HEAD_VARIANTS = ("depth_only", "deblur_only", MAIN_VARIANT)
-BOUND = "bound"
-BOUND_TEXT = "AbsRel ≥ .2(δ₂−δ₁) + .36(δ₃−δ₂) + .488(1−δ₃)"
 NOT_TRANSCRIBED = "not transcribed: the paper's value is not in published.csv"
+IMPOSSIBLE = "the row's AbsRel is below what its own δ allow on common pixels: it breaks the bound"
 # printed values are rounded: a breach must be larger than what rounding can do
 PRINTED_TOLERANCE = 1e-3
-MEASURES = {  # label, decimals
-    "rmse": ("RMSE [m]", 3),
-    "abs_rel": ("AbsRel", 3),
-    BOUND: ("AbsRel bound", 3),
-    "log10": ("log10", 3),
-    "delta1": ("δ₁", 3),
-    "delta2": ("δ₂", 3),
-    "delta3": ("δ₃", 3),
-    "psnr": ("PSNR [dB]", 2),
-    "psnr_gain": ("gain [dB]", 2),
-    "ssim": ("SSIM", 3),
-    "ssim_gain": ("gain", 3),
-}
-FULL_DEPTH = ("rmse", "abs_rel", BOUND, "log10", "delta1", "delta2", "delta3")
-MAKE3D_DEPTH = ("rmse", "abs_rel", "log10")
-IMAGE = ("psnr", "psnr_gain", "ssim", "ssim_gain")
-HEADLINES = {  # depth protocols of the paper's layout
-    "nyu": {"headline": "NYU headline"},
-    "make3d": {"c1": "Make3D C1", "c2": "Make3D C2"},
-}
 INTRO = (
-    "Published rows are the paper's, as printed; its focus distance is unstated, so they were "
-    "measured through optics that nobody can repeat exactly.",
+    "Published rows are the paper's, as printed. It leaves its focus distance unstated, so they "
+    "were measured through optics that are not fully known.",
     "Ours: mean ± sample standard deviation over seeds, the best variant in bold. Gain is over the "
     "defocused input's own score, which is the last row.",
     f"AbsRel bound: on the same pixels, {BOUND_TEXT}.",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """One column: a metric under a protocol."""
-
-    kind: str
-    protocol: str
-    group: str
-    metric: str
-    printed: str = ""  # its name in published.csv
-
-    @property
-    def higher(self) -> bool | None:
-        """Whether more is better; None for the bound, which is no achievement."""
-        if self.metric == BOUND:
-            return None
-        return self.metric in HIGHER_IS_BETTER or self.metric.endswith("_gain")
-
-    @property
-    def column(self) -> Column:
-        """The column of the printed table."""
-        arrow = "" if self.higher is None else (" ↑" if self.higher else " ↓")
-        label = MEASURES[self.metric][0] + arrow
-        return Column(f"{self.protocol}.{self.metric}", label, self.group)
-
-    def value(self, run: Run, method: str) -> float | None:
-        """Look up one run's figure."""
-        if self.metric == BOUND:
-            deltas = [run.value(DEPTH, self.protocol, method, f"delta{k}") for k in (1, 2, 3)]
-            known = [delta for delta in deltas if delta is not None]
-            return abs_rel_bound(*known) if len(known) == 3 else None
-        metric = self.metric.removesuffix("_gain")
-        if metric == self.metric:
-            return run.value(self.kind, self.protocol, method, metric)
-        if method == "input":
-            known = run.value(self.kind, self.protocol, "input", metric)
-            return None if known is None else 0.0
-        return run.value(self.kind, self.protocol, "gain", metric)
-
-    def cell(self, values: Sequence[float]) -> Cell:
-        """Give the cell for one value a seed."""
-        signed = self.metric.endswith("_gain")
-        return measured(values, MEASURES[self.metric][1], signed=signed)
+LOSS_ROWS = (
+    "Which losses each of the paper's rows combines was not transcribed: its rows and ours do not "
+    "correspond line by line."
+)
 
 
 def build_tables(selection: Selection, descriptions: Mapping[str, str]) -> tuple[Table, ...]:
@@ -119,7 +57,8 @@ def build_tables(selection: Selection, descriptions: Mapping[str, str]) -> tuple
             parts += _parts(number, key, own, selection, variants, descriptions)
         for name in (d for d in selection.datasets if d not in _official(selection)):
             parts += _parts(number, "", selection.of(name), selection, variants, descriptions)
-        tables.append(Table(number, f"table{position}", title, tuple(parts), INTRO))
+        intro = (*INTRO, LOSS_ROWS) if number == "II" else INTRO
+        tables.append(Table(number, f"table{position}", title, tuple(parts), intro))
     return tuple(tables)
 
 
@@ -139,7 +78,7 @@ def _parts(
     """Give the part in the paper's layout, then one for each further protocol."""
     title = DATASET_TITLES[key] if key else f"{runs[0].dataset} (own pictures)"
     protocols = {p.name: p for run in runs for p in run.protocols}
-    specs = _main_specs(key, runs)
+    specs = main_specs(key, runs)
     ours = {v: [r for r in runs if r.variant == v] for v in variants}
     rows = [
         *(_published_row(name, cells, specs) for name, cells in _printed(number, key)),
@@ -189,38 +128,17 @@ def _parts(
     return [part, *further]
 
 
-def _main_specs(key: str, runs: Sequence[Run]) -> list[Spec]:
-    """Columns of the paper's layout: headline depth, then restoration."""
-    if key in HEADLINES:
-        depth = HEADLINES[key]
-    else:
-        depth = {p.name: p.title for p in runs[0].protocols_of(DEPTH)[:1]}
-    metrics = MAKE3D_DEPTH if key == "make3d" else FULL_DEPTH
-    prefix = {name: f"{name}_" if key == "make3d" else "" for name in depth}
-    specs = [
-        Spec(DEPTH, name, title, metric, prefix[name] + ("abs_rel_bound" if metric == BOUND else metric))
-        for name, title in depth.items()
-        for metric in metrics
-    ]  # fmt: skip
-    image = [p for run in runs for p in run.protocols_of(RESTORATION)]
-    name, title = (image[0].name, image[0].title) if image else ("native", "Restoration")
-    return specs + [Spec(RESTORATION, name, title, metric, metric) for metric in IMAGE]
-
-
 def _printed(number: str, key: str) -> Iterable[tuple[str, dict[str, Published]]]:
     return published(number, key).items() if key else ()
 
 
 def _published_row(name: str, cells: Mapping[str, Published], specs: Sequence[Spec]) -> Row:
-    notes: tuple[str, ...] = ()
+    detail = ""
     row_bounds = _printed_bounds(cells)
     for prefix, bound in row_bounds.items():
         printed = cells.get(f"{prefix}abs_rel")
         if printed and float(printed.value) + PRINTED_TOLERANCE < float(bound):
-            notes = (
-                f"breaks the bound {BOUND_TEXT} = {bound}: its AbsRel of {printed.value} is "
-                "impossible on common pixels",
-            )
+            detail = f"breaks the AbsRel bound: {printed.value} < {bound}"
     shown = []
     for spec in specs:
         cell = cells.get(spec.printed)
@@ -229,13 +147,13 @@ def _published_row(name: str, cells: Mapping[str, Published], specs: Sequence[Sp
             and (prefix := spec.printed.removesuffix("abs_rel_bound")) in row_bounds
         ):
             bound = row_bounds[prefix]
-            shown.append(Cell(bound, value=bound, notes=notes))
+            shown.append(Cell(bound, value=bound, notes=(IMPOSSIBLE,) if detail else ()))
         elif cell is not None:
             note = (cell.note,) if cell.note else ()
             shown.append(Cell(cell.value, value=cell.value, notes=note))
         else:
             shown.append(missing(NOT_TRANSCRIBED))
-    return Row("paper", name, tuple(shown), notes=notes)
+    return Row("paper", name, tuple(shown), detail)
 
 
 def _printed_bounds(cells: Mapping[str, Published]) -> dict[str, str]:
@@ -261,9 +179,8 @@ def _our_row(
 ) -> Row:
     detail = descriptions.get(variant, "")
     if not runs:
-        return Row(
-            "ours", variant, (missing(_not_run(variant, key, selection, detail)),) * len(specs), detail
-        )  # fmt: skip
+        cell = missing(_not_run(variant, key, selection, detail))
+        return Row("ours", variant, (cell,) * len(specs), detail)
     cells = []
     for spec in specs:
         values = [value for run in runs if (value := spec.value(run, "network")) is not None]
@@ -273,9 +190,13 @@ def _our_row(
 
 def _not_run(variant: str, key: str, selection: Selection, detail: str) -> str:
     if variant not in selection.variants:
-        defined = "" if detail else ", and not among the variants of params.yaml"
-        return f"not run: {variant} not in run.variants{defined}"
-    return f"not run: {key} not in run.datasets"
+        defined = "" if detail else ", nor among the variants of params.yaml"
+        return f"not run: variant not in run.variants{defined}"
+    return _no_dataset(key)
+
+
+def _no_dataset(key: str) -> str:
+    return f"not run: no official {DATASET_TITLES[key]} in run.datasets"
 
 
 def _why_not(spec: Spec, run: Run) -> str:
@@ -302,7 +223,7 @@ def _baselines(runs: Sequence[Run], specs: Sequence[Spec], key: str) -> list[Row
             elif values:
                 cells.append(spec.cell(values[:1]))
             elif not runs:
-                cells.append(missing(f"not run: {key} not in run.datasets"))
+                cells.append(missing(_no_dataset(key)))
             else:
                 cells.append(missing("not measured: no selected variant has an all-in-focus head"))
         if any(spec.kind == kind for spec in specs):
@@ -312,8 +233,8 @@ def _baselines(runs: Sequence[Run], specs: Sequence[Spec], key: str) -> list[Row
 
 def _statements(runs: Sequence[Run], protocols: Iterable[Protocol]) -> Iterable[tuple[str, str]]:
     for protocol in protocols:
-        counts = [r.measured[protocol.name] for r in runs if protocol.name in r.measured]
-        total = len(runs[0].frames)
-        partial = bool(counts) and counts[0] < total
-        tail = f"; {counts[0]} of {total} images have a valid pixel, the others do not count"
-        yield protocol.title, protocol.statement + (tail if partial else "")
+        tail, total = "", len(runs[0].frames)
+        for count in [r.measured[protocol.name] for r in runs if protocol.name in r.measured][:1]:
+            if count < total:
+                tail = f"; {count} of {total} images have a valid pixel, the others do not count"
+        yield protocol.title, protocol.statement + tail

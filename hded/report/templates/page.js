@@ -1,0 +1,35 @@
+"use strict";
+// A divide between two of three pictures: a native range moves it, radio buttons choose the pair.
+for (const compare of document.querySelectorAll(".compare")) {
+  const stage = compare.querySelector(".stage");
+  const range = compare.querySelector("input[type=range]");
+  const tags = compare.querySelectorAll(".tag");
+  const show = () => {
+    const [left, right] = compare.dataset.pair.split("-");
+    stage.style.setProperty("--x", `${range.value}%`);
+    tags[0].textContent = left;
+    tags[1].textContent = right;
+    range.setAttribute("aria-valuetext", `${range.value}% ${left}, the rest ${right}`);
+  };
+  const follow = (event) => {
+    const box = stage.getBoundingClientRect();
+    range.value = String(Math.round(100 * (event.clientX - box.left) / box.width));
+    show();
+  };
+  range.addEventListener("input", show);
+  for (const radio of compare.querySelectorAll("input[type=radio]")) {
+    // a browser may restore another choice than the page's own
+    if (radio.checked) compare.dataset.pair = radio.value;
+    radio.addEventListener("change", () => { compare.dataset.pair = radio.value; show(); });
+  }
+  stage.addEventListener("pointerdown", (event) => {
+    stage.setPointerCapture(event.pointerId);
+    follow(event);
+  });
+  stage.addEventListener("pointermove", (event) => { if (event.buttons) follow(event); });
+  show();
+}
+// paper cannot unfold
+addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details")) details.open = true;
+});
