@@ -98,6 +98,16 @@ def test_every_committed_variant_changes_what_it_says_and_nothing_else():
         assert network == params.network.model_copy(update={"heads": [head]})
 
 
+def test_a_variant_leaves_ones_own_values_beside_its_changes(tmp_path):
+    def change(content: Any) -> None:
+        content["train"]["loss"].update({"lambda": 0.5, "gradient": "prewitt"})
+        content["variants"]["l1_l1"]["train"]["lr"] = 0.125
+
+    _, train = load(tmp_path, edited(change)).variant("l1_l1")
+    assert (train.loss.lambda_, train.loss.gradient, train.lr) == (0.5, "prewitt", 0.125)
+    assert (train.loss.mu, train.loss.content, train.loss.psi) == (0.0, "l1", 0.0)
+
+
 def test_a_variant_that_does_not_exist_is_refused():
     with pytest.raises(HDEDError, match="nope"):
         load_params(ROOT / "params.yaml").variant("nope")
@@ -156,7 +166,7 @@ def test_a_missing_key_is_named(tmp_path, key):
 
 
 def test_a_misspelt_key_is_named_and_not_the_one_it_should_be(tmp_path):
-    message = refusal(tmp_path, COMMITTED.replace("  epochs: 60", "  epoch: 60", 1))
+    message = refusal(tmp_path, COMMITTED.replace("\n  epochs: ", "\n  epoch: ", 1))
     assert "train.epoch is not a known key" in message
 
 
@@ -236,6 +246,8 @@ def test_a_wrong_type_is_refused_by_key(tmp_path, key, value):
         ("network.heads", ["depth", "depth"]),
         ("network.width", 0.0),
         ("network.width", -1.0),
+        ("network.dropout", 1.0),
+        ("network.dropout", -0.5),
         ("network.depth_scale_m", 0.0),
         ("network.joint", "sum"),
         ("network.output", "sigmoid"),
@@ -427,8 +439,9 @@ def test_the_paper_preset_is_the_papers_setting_and_keeps_every_comment(tmp_path
     assert (train.epochs, train.batch_size, train.size_px) == (500, 4, 256)
     assert (train.geometry, train.hflip, train.validation) == ("resize", 0.5, 0.0)
     assert (train.optimizer, train.lr, train.schedule) == ("adam", 2e-4, "step")
+    assert (train.betas, params.network.dropout) == ([0.5, 0.999], 0.5)
     assert (train.drop_at, train.drop_to, train.keep) == (0.6, 0.1, "last")
-    assert "train.epochs: 60 -> 500" in done.stdout
+    assert f"train.epochs: {CONTENT['train']['epochs']} -> 500" in done.stdout
 
 
 def test_a_preset_changes_its_keys_and_no_others(tmp_path):

@@ -119,6 +119,13 @@ def test_depth_maps_of_different_shapes_are_refused():
             depth_errors(*arrays)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
+def test_a_mask_that_is_not_bool_is_refused_and_never_taken_for_indices(dtype):
+    pred, gt, valid = depth_pair()
+    with pytest.raises(HDEDError, match="valid"):
+        depth_errors(pred, gt, valid.astype(dtype))
+
+
 def test_the_sums_of_a_large_far_image_do_not_lose_digits():
     gt = np.full((2000, 1000), 80.0, np.float32)
     errors = depth_errors(gt + np.float32(0.125), gt, gt > 0)

@@ -37,7 +37,7 @@ def furnish(sequence: np.random.SeedSequence) -> tuple[Scene, list[Camera]]:
     while True:
         attempt += 1
         scene, views = _layout(rng, target)
-        depths = [cast_depth(scene, view, WIDTH // 20, HEIGHT // 20) for view in views]
+        depths = [cast_depth(scene, view, WIDTH // 8, HEIGHT // 8) for view in views]
         low, high = min(d.min() for d in depths), max(d.max() for d in depths)
         if low < NEAR_M + 0.06 or high > FAR_M - 0.3:
             continue
@@ -65,7 +65,7 @@ def _layout(rng: Rng, median: float) -> tuple[Scene, list[Camera]]:
     build.add(BOX, (-left, middle, 0.06), (0.02, length - middle, 0.06), skirting)
     build.add(BOX, (right, middle, 0.06), (0.02, length - middle, 0.06), skirting)
     if rng.uniform() < 0.3:  # a sloping ceiling over the far wall
-        low = rng.uniform(0.3, 0.7) * min(height, length)
+        low = rng.uniform(0.6, 1.4) * (height - 1.9)
         build.add(BOX, (center, length, height), (half, low, 0.04), draw.wood(), tilt=-math.pi / 4)
     _hang(build, draw, rng, (-left, right, length, height))
     _place(build, draw, rng, (-left, right, length, height))

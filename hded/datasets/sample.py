@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import savemat
-from scipy.ndimage import zoom
 
 from hded.datasets import rooms, streets
 from hded.datasets.make3d import ARCHIVES, GRID
@@ -161,7 +160,7 @@ def _room_frames(
             linear, z = render(scene, views[i], width, height, samples=2)
             rgb, depth = _exposed(linear, rng), z.astype(np.float32)
             rgb[border] = 255
-            blobs = _blobs(rng, FRAME_SIZE)
+            blobs = _blobs(rng)
             hidden = border | _kinect_shadow(depth) | (blobs > np.quantile(blobs, 0.97))
             raw = np.where(hidden, np.float32(0), depth)
             if i == 0:  # a few pixels that even the filled depth does not know
@@ -179,10 +178,11 @@ def _kinect_shadow(depth: NDArray[np.float32]) -> NDArray[np.bool_]:
     return projected < np.maximum.accumulate(projected, axis=1) - 1.0
 
 
-def _blobs(rng: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Smooth noise, for holes with soft outlines."""
-    coarse = rng.normal(size=(12, 16))
-    return zoom(coarse, (shape[0] / 12, shape[1] / 16), order=3)
+def _blobs(rng: np.random.Generator) -> NDArray[np.float32]:
+    """Smooth noise of a frame's size, for holes with soft outlines."""
+    coarse = Image.fromarray(rng.normal(size=(12, 16)).astype(np.float32))
+    height, width = FRAME_SIZE
+    return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _street_frame(

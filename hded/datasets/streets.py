@@ -53,7 +53,7 @@ def build_street(sequence: np.random.SeedSequence) -> tuple[Scene, Camera]:
     while True:
         attempt += 1
         scene, view = _layout(rng, target)
-        depth = cast_depth(scene, view, WIDTH // 71, HEIGHT // 71)
+        depth = cast_depth(scene, view, WIDTH // 24, HEIGHT // 24)
         tolerance = 0.15 + 0.01 * attempt  # a rare target must not search for ever
         off = abs(np.median(np.minimum(depth, FAR_M)) / target - 1)
         sky = np.mean(depth > FAR_M)

@@ -127,7 +127,7 @@ def build_architecture(runs: Sequence[Run]) -> Table:
         "the rows' parameters add up to the network's.",
         *_widths(runs),
     )
-    part = Part("Architecture", COLUMNS, tuple(rows))
+    part = Part("Width 1.0", COLUMNS, tuple(rows))
     return Table("I", "table1", "Architecture of the network", (part,), intro)
 
 

@@ -37,7 +37,10 @@ TERMS = {
     "ssim": "1 − SSIM, image",
 }
 SCORES = ("rmse", "psnr", "input_psnr")  # of validation, not terms of the loss
-SMALL, WIDE, TALL = (3.0, 1.9), (3.8, 2.7), (3.8, 3.9)  # inches; phones show one figure a row
+# inches, margins; phones show one figure a row
+SMALL = (3.0, 1.9), {"left": 0.17, "right": 0.98, "bottom": 0.21, "top": 0.88}
+WIDE = (3.8, 2.7), {"left": 0.13, "right": 0.98, "bottom": 0.16, "top": 0.98}
+TALL = (3.8, 3.9), {"left": 0.15, "right": 0.98, "bottom": 0.11, "top": 0.98, "hspace": 0.15}
 LOG_RATIO = 50  # a wider range of depth has a logarithmic axis
 STYLE = {
     "svg.fonttype": "none",
@@ -62,7 +65,6 @@ STYLE = {
     "grid.linewidth": 0.5,
     "legend.frameon": False,
     "lines.linewidth": 1.5,
-    "figure.constrained_layout.use": True,
     "axes.unicode_minus": True,
 }
 
@@ -81,7 +83,8 @@ def coc_figure(lens: ThinLens, depth_m: tuple[float, float], name: str) -> Pictu
     wide = depth_m[1] / depth_m[0] > LOG_RATIO
     x = np.geomspace(*depth_m, 400) if wide else np.linspace(*depth_m, 400)
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(WIDE)
+        figure = _figure(WIDE)
+        axes = figure.subplots()
         axes.plot(x, lens.coc_px(x), color=_series(0), label="CoC, signed")
         axes.plot(x, lens.sigma_px(x), color=_series(1), linestyle=DASHES[1], label="sigma")
         axes.axhline(0, color=INK, linewidth=0.6)
@@ -109,7 +112,7 @@ def error_figure(
     means over seeds; bands reach from the lowest to the highest seed.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=TALL)
+        figure = _figure(TALL)
         top, middle, bottom = figure.subplots(3, sharex=True, height_ratios=(3, 2, 1))
         for i, (variant, tables) in enumerate(curves.items()):
             for axes, column in ((top, "rmse"), (middle, "bias")):
@@ -129,6 +132,7 @@ def error_figure(
         top.set(ylabel="RMSE [m]", ylim=(0, None))
         middle.set(ylabel="bias [m]")
         bottom.set(xlabel=xlabel, ylabel="pixels [%]")
+        figure.align_ylabels()
         if len(curves) > 1:
             top.legend()
         svg = _svg(figure, name)
@@ -174,7 +178,8 @@ def _term_figure(
     log: bool,
 ) -> Picture:
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(SMALL)
+        figure = _figure(SMALL)
+        axes = figure.subplots()
         smallest = np.inf
         for i, (column, label) in enumerate(lines.items()):
             for n, table in enumerate(t for t in histories.values() if column in t):
@@ -219,9 +224,12 @@ def _log_axis(axes: Axes, which: Literal["x", "y"]) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+def _figure(shape: tuple[tuple[float, float], Mapping[str, float]]) -> Figure:
+    # fixed margins: matplotlib's layout engines take as long as the drawing itself
+    size, margins = shape
     figure = Figure(figsize=size)
-    return figure, figure.subplots()
+    figure.subplots_adjust(**margins)
+    return figure
 
 
 def _series(index: int) -> str:

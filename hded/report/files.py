@@ -10,6 +10,7 @@ import pandas as pd
 from hded.errors import HDEDError
 
 REPAIR = "run `dvc repro`"
+TEXT = ["frame", "protocol", "method", "role"]
 
 
 class JsonObject:
@@ -30,11 +31,13 @@ class JsonObject:
 def read_csv(path: Path, columns: Sequence[str], *, may_be_empty: bool = False) -> pd.DataFrame:
     """Read a table that must have these columns, and a row.
 
-    frame, protocol, method and role stay text: "0001" keeps its zeros, and "NA" is a name too.
+    The columns of TEXT stay text: "0001" keeps its zeros, and "NA" is a name too. All others are
+    numbers, NaN where nothing stands.
     """
-    names = {"frame": str, "protocol": str, "method": str, "role": str}
     try:
-        table = pd.read_csv(path, converters=names)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        for name in table.columns.difference(TEXT):
+            table[name] = pd.to_numeric(table[name])
     except FileNotFoundError:
         raise HDEDError(f"{path}: is missing; {REPAIR}") from None
     except (OSError, ValueError) as error:

@@ -38,7 +38,7 @@ def _gain(runs: Sequence[Run], protocol: str, title: str, metric: str, label: st
     if not scores or not inputs:
         return Fact(label, "–", f"no {NEEDED_HEAD[RESTORATION].replace('_', '-')} head", title)
     difference = gain.cell(_values(runs, gain, "network")).text
-    comparison = f"{difference} over the defocused input's {value.cell(inputs[:1]).text}"
+    comparison = f"{difference} against the defocused input's {value.cell(inputs[:1]).text}"
     return Fact(label, value.cell(scores).text, comparison, title)
 
 
@@ -52,8 +52,8 @@ def _ratio(runs: Sequence[Run], protocol: str, title: str) -> Fact:
     if baselines and baselines[0] > 0:
         ratio = sum(errors) / len(errors) / baselines[0]
         comparison = (
-            f"{number(ratio, 2)} of the {spec.cell(baselines[:1]).text} m that the training set's "
-            "median depth scores"
+            f"{number(ratio, 2)} times the {spec.cell(baselines[:1]).text} m that the training "
+            "set's median depth scores"
         )
     return Fact(label, spec.cell(errors).text, comparison, title)
 
