@@ -71,10 +71,12 @@ def _checked(rgb: NDArray, sigma_px: NDArray, dtype: type) -> tuple[NDArray, NDA
         raise HDEDError(f"blur: rgb is {rgb.dtype}; uint8, or floats in [0, 1], are needed")
     if sigma.shape != rgb.shape[:2]:
         raise HDEDError(f"blur: sigma has shape {sigma.shape}, the image {rgb.shape[:2]}")
+    with np.errstate(over="ignore"):
+        sigma = np.ascontiguousarray(sigma, np.float32) if np.isrealobj(sigma) else sigma
     if not np.isrealobj(sigma) or not (np.isfinite(sigma).all() and (sigma >= 0).all()):
         raise HDEDError("blur: sigma has NaN, infinite or negative pixels; mask them to 0")
     image = rgb.astype(dtype) / dtype(255) if rgb.dtype == np.uint8 else rgb.astype(dtype)
-    return image, np.ascontiguousarray(sigma, np.float32)
+    return image, sigma
 
 
 def _radius(sigma: float) -> int:

@@ -1,8 +1,17 @@
 """The one exception class for mistakes that a user can make."""
 
+from collections.abc import Iterable
+
 
 class HDEDError(Exception):
     """One line: what is wrong, where it is, and what to do about it.
 
     Command lines print the message without a traceback and exit with status 2.
     """
+
+
+def check_choice(what: str, value: object, choices: Iterable[object]) -> None:
+    """Raise HDEDError where `value` is not among `choices`."""
+    choices = tuple(choices)
+    if value not in choices:
+        raise HDEDError(f"{what} is {value!r}; choose from {', '.join(map(str, choices))}")

@@ -80,7 +80,8 @@ def median_depth_m(scenes: Store) -> float:
     counts = np.zeros(1, np.int64)
     for index in scenes.indices("train"):
         depth = scenes.read("depth", index)
-        millimetres = np.rint(depth[depth > 0] * 1000).astype(np.int64)
+        # beyond a kilometre a number is damaged, and only its being large matters here
+        millimetres = np.rint(np.clip(depth[depth > 0], 0, 1000) * 1000).astype(np.int64)
         frame = np.bincount(millimetres, minlength=len(counts))
         frame[: len(counts)] += counts
         counts = frame
@@ -113,7 +114,7 @@ def evaluate(
     has_raw = "raw_valid" in scenes.arrays
     protocols = [p for p in every if has_raw or not p.raw]
     kinds = {p.per_image for p in protocols}
-    sizes = [network_size] if network_size else [native, PAPER_SIZE]
+    sizes = [network_size] if network_size else list(dict.fromkeys([native, PAPER_SIZE]))
     median_m = median_depth_m(scenes)
     top = attributes["max_depth_m"]
     max_coc = defocused.attributes["camera"]["max_coc_px"]

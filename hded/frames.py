@@ -104,7 +104,8 @@ class Frames:
 
 def to_unit(rgb: NDArray[np.uint8]) -> Tensor:
     """(..., H, W, 3) uint8 -> (..., 3, H, W) float32 in [-1, 1], as the network takes it."""
-    return torch.from_numpy(np.ascontiguousarray(rgb)).movedim(-1, -3).float() / 127.5 - 1
+    # a copy: torch will not share an array that is read-only or flipped
+    return torch.from_numpy(np.array(rgb, order="C")).movedim(-1, -3).float() / 127.5 - 1
 
 
 def to_uint8(image: Tensor) -> NDArray[np.uint8]:

@@ -1,6 +1,6 @@
 """A trained network with what is needed to use it: saved, loaded, applied to one image."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -66,14 +66,29 @@ def save_weights(
     draft.replace(path)
 
 
-def load_predictor(path: Path, device: torch.device | str = "cpu") -> Predictor:
-    """Load what `save_weights` wrote; nothing in the file is executed (`weights_only`)."""
+def load_predictor(
+    path: Path, device: torch.device | str = "cpu", heads: Sequence[str] | None = None
+) -> Predictor:
+    """Load what `save_weights` wrote; nothing in the file is executed (`weights_only`).
+
+    heads: keep these alone, to save the others' time; None keeps all. What is kept gives the same
+    output as in the whole network.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content["format"] != FORMAT:
             raise HDEDError(f"{path}: format {content['format']}, expected {FORMAT}")
-        network = HDEDNet(**content["network"])
-        network.load_state_dict(content["state_dict"])
+        arguments, state = content["network"], content["state_dict"]
+        if heads is not None:
+            if not set(heads) <= set(arguments["heads"]):
+                raise HDEDError(f"{path}: has the heads {arguments['heads']}, not {list(heads)}")
+            dropped = tuple(f"decoders.{h}." for h in arguments["heads"] if h not in heads)
+            if "all_in_focus" not in heads:
+                dropped += ("joint_conv.",)
+            arguments = {**arguments, "heads": list(heads)}
+            state = {name: t for name, t in state.items() if not name.startswith(dropped)}
+        network = HDEDNet(**arguments)
+        network.load_state_dict(state)
         geometry, size_px = content["geometry"], content["size_px"]
     except FileNotFoundError:
         raise HDEDError(f"{path}: no such file; train a network first (`dvc repro`)") from None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hded.errors import check_choice
 from hded.ssim import ssim
 
 CHARBONNIER_EPS = 1e-3
@@ -80,6 +81,10 @@ class LossWeights:
     content: Literal["charbonnier", "l1"] = "charbonnier"
     psi: float = 4.0
     lambda_: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_choice("loss: gradient", self.gradient, ("forward", "prewitt"))
+        check_choice("loss: content", self.content, CONTENT)
 
 
 class HDEDLoss(nn.Module):

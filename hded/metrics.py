@@ -24,6 +24,8 @@ def depth_errors(pred: NDArray, gt: NDArray, valid: NDArray) -> dict[str, float]
     either way up, is under 1.25, 1.25^2, 1.25^3. All are NaN where no pixel is valid.
     Raises HDEDError for shapes that differ, and for a prediction that is not a positive number.
     """
+    if valid.dtype != np.bool_:
+        raise HDEDError(f"depth errors: valid is {valid.dtype}; a mask of bool is needed")
     if not pred.shape == gt.shape == valid.shape:
         raise HDEDError(f"depth errors: shapes {pred.shape}, {gt.shape}, {valid.shape} differ")
     pred, gt = pred[valid].astype(np.float64), gt[valid].astype(np.float64)
@@ -50,6 +52,7 @@ def psnr(image: NDArray, reference: NDArray) -> float:
 
     image, reference: (H, W, 3) uint8, or floats in [0, 1]. Infinite for equal images.
     """
+    _check_shapes(image, reference)
     error = ((_unit(image) - _unit(reference)) ** 2).mean()
     return math.inf if error == 0 else float(-10 * np.log10(error))
 
@@ -59,7 +62,13 @@ def ssim(image: NDArray, reference: NDArray) -> float:
 
     image, reference: (H, W, 3) uint8, or floats in [0, 1].
     """
+    _check_shapes(image, reference)
     return ssim_float64(_unit(image), _unit(reference))
+
+
+def _check_shapes(image: NDArray, reference: NDArray) -> None:
+    if image.shape != reference.shape:
+        raise HDEDError(f"image of shape {image.shape}, reference {reference.shape}: they differ")
 
 
 def _unit(image: NDArray) -> NDArray[np.float64]:

@@ -10,12 +10,12 @@ Choices:
 """
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hded.errors import HDEDError
+from hded.errors import HDEDError, check_choice
 
 SENSOR_WIDTH_M = 0.036  # full frame
 D3NET_PIXEL_PITCH_M = 5.6e-6
@@ -23,6 +23,7 @@ SYNDOF_FOCAL_LENGTHS_M = (0.050, 0.070, 0.085)
 SYNDOF_FOCAL_WEIGHTS = (0.1, 0.4, 0.4)
 
 SigmaRule = Literal["quarter", "syndof", "d3net"]
+SIGMA_RULES: tuple[str, ...] = get_args(SigmaRule)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,8 +53,7 @@ class ThinLens:
                 f"lens: focus_distance_m {self.focus_distance_m} is at or inside the focal length "
                 f"{self.focal_length_m}; no sharp image forms there, choose a larger distance"
             )
-        if self.sigma_rule not in ("quarter", "syndof", "d3net"):
-            raise HDEDError(f"lens: sigma_rule {self.sigma_rule!r} is not quarter, syndof or d3net")
+        check_choice("lens: sigma_rule", self.sigma_rule, SIGMA_RULES)
 
     @property
     def f_number(self) -> float:
@@ -88,6 +88,7 @@ def sigma_of_coc(coc_px: ArrayLike, rule: SigmaRule = "quarter") -> NDArray[np.f
     `quarter`: |CoC|/4 (paper). `syndof`: (|CoC| - 1)/4, none at or below 1 px (SYNDOF).
     `d3net`: 0.3 |CoC| (D3-Net).
     """
+    check_choice("sigma_rule", rule, SIGMA_RULES)
     coc = np.abs(np.asarray(coc_px, np.float32))
     if rule == "quarter":
         return coc / np.float32(4)

@@ -135,6 +135,12 @@ class Network(Section):
     init: Literal["identity", "normal"] = "identity"
     weights: Literal["none"] = "none"
 
+    @model_validator(mode="after")
+    def _distinct(self) -> "Network":
+        if len(set(self.heads)) < len(self.heads):
+            raise ValueError(f"heads {self.heads} names one twice")
+        return self
+
 
 class Loss(Section):
     """The fields of `hded.losses.LossWeights`, by the paper's symbols."""
@@ -239,7 +245,8 @@ def load_params(path: Path) -> Params:
         raise HDEDError(f"{path}: cannot be read ({error})") from error
     try:
         raw = YAML(typ="safe", pure=True).load(StringIO(text))
-    except YAMLError as error:
+    # a scalar that looks like a date or a number and is none raises plain errors
+    except (YAMLError, ValueError, KeyError) as error:
         raise HDEDError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, Mapping):
         raise HDEDError(f"{path}: a mapping of sections is needed, found {type(raw).__name__}")
@@ -280,7 +287,7 @@ def _validate(section: type[T], raw: Mapping[str, Any], where: str) -> T:
         # an unknown key first: it often is the misspelt one that is then "missing"
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
-        raise HDEDError(f"{where}{_explain(key, first)}") from None
+        raise HDEDError(" ".join(f"{where}{_explain(key, first)}".split())) from None
 
 
 def _explain(key: str, error: Mapping[str, Any]) -> str:

@@ -54,16 +54,24 @@ def open_store(folder: Path) -> Store:
     marker = folder / MARKER
     if not marker.is_file():
         raise HDEDError(f"{folder}: no finished store ({MARKER} is missing); run `dvc repro`")
-    meta = json.loads(marker.read_text())
-    if meta["format"] != FORMAT:
-        raise HDEDError(f"{folder}: store format {meta['format']}, expected {FORMAT}; rebuild it")
+    try:
+        meta = json.loads(marker.read_text(encoding="utf-8"))
+        found, names, attributes = meta["format"], meta["arrays"], meta["attributes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise HDEDError(f"{marker}: damaged ({error}); rebuild the store") from error
+    if found != FORMAT:
+        raise HDEDError(f"{folder}: store format {found}, expected {FORMAT}; rebuild it")
     text = {"frame": str, "split": str, "scene": str}
-    frames = pd.read_csv(folder / "frames.csv", index_col="index", dtype=text, na_filter=False)
-    root = zarr.open_group(folder / "arrays.zarr", mode="r")
-    arrays = {name: root[name] for name in meta["arrays"]}
+    try:
+        table = folder / "frames.csv"
+        frames = pd.read_csv(table, index_col="index", dtype=text, na_filter=False)
+        root = zarr.open_group(folder / "arrays.zarr", mode="r")
+        arrays = {name: root[name] for name in names}
+    except (OSError, ValueError, KeyError) as error:
+        raise HDEDError(f"{folder}: a part is missing or damaged ({error}); rebuild it") from error
     if any(array.shape[0] != len(frames) for array in arrays.values()):
         raise HDEDError(f"{folder}: its arrays and frames.csv differ in length; rebuild it")
-    return Store(folder, frames, meta["attributes"], arrays)
+    return Store(folder, frames, attributes, arrays)
 
 
 def write_store(
@@ -106,6 +114,8 @@ def write_store(
         if index == count:
             raise HDEDError(f"{folder}: more records than the {count} rows of frames.csv")
         for name, buffer in buffers.items():
+            if name not in record:
+                raise HDEDError(f"frame {frames['frame'].iloc[index]}: has no {name}")
             if record[name].shape != buffer.shape[1:]:
                 raise HDEDError(
                     f"frame {frames['frame'].iloc[index]}: {name} has shape {record[name].shape}, "

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hded.errors import HDEDError
+from hded.errors import HDEDError, check_choice
 from hded.frames import Frames, to_uint8
 from hded.losses import HDEDLoss
 from hded.metrics import psnr
@@ -42,6 +42,11 @@ class FitSettings:
     validate_every: int = 1
     keep: Literal["best", "last"] = "best"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("optimizer", self.optimizer, ("adam", "sgd"))
+        check_choice("schedule", self.schedule, ("step", "one_cycle"))
+        check_choice("keep", self.keep, ("best", "last"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +125,23 @@ def _train_epoch(
     )
     for step, batch in enumerate(batches, start=1):
         batch = batch.to(device)
-        terms = loss(network(batch.defocused), batch.depth_m, batch.valid, batch.sharp)
+        try:
+            outputs = network(batch.defocused)
+        except ValueError as error:
+            # batch norm's own check, met where a last batch of one is a single value a channel
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise HDEDError(
+                f"training: batch norm cannot take a batch of {len(batch.defocused)} at "
+                f"{batch.defocused.shape[-1]} px; raise train.size_px, or change train.batch_size"
+            ) from error
+        terms = loss(outputs, batch.depth_m, batch.valid, batch.sharp)
         values = {name: term.item() for name, term in terms.items()}
-        for name, value in values.items():
-            if not math.isfinite(value):
+        # the terms before the total that they make up
+        for name in sorted(values, key=lambda name: name == "total"):
+            if not math.isfinite(values[name]):
                 raise HDEDError(
-                    f"training: {name} loss is {value} in epoch {epoch}, step {step}; "
+                    f"training: {name} loss is {values[name]} in epoch {epoch}, step {step}; "
                     "lower train.lr, or look at the batch"
                 )
         optimizer.zero_grad(set_to_none=True)
@@ -144,7 +160,10 @@ def _train_epoch(
 def validate(
     network: HDEDNet, loss: HDEDLoss, frames: Frames, device: torch.device
 ) -> dict[str, float]:
-    """Mean over whole frames of every loss term, and of rmse [m], psnr and input_psnr [dB]."""
+    """Mean over whole frames of every loss term, and of rmse [m], psnr and input_psnr [dB].
+
+    A frame without a known depth does not count for rmse.
+    """
     network.eval()
     rows: list[dict[str, float]] = []
     for position in range(len(frames)):
@@ -152,7 +171,7 @@ def validate(
         outputs = network(batch.defocused)
         terms = loss(outputs, batch.depth_m, batch.valid, batch.sharp)
         row = {name: term.item() for name, term in terms.items()}
-        if "depth" in outputs:
+        if "depth" in outputs and batch.valid.any():
             error = (outputs["depth"] - batch.depth_m)[batch.valid]
             row["rmse"] = error.square().mean().sqrt().item()
         if "all_in_focus" in outputs:
@@ -160,7 +179,8 @@ def validate(
             row["psnr"] = psnr(to_uint8(outputs["all_in_focus"])[0], sharp)
             row["input_psnr"] = psnr(frames.defocused[position], sharp)
         rows.append(row)
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
 
 
 def _optimizer(network: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:

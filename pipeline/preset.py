@@ -4,13 +4,18 @@ python -m pipeline.preset paper
 """
 
 import sys
+import tempfile
+from collections.abc import Mapping
 from io import StringIO
+from pathlib import Path
 
 from ruamel.yaml import YAML
 
 from hded.errors import HDEDError
 from hded.params import load_params
 from pipeline import stage
+
+NULL = "tag:yaml.org,2002:null"
 
 
 def main() -> None:
@@ -24,24 +29,29 @@ def main() -> None:
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = sys.maxsize
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.representer.add_representer(
+        type(None), lambda representer, _: representer.represent_scalar(NULL, "null")
+    )
     before = stage.PARAMS.read_text(encoding="utf-8")
     content = yaml.load(before)
     for key, value in presets[name].items():
         *path, last = key.split(".")
         section = content
         for part in path:
-            section = section.get(part, {})
-        if last not in section:
+            section = section.get(part, {}) if isinstance(section, Mapping) else {}
+        if not isinstance(section, Mapping) or last not in section:
             raise HDEDError(f"params.yaml: presets.{name}.{key} is not a known key")
         if section[last] != value:
             print(f"{key}: {section[last]} -> {value}")
             section[last] = value
     text = StringIO()
     yaml.dump(content, text)
-    draft = stage.PARAMS.with_suffix(".part")
-    draft.write_text(text.getvalue(), encoding="utf-8")
-    load_params(draft)  # raises before anything is replaced
-    draft.replace(stage.PARAMS)
+    with tempfile.TemporaryDirectory(dir=stage.PARAMS.parent) as folder:
+        draft = Path(folder) / stage.PARAMS.name
+        draft.write_text(text.getvalue(), encoding="utf-8")
+        load_params(draft)  # raises before anything is replaced
+        draft.replace(stage.PARAMS)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The whole pipeline in a clone of this project, on a very small sample: real `dvc`, real MLflow."""
+"""The whole pipeline in a clone of this project, on a tiny sample: real `dvc`, real MLflow."""
 
 import json
 import os

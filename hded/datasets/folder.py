@@ -81,7 +81,8 @@ def _split(folder: Path, names: list[str]) -> pd.DataFrame:
         return pd.DataFrame({"frame": names, "split": split, "scene": ""})
     where: dict[str, str] = {}
     for split, path in lists.items():
-        for name in path.read_text().split():
+        lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+        for name in filter(None, lines):
             if name not in names:
                 raise HDEDError(f"{path}: {name} is not in rgb/; give names without the suffix")
             if name in where:
@@ -95,8 +96,9 @@ def _split(folder: Path, names: list[str]) -> pd.DataFrame:
 
 def _open(path: Path) -> Image.Image:
     try:
-        image = Image.open(path)
-        image.load()
+        with path.open("rb") as file:
+            image = Image.open(file)
+            image.load()
     except (UnidentifiedImageError, OSError) as error:
         raise HDEDError(f"{path}: not a readable image ({error})") from error
     return image

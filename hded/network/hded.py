@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hded.errors import HDEDError
+from hded.errors import HDEDError, check_choice
 from hded.network.decoder import Decoder
 from hded.network.encoder import DenseNetEncoder
 
@@ -45,6 +45,14 @@ class HDEDNet(nn.Module):
         super().__init__()
         if not heads or not set(heads) <= set(HEADS) or len(set(heads)) != len(heads):
             raise HDEDError(f"network heads {tuple(heads)}: choose one or both of {HEADS}")
+        check_choice("network: joint", joint, ("add", "concat"))
+        check_choice("network: output", output, ("linear", "tanh"))
+        check_choice("network: init", init, ("identity", "normal"))
+        if not (width > 0 and depth_scale_m > 0 and 0 <= dropout < 1):
+            raise HDEDError(
+                f"network: width {width} and depth_scale_m {depth_scale_m} must be positive, "
+                f"dropout {dropout} at least 0 and below 1"
+            )
         self.heads = tuple(head for head in HEADS if head in heads)
         self.depth_scale_m = depth_scale_m
         self.joint = joint
@@ -52,10 +60,7 @@ class HDEDNet(nn.Module):
         self.encoder = encoder if encoder is not None else DenseNetEncoder(width)
         channels = self.encoder.channels
         self.decoders = nn.ModuleDict(
-            {
-                head: Decoder(channels, 1 if head == "depth" else 3, dropout)
-                for head in self.heads
-            }
+            {head: Decoder(channels, 1 if head == "depth" else 3, dropout) for head in self.heads}
         )
         if joint == "concat" and "all_in_focus" in self.heads:
             self.joint_conv = nn.Conv2d(6, 3, 3, padding=1, bias=False)
