@@ -309,7 +309,9 @@ def test_a_name_that_could_not_be_a_folder_is_refused(tmp_path, section, name):
 
 
 def test_keeping_the_best_epoch_needs_validation_frames(tmp_path):
-    message = refusal(tmp_path, with_value("train.validation", 0.0))
+    message = refusal(
+        tmp_path, edited(lambda content: content["train"].update(validation=0.0, keep="best"))
+    )
     assert "keep" in message and "validation" in message
 
 
