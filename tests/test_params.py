@@ -71,7 +71,8 @@ def refusal(tmp_path: Path, text: str | bytes) -> str:
 def test_the_committed_file_is_valid(tmp_path):
     params = load_params(ROOT / "params.yaml")
     assert set(params.run.datasets) == {"nyu", "make3d"} and params.run.variants == ["full"]
-    assert params.train.loss.mu == 0.001 and params.train.loss.lambda_ == 0.01
+    assert params.train.loss.mu == 0.001 and params.train.loss.psi == 4
+    assert params.presets["paper"]["train.loss.lambda"] == 0.01
     assert params.defocus.resolve().max_coc_px == 29
     assert load(tmp_path, COMMITTED) == params
 
