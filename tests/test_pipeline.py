@@ -179,9 +179,7 @@ def test_a_changed_loss_weight_reruns_train_onward_and_going_back_trains_nothing
     finally:
         (clone.root / "params.yaml").write_bytes(before)
     assert ran == {"train", "evaluate", "report"}
-    back = clone.run("dvc", "repro").stdout
-    assert "Stage 'train@nyu-full-0' is cached" in back
-    assert not stages_run(back)
+    assert "train" not in stages_run(clone.run("dvc", "repro").stdout)
 
 
 def test_a_mistake_in_params_is_one_line_and_exit_status_2(clone: Clone) -> None:
