@@ -196,7 +196,6 @@ def _header(block: bytes) -> tarfile.TarInfo:
 
 def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
-    """Return the `path` and `size` of a pax header, a row of records `LENGTH KEY=VALUE NEWLINE`."""
 
 
 def _pax_records(data: bytes) -> dict[str, str]:
