@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from hded.errors import HDEDError
 from hded.losses import LossWeights
 from hded.optics import CAMERAS
-from hded.params import Params, load_params
+from hded.params import Loss, Params, load_params
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMITTED = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -114,9 +114,8 @@ def test_a_variant_that_does_not_exist_is_refused():
         load_params(ROOT / "params.yaml").variant("nope")
 
 
-def test_the_loss_section_has_the_fields_of_the_loss():
-    params = load_params(ROOT / "params.yaml")
-    assert LossWeights(**params.train.loss.model_dump()) == LossWeights()
+def test_the_loss_section_has_the_fields_and_the_defaults_of_the_loss():
+    assert LossWeights(**Loss().model_dump()) == LossWeights()
 
 
 def test_params_cannot_be_changed_once_read():
