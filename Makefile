@@ -4,6 +4,7 @@ PYTHON ?= python3
 TORCH  := torch==2.13.0
 BIN    := .venv/bin
 STAMP  := .venv/.ready
+UPGRADE ?= --upgrade
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
@@ -45,11 +46,18 @@ format: $(STAMP)  ## rewrite the code in the house style
 	ruff check --fix .
 	ruff format .
 
+# torch brings the CUDA packages that its own build needs; pinned here, every CPU would get them.
+# pip-compile drops the marker of triton, which exists for Linux alone.
 lock: $(STAMP)  ## pin the newest versions that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet pip-tools
-	pip-compile --quiet --upgrade --extra dev --generate-hashes --unsafe-package torch \
-		--strip-extras --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
-		--no-emit-trusted-host --output-file .ci/requirements.txt pyproject.toml
+	echo "$(TORCH)" > .venv/torch.txt
+	pip-compile --quiet $(UPGRADE) --extra dev --constraint .venv/torch.txt --generate-hashes \
+		--unsafe-package torch --strip-extras --no-annotate --no-header --no-emit-index-url \
+		--no-emit-find-links --no-emit-trusted-host --output-file .venv/lock.txt pyproject.toml
+	{ grep '^#' .ci/requirements.txt; \
+		awk '/^[a-z]/ { cuda = /^(nvidia|cuda)-/ } /^triton==/ { $$1 = $$1 " ; sys_platform == \"linux\"" } \
+			NF && !/^#/ && !cuda' .venv/lock.txt; } > .venv/new.txt
+	mv .venv/new.txt .ci/requirements.txt
 
 ui: $(STAMP)  ## open MLflow on the project's runs, at http://127.0.0.1:5000
 	mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///mlflow.db
