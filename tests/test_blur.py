@@ -244,3 +244,53 @@ def test_a_sigma_beyond_float32_is_refused(blur):
     sigma[0, 0] = 1e39
     with pytest.raises(HDEDError, match="sigma"):
         blur(np.zeros((4, 4, 3)), sigma)
+
+
+@BOTH
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_pixel_that_is_no_number_is_refused(blur, value):
+    """Its blur would be no number either, over the whole support."""
+    rgb = np.zeros((4, 4, 3))
+    rgb[1, 2, 0] = value
+    with pytest.raises(HDEDError, match="rgb"):
+        blur(rgb, np.zeros((4, 4)))
+
+
+@BOTH
+@pytest.mark.parametrize("margin", [0, 1, 4, 9, 30])
+def test_a_crop_with_its_surroundings_is_blurred_as_in_the_whole_image(blur, margin):
+    """Where the margin holds the support, and where it does not but the image ends there too."""
+    rng = np.random.default_rng(8)
+    rgb, sigma = image(70, 75, dtype=np.uint8), rng.uniform(0, 3, (70, 75))
+    top, left, height, width = 30, 31, 9, 12
+    inside = slice(top, top + height), slice(left, left + width)
+    around = (
+        slice(top - margin, top + height + margin),
+        slice(left - margin, left + width + margin),
+    )
+    out = blur(rgb[around], sigma[inside], margin_px=margin)
+    assert out.shape == (height, width, 3)
+    if margin >= 9:
+        np.testing.assert_allclose(out, blur(rgb, sigma)[inside], rtol=0, atol=2e-7)
+    # what lies beyond the margin is mirrored: as in an image that ends with it
+    whole = np.zeros(rgb[around].shape[:2])
+    whole[margin : margin + height, margin : margin + width] = sigma[inside]
+    ends_there = blur(rgb[around], whole)
+    ends_there = ends_there[margin : margin + height, margin : margin + width]
+    np.testing.assert_allclose(out, ends_there, rtol=0, atol=2e-7)
+
+
+@BOTH
+@pytest.mark.parametrize("margin", [-1, 2, 3])
+def test_a_margin_that_does_not_fit_is_refused(blur, margin):
+    with pytest.raises(HDEDError, match="blur"):
+        blur(np.zeros((6, 6, 3)), np.zeros((4, 4)), margin_px=margin)
+
+
+def test_the_reference_gives_one_value_however_sigma_is_rounded():
+    """Sigma is float32 to both: a float64 just above a third must not widen the reference alone."""
+    rgb = image(9, 9)
+    sigma = np.full((9, 9), 1 / 3 + 1e-9)
+    np.testing.assert_allclose(
+        gaussian_gather(rgb, sigma), gaussian_gather_reference(rgb, sigma), rtol=0, atol=1e-6
+    )

@@ -49,5 +49,5 @@ def test_stages_do_not_import_each_other() -> None:
 
 def test_the_import_closure_follows_packages_and_names(tmp_path: Path) -> None:
     found = closure("pipeline.defocus")
-    assert {"hded/__init__.py", "hded/blur.py", "hded/store.py", "pipeline/stage.py"} <= found
+    assert {"hded/__init__.py", "hded/blur/cpu.py", "hded/store.py", "pipeline/stage.py"} <= found
     assert "hded/network/hded.py" not in found

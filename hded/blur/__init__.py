@@ -1,0 +1,16 @@
+"""Per-pixel Gaussian blur: each output pixel averages its neighbourhood with its *own* sigma.
+
+    out(p) = sum_q w(q - p; s_p) rgb(q) / sum_q w(q - p; s_p),   |q - p|_inf <= ceil(3 s_p)
+
+A gather on sRGB values with edge-repeating borders (numpy `symmetric`, scipy `reflect`), repeated
+as often as the support needs; sigma below 0.1 px leaves the pixel alone. Sigma is taken as float32
+everywhere, since the support jumps where 3 sigma is an integer.
+
+- `gaussian_gather_reference`: the formula as written, float64, one pixel at a time. The truth.
+- `gaussian_gather`: the same on numpy arrays in float32, on all cores.
+"""
+
+from hded.blur.cpu import gaussian_gather
+from hded.blur.reference import gaussian_gather_reference
+
+__all__ = ["gaussian_gather", "gaussian_gather_reference"]

@@ -1,0 +1,57 @@
+"""What every form of the per-pixel Gaussian shares: support, borders, and checks of arguments."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hded.errors import HDEDError
+
+MIN_SIGMA_PX = 0.1
+SUPPORT_SIGMAS = 3.0
+
+
+def radius_px(sigma_px: float) -> int:
+    """Support either side of the centre; 0 for a sigma that leaves the pixel alone."""
+    if sigma_px < np.float32(MIN_SIGMA_PX):
+        return 0
+    return math.ceil(SUPPORT_SIGMAS * sigma_px)
+
+
+def border_indices(length: int, margin_px: int, radius: int) -> NDArray[np.intp]:
+    """Where `length` positions and `radius` more on either side lie in an axis with a margin.
+
+    The axis has length + 2 margin_px values; beyond them it is mirrored, edges repeated, as often
+    as needed.
+    """
+    inside = np.arange(length + 2 * margin_px)
+    beyond = radius - margin_px
+    if beyond <= 0:
+        return inside[-beyond : len(inside) + beyond]
+    return np.pad(inside, beyond, mode="symmetric")
+
+
+def check_image(
+    rgb: NDArray, sigma_px: NDArray, margin_px: int
+) -> tuple[NDArray, NDArray[np.float32]]:
+    """Give both as arrays, sigma as contiguous float32; raises HDEDError where they do not fit.
+
+    rgb: (H + 2 margin_px, W + 2 margin_px, 3), uint8 or finite floats; sigma_px: (H, W).
+    """
+    rgb, sigma = np.asarray(rgb), np.asarray(sigma_px)
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
+        raise HDEDError(f"blur: rgb has shape {rgb.shape}; (H, W, 3) with H, W > 0 is needed")
+    if rgb.dtype != np.uint8 and not np.issubdtype(rgb.dtype, np.floating):
+        raise HDEDError(f"blur: rgb is {rgb.dtype}; uint8, or floats in [0, 1], are needed")
+    if margin_px < 0 or sigma.shape != tuple(n - 2 * margin_px for n in rgb.shape[:2]):
+        margin = f" with a margin of {margin_px} px" if margin_px else ""
+        raise HDEDError(f"blur: sigma has shape {sigma.shape}, the image {rgb.shape[:2]}{margin}")
+    if not sigma.size:
+        raise HDEDError(f"blur: the margin of {margin_px} px leaves no pixel of {rgb.shape[:2]}")
+    with np.errstate(over="ignore"):
+        sigma = np.ascontiguousarray(sigma, np.float32) if np.isrealobj(sigma) else sigma
+    if not np.isrealobj(sigma) or not (np.isfinite(sigma).all() and (sigma >= 0).all()):
+        raise HDEDError("blur: sigma has NaN, infinite or negative pixels; mask them to 0")
+    if rgb.dtype != np.uint8 and not np.isfinite(rgb).all():
+        raise HDEDError("blur: rgb has NaN or infinite pixels; give finite values in [0, 1]")
+    return rgb, sigma
