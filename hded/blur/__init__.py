@@ -8,9 +8,13 @@ everywhere, since the support jumps where 3 sigma is an integer.
 
 - `gaussian_gather_reference`: the formula as written, float64, one pixel at a time. The truth.
 - `gaussian_gather`: the same on numpy arrays in float32, on all cores.
+- `hded.blur.batch.gaussian_gather_batch`: the same on batches of torch tensors, differentiable, on
+  a GPU by Triton kernels (not imported here, where nothing needs torch).
+- `layered_blur`: another renderer, which knows what lies in front.
 """
 
 from hded.blur.cpu import gaussian_gather
+from hded.blur.layered import layered_blur
 from hded.blur.reference import gaussian_gather_reference
 
-__all__ = ["gaussian_gather", "gaussian_gather_reference"]
+__all__ = ["gaussian_gather", "gaussian_gather_reference", "layered_blur"]
