@@ -11,7 +11,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all lint format lock ui paper sample clean
+.PHONY: help setup repro test test-all lint format lock benchmark ui paper sample clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -59,6 +59,9 @@ lock: $(STAMP)  ## pin the newest versions that pyproject.toml allows
 			NF && !/^#/ && !cuda' .venv/lock.txt; } > .venv/new.txt
 	mv .venv/new.txt .ci/requirements.txt
 
+benchmark: $(STAMP)  ## measure speed and memory into reports/benchmark.json, after `make repro`
+	python -m pipeline.benchmark
+
 ui: $(STAMP)  ## open MLflow on the project's runs, at http://127.0.0.1:5000
 	mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///mlflow.db
 
@@ -70,4 +73,4 @@ sample: $(STAMP)  ## set params.yaml back to the embedded sample
 
 clean:  ## remove what the pipeline made; downloads and MLflow runs stay
 	rm -rf data/raw data/scenes data/defocused data/trained data/evaluated
-	rm -rf reports/tables reports/metrics reports/index.html
+	rm -rf reports/tables reports/metrics reports/defocus reports/index.html

@@ -98,6 +98,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure `predict` on the test frames under every protocol of the dataset.
 
+    A frame with several defocused copies, one a focus distance, counts once for each of them.
+
     size_px: side of the squashed frames of a `resize` network, None for a native one.
     """
     attributes = scenes.attributes
@@ -122,9 +124,11 @@ def evaluate(
     by_coc = ErrorCurve(np.arange(-np.ceil(max_coc), np.ceil(max_coc) + 1, COC_BIN_PX))
     depth_rows: list[dict[str, Any]] = []
     image_rows: list[dict[str, Any]] = []
-    for index in progress(scenes.indices("test"), desc="evaluate", unit="frame"):
-        name = scenes.frames["frame"].iloc[index]
-        blurred, gt = defocused.read("defocused", index), scenes.read("depth", index)
+    table = defocused.frames
+    several = table["camera_index"].nunique() > 1
+    for copy in progress(defocused.indices("test"), desc="evaluate", unit="frame"):
+        name, index = table["frame"].iloc[copy], table["scene_index"].iloc[copy]
+        blurred, gt = defocused.read("defocused", copy), scenes.read("depth", index)
         outputs = predict(blurred)
         raw = scenes.read("raw_valid", index) if has_raw else None
         guesses = {"median": np.full(gt.shape, median_m, np.float32)}
@@ -133,9 +137,12 @@ def evaluate(
             valid = (gt > MIN_DEPTH_M) & (gt <= top)
             pred = np.clip(resize_bilinear(outputs["depth"], gt.shape), MIN_DEPTH_M, top)
             by_depth.add(gt, pred, gt, valid)
-            by_coc.add(defocused.read("coc", index).astype(np.float32), pred, gt, valid)
+            by_coc.add(defocused.read("coc", copy).astype(np.float32), pred, gt, valid)
+        copy_key = {"frame": name}
+        if several:
+            copy_key["focus_distance_m"] = table["focus_distance_m"].iloc[copy]
         for method, guess in guesses.items():
-            key = {"frame": name, "method": method}
+            key = {**copy_key, "method": method}
             rows = {kind: kind.measure(guess, gt, raw) for kind in kinds}
             depth_rows += [{**key, "protocol": p.name, **rows[p.per_image]} for p in protocols]
         if "all_in_focus" in heads:
@@ -143,22 +150,35 @@ def evaluate(
             images = {"network": outputs["all_in_focus"], "input": blurred}
             for size in sizes:
                 for method, scores in measure_restoration(images, sharp, size).items():
-                    key = {"frame": name, "method": method, "protocol": _size_name(size, native)}
+                    key = {**copy_key, "method": method, "protocol": _size_name(size, native)}
                     image_rows.append({**key, **scores})
     depth, restoration = pd.DataFrame(depth_rows), pd.DataFrame(image_rows)
+    metrics = _aggregate(depth, restoration, protocols)
+    if several:
+        images = dict(list(restoration.groupby("focus_distance_m"))) if len(restoration) else {}
+        metrics["focus"] = {
+            f"{focus:.10g}": _aggregate(rows, images.get(focus, restoration), protocols)
+            for focus, rows in depth.groupby("focus_distance_m")
+        }
     return Evaluation(
         depth=depth,
         restoration=restoration,
-        metrics={
-            "depth": _aggregate_depth(depth, protocols),
-            "restoration": _aggregate_restoration(restoration),
-        },
+        metrics=metrics,
         protocols=[_depth_block(p, native, has_raw) for p in every]
         + [_image_block(size, native) for size in sizes],
         by_depth=by_depth,
         by_coc=by_coc,
         median_depth_m=median_m,
     )
+
+
+def _aggregate(
+    depth: pd.DataFrame, restoration: pd.DataFrame, protocols: list[DepthProtocol]
+) -> dict[str, Any]:
+    return {
+        "depth": _aggregate_depth(depth, protocols),
+        "restoration": _aggregate_restoration(restoration),
+    }
 
 
 def _aggregate_depth(rows: pd.DataFrame, protocols: list[DepthProtocol]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ Choices:
   345 px for Make3D at 460x345. A crop does not change the pixel pitch.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -21,9 +22,11 @@ SENSOR_WIDTH_M = 0.036  # full frame
 D3NET_PIXEL_PITCH_M = 5.6e-6
 SYNDOF_FOCAL_LENGTHS_M = (0.050, 0.070, 0.085)
 SYNDOF_FOCAL_WEIGHTS = (0.1, 0.4, 0.4)
+SYNDOF_FOCUS_SPREAD = 0.5
 
 SigmaRule = Literal["quarter", "syndof", "d3net"]
 SIGMA_RULES: tuple[str, ...] = get_args(SigmaRule)
+Renderer = Literal["gather", "layered"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,17 +100,39 @@ def sigma_of_coc(coc_px: ArrayLike, rule: SigmaRule = "quarter") -> NDArray[np.f
     return coc * np.float32(0.3)
 
 
+def draw_focus_m(
+    depth_m: NDArray, focal_length_m: float, rng: np.random.Generator, focus_if_flat_m: float = 2.0
+) -> float:
+    """Draw a focus distance [m] as SYNDOF's code does: one of the picture's own depths.
+
+    Its distinct depths (here to 1 cm) are ranked from the nearest; the share t of those nearer has
+    a weight of exp(-t^2 / (2 0.5^2)), half a normal distribution. A picture without depth is
+    focused at `focus_if_flat_m`; a lens never inside its focal length.
+    """
+    depth = depth_m[np.isfinite(depth_m) & (depth_m > 0)]
+    # beyond a kilometre a number is damaged
+    levels = np.flatnonzero(np.bincount(np.rint(np.clip(depth, 0.01, 1000) * 100).astype(np.intp)))
+    if not levels.size:
+        return focus_if_flat_m
+    weight = np.exp(-((np.arange(levels.size) / levels.size) ** 2) / (2 * SYNDOF_FOCUS_SPREAD**2))
+    drawn_m = float(rng.choice(levels, p=weight / weight.sum())) / 100
+    # the nearest and farthest depths are not those of whole centimetres
+    drawn_m = min(max(drawn_m, float(depth.min())), float(depth.max()))
+    return max(drawn_m, 1.01 * focal_length_m)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Camera:
     """A named camera: gives the lens that takes one picture.
 
-    `pixel_pitch_m` None means 36 mm over the original image width.
+    `pixel_pitch_m` None means 36 mm over the original image width; `focus_distance_m` None means
+    drawn for each picture (`draw_focus_m`).
     """
 
     name: str
     focal_length_m: float
     aperture_m: float
-    focus_distance_m: float = 2.0
+    focus_distance_m: float | None = 2.0
     pixel_pitch_m: float | None = None
     max_coc_px: float = 29.0
     sigma_rule: SigmaRule = "quarter"
@@ -115,30 +140,36 @@ class Camera:
     def lens(self, depth_m: NDArray, image_width_px: int, rng: np.random.Generator) -> ThinLens:
         """Give the lens for a picture of this depth map [m], `image_width_px` wide uncropped.
 
-        A fixed camera looks neither at the depth nor at `rng`.
+        A camera of fixed focus looks neither at the depth nor at `rng`.
         """
+        focus_m = self.focus_distance_m
+        if focus_m is None:
+            focus_m = draw_focus_m(depth_m, self.focal_length_m, rng)
         return ThinLens(
             focal_length_m=self.focal_length_m,
             aperture_m=self.aperture_m,
-            focus_distance_m=self.focus_distance_m,
+            focus_distance_m=focus_m,
             pixel_pitch_m=self.pixel_pitch_m or SENSOR_WIDTH_M / image_width_px,
             max_coc_px=self.max_coc_px,
             sigma_rule=self.sigma_rule,
         )
 
     def describe(self, image_width_px: int) -> dict[str, Any]:
-        """Give name and settings, resolved for pictures `image_width_px` wide, for the record."""
+        """Give name and settings, resolved for pictures `image_width_px` wide, for the record.
+
+        What is drawn for each picture is None.
+        """
         lens = self.lens(np.empty(0), image_width_px, np.random.default_rng(0))
-        return {"name": self.name, "f_number": lens.f_number, **asdict(lens)}
+        drawn = {} if self.focus_distance_m else {"focus_distance_m": None}
+        return {"name": self.name, "f_number": lens.f_number, **asdict(lens), **drawn}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyndofCamera:
     """SYNDOF's random camera (Lee et al. 2019), drawn anew for each picture.
 
-    Focal length from 50, 70, 85 mm; focus distance among the image's own depths, favouring the
-    near (its u^2 quantile, u uniform); the aperture is solved so that the largest CoC is
-    `max_coc_px`. SYNDOF states the favour only in words; the quantile is our reading.
+    Focal length from 50, 70, 85 mm; focus distance as `draw_focus_m`; the aperture is solved so
+    that the largest CoC is `max_coc_px`.
     """
 
     name: str = "syndof"
@@ -149,22 +180,30 @@ class SyndofCamera:
         """Draw a lens for a picture of this depth map [m], `image_width_px` wide uncropped."""
         weights = np.asarray(SYNDOF_FOCAL_WEIGHTS)
         focal_m = float(rng.choice(SYNDOF_FOCAL_LENGTHS_M, p=weights / weights.sum()))
-        u = rng.uniform()
-        depth = depth_m[np.isfinite(depth_m) & (depth_m > 0)].astype(np.float64)
-        nearest = 1.01 * focal_m  # a lens cannot focus inside its focal length
-        focus_m = max(float(np.quantile(depth, u**2)) if depth.size else 2.0, nearest)
+        focus_m = draw_focus_m(depth_m, focal_m, rng)
+        depth = depth_m[np.isfinite(depth_m) & (depth_m > 0)]
+        extremes = (depth.min(), depth.max()) if depth.size else (focus_m, focus_m)
+        return self.solve(focal_m, focus_m, extremes, image_width_px)
+
+    def solve(
+        self,
+        focal_length_m: float,
+        focus_distance_m: float,
+        depth_range_m: tuple[float, float],
+        image_width_px: int,
+    ) -> ThinLens:
+        """Open the aperture until the largest CoC over a range of depth [m] is `max_coc_px`."""
         lens = ThinLens(
-            focal_length_m=focal_m,
+            focal_length_m=focal_length_m,
             aperture_m=1.0,
-            focus_distance_m=focus_m,
+            focus_distance_m=focus_distance_m,
             pixel_pitch_m=SENSOR_WIDTH_M / image_width_px,
             max_coc_px=np.finfo(np.float32).max,
             sigma_rule=self.sigma_rule,
         )
-        extremes = [depth.min(), depth.max()] if depth.size else [focus_m]
-        largest = float(np.abs(lens.coc_px(extremes)).max())
+        largest = float(np.abs(lens.coc_px(depth_range_m)).max())
         # CoC is proportional to the aperture; a flat scene in focus keeps a common f/2.8
-        aperture_m = self.max_coc_px / largest if largest else focal_m / 2.8
+        aperture_m = self.max_coc_px / largest if largest else focal_length_m / 2.8
         return replace(lens, aperture_m=aperture_m, max_coc_px=self.max_coc_px)
 
     def describe(self, image_width_px: int) -> dict[str, Any]:
@@ -180,6 +219,14 @@ class SyndofCamera:
 
 
 AnyCamera = Camera | SyndofCamera
+
+
+def describe_cameras(cameras: Sequence[AnyCamera], image_width_px: int) -> dict[str, Any]:
+    """Describe cameras that differ in focus distance alone: as one, with a list of distances."""
+    records = [camera.describe(image_width_px) for camera in cameras]
+    if len(records) == 1:
+        return records[0]
+    return records[0] | {"focus_distance_m": [record["focus_distance_m"] for record in records]}
 
 
 CAMERAS: dict[str, AnyCamera] = {

@@ -11,6 +11,7 @@ still be read alone. Strings stay out of zarr.
 import json
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,10 @@ def open_store(folder: Path) -> Store:
         arrays = {name: root[name] for name in names}
     except (OSError, ValueError, KeyError) as error:
         raise HDEDError(f"{folder}: a part is missing or damaged ({error}); rebuild it") from error
+    for name in frames.columns.difference(list(text)):
+        # "NA" is a name, but a figure that was not taken is an empty field
+        with suppress(ValueError):
+            frames[name] = pd.to_numeric(frames[name])
     if any(array.shape[0] != len(frames) for array in arrays.values()):
         raise HDEDError(f"{folder}: its arrays and frames.csv differ in length; rebuild it")
     return Store(folder, frames, attributes, arrays)

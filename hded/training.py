@@ -160,14 +160,14 @@ def _train_epoch(
 def validate(
     network: HDEDNet, loss: HDEDLoss, frames: Frames, device: torch.device
 ) -> dict[str, float]:
-    """Mean over whole frames of every loss term, and of rmse [m], psnr and input_psnr [dB].
+    """Mean over whole copies of every loss term, and of rmse [m], psnr and input_psnr [dB].
 
     A frame without a known depth does not count for rmse.
     """
     network.eval()
     rows: list[dict[str, float]] = []
-    for position in range(len(frames)):
-        batch = frames.whole(position).to(device)
+    for batch, defocused, sharp in frames.wholes():
+        batch = batch.to(device)
         outputs = network(batch.defocused)
         terms = loss(outputs, batch.depth_m, batch.valid, batch.sharp)
         row = {name: term.item() for name, term in terms.items()}
@@ -175,9 +175,8 @@ def validate(
             error = (outputs["depth"] - batch.depth_m)[batch.valid]
             row["rmse"] = error.square().mean().sqrt().item()
         if "all_in_focus" in outputs:
-            sharp = frames.sharp[position]
             row["psnr"] = psnr(to_uint8(outputs["all_in_focus"])[0], sharp)
-            row["input_psnr"] = psnr(frames.defocused[position], sharp)
+            row["input_psnr"] = psnr(defocused, sharp)
         rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}

@@ -13,8 +13,9 @@ from hded.datasets.make3d import open_make3d
 from hded.datasets.nyu import open_nyu
 from hded.datasets.scenes import Scenes
 from hded.errors import HDEDError
-from hded.params import OFFICIAL, Download, load_params
+from hded.params import load_params
 from hded.progress import progress
+from hded.sections import OFFICIAL, Download
 from hded.store import write_store
 from pipeline import stage
 

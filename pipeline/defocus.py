@@ -3,60 +3,116 @@
     python -m pipeline.defocus --dataset nyu
 
 The store holds `defocused` uint8 and `coc`, the signed circle of confusion in px (float16: within
-0.01 px at 29 px); frames.csv holds the lens that took each picture.
+0.01 px at 29 px), one copy of a frame for each focus distance; frames.csv holds the lens that took
+each, and the input's own PSNR and SSIM of test frames. What to look at lies in
+reports/defocus/<dataset>: a contact sheet, a histogram of CoC, the cameras' blur over depth, the
+input's scores.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from hded.blur import gaussian_gather
+from hded.defocus import list_copies, take_picture
 from hded.errors import HDEDError
-from hded.optics import AnyCamera, sigma_of_coc
+from hded.inspection import (
+    BlurCount,
+    camera_table,
+    contact_sheet,
+    input_scores,
+    pick_for_sheet,
+)
+from hded.metrics import psnr, ssim
+from hded.optics import AnyCamera, describe_cameras
 from hded.params import load_params
 from hded.progress import progress
+from hded.sections import Defocus
 from hded.store import Store, open_store, write_store
 from pipeline import stage
+from pipeline.tracking import flatten, track
 
 
 def main() -> None:
     """Run the stage."""
     dataset = stage.parser(__doc__, "dataset").parse_args().dataset
     settings = load_params(stage.PARAMS).defocus
-    camera = settings.resolve()
+    cameras = settings.cameras()
     scenes = open_store(stage.SCENES / dataset)
+    camera = {
+        **describe_cameras(cameras, scenes.attributes["image_width_px"]),
+        "renderer": settings.renderer,
+    }
+    table = list_copies(scenes.frames, cameras)
     size = tuple(scenes.attributes["size"])
     arrays = {"defocused": ((*size, 3), np.uint8), "coc": (size, np.float16)}
+    blur = BlurCount(camera["max_coc_px"], camera["sigma_rule"])
     records = progress(
-        _records(scenes, camera, settings.seed),
-        total=len(scenes),
+        _records(scenes, table, cameras, settings, blur),
+        total=len(table),
         desc=f"defocus {dataset}",
         unit="frame",
     )
-    attributes = {
-        "camera": {**camera.describe(scenes.attributes["image_width_px"]), "renderer": "gather"}
-    }
-    write_store(stage.DEFOCUSED / dataset, scenes.frames, arrays, records, attributes)
+    write_store(stage.DEFOCUSED / dataset, table, arrays, records, {"camera": camera})
+    _show(dataset, scenes, open_store(stage.DEFOCUSED / dataset), blur, cameras)
 
 
-def _records(scenes: Store, camera: AnyCamera, seed: int) -> Iterator[dict[str, Any]]:
+def _records(
+    scenes: Store,
+    table: pd.DataFrame,
+    cameras: Sequence[AnyCamera],
+    settings: Defocus,
+    blur: BlurCount,
+) -> Iterator[dict[str, Any]]:
     width_px = scenes.attributes["image_width_px"]
-    for index, name in enumerate(scenes.frames["frame"]):
-        depth = scenes.read("depth", index)
-        lens = camera.lens(depth, width_px, np.random.default_rng([seed, index]))
-        coc = lens.coc_px(depth)
+    for row in table.itertuples():
+        rgb, depth = scenes.read("rgb", row.scene_index), scenes.read("depth", row.scene_index)
+        rng = np.random.default_rng([settings.seed, row.scene_index])
+        lens = cameras[row.camera_index].lens(depth, width_px, rng)
         try:
-            image = gaussian_gather(scenes.read("rgb", index), sigma_of_coc(coc, lens.sigma_rule))
+            image, coc = take_picture(rgb, depth, lens, settings.renderer)
         except HDEDError as error:
-            raise HDEDError(f"frame {name}: {error}") from error
+            raise HDEDError(f"frame {row.frame}: {error}") from error
+        blur.add(coc, depth)
+        test = row.split == "test"
         yield {
-            "defocused": np.rint(image * 255).astype(np.uint8),
+            "defocused": image,
             "coc": coc.astype(np.float16),
             "focal_length_m": lens.focal_length_m,
             "aperture_m": lens.aperture_m,
             "focus_distance_m": lens.focus_distance_m,
+            "psnr": psnr(image, rgb) if test else math.nan,
+            "ssim": ssim(image, rgb) if test else math.nan,
         }
+
+
+def _show(
+    dataset: str, scenes: Store, defocused: Store, blur: BlurCount, cameras: Sequence[AnyCamera]
+) -> None:
+    """Write what people and `dvc plots` look at, and log it to an MLflow run of its own."""
+    out = stage.DEFOCUS_REPORT / dataset
+    out.mkdir(parents=True, exist_ok=True)
+    camera = defocused.attributes["camera"]
+    scores = {**input_scores(defocused.frames), **blur.summary()}
+    stage.write_json(out / "input.json", scores)
+    blur.table().to_csv(out / "coc.csv", index=False)
+    facts = scenes.attributes
+    table = camera_table(cameras, facts["image_width_px"], facts["max_depth_m"])
+    table.to_csv(out / "cameras.csv", index=False)
+    sheet = contact_sheet(scenes, defocused, pick_for_sheet(defocused.frames))
+    sheet.savefig(out / "contact_sheet.jpg", pil_kwargs={"quality": 90})
+    tags = {
+        "stage": "defocus",
+        "dataset": dataset,
+        "source": scenes.attributes["source"],
+        "camera": camera["name"],
+    }
+    with track(f"{dataset}-defocus-{camera['name']}", tags) as tracker:
+        tracker.params({"camera": camera})
+        tracker.metrics({f"input/{k.replace('.', '/')}": v for k, v in flatten(scores).items()})
+        tracker.artifacts(out, "defocus")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from pathlib import Path
 from hded.datasets import make3d, nyu, sample
 from hded.datasets.fetch import RemoteFile, fetch
 from hded.errors import HDEDError
-from hded.params import Download, load_params
+from hded.params import load_params
+from hded.sections import Download
 from pipeline import stage
 
 FILES = {

@@ -57,7 +57,7 @@ def main() -> None:
             "geometry": predictor.geometry,
             "camera": defocused.attributes["camera"],
             "median_depth_m": result.median_depth_m,
-            "frames": len(scenes.indices("test")),
+            "frames": len(defocused.indices("test")),
             "skipped": attributes["skipped"],
             "protocols": result.protocols,
         },
@@ -121,8 +121,9 @@ def _write_scene(
 ) -> None:
     """Write input, sharp, restored; depth truth and estimate in mm; CoC: all at native size."""
     folder.mkdir(parents=True, exist_ok=True)
-    index = scenes.frames.index[scenes.frames["frame"] == frame][0]
-    blurred, gt = defocused.read("defocused", index), scenes.read("depth", index)
+    copy = defocused.frames.index[defocused.frames["frame"] == frame][0]
+    index = defocused.frames["scene_index"].iloc[copy]
+    blurred, gt = defocused.read("defocused", copy), scenes.read("depth", index)
     outputs = predictor(blurred)
     pictures = {"input": blurred, "sharp": scenes.read("rgb", index)}
     if "all_in_focus" in outputs:
@@ -136,7 +137,7 @@ def _write_scene(
         depths["depth_pred"] = resize_bilinear(outputs["depth"], gt.shape)
     for name, depth_m in depths.items():
         _save16(folder / f"{name}.png", np.rint(depth_m * 1000))
-    coc_px = defocused.read("coc", index).astype(np.float32)
+    coc_px = defocused.read("coc", copy).astype(np.float32)
     _save16(folder / "coc.png", np.rint(COC_ZERO + COC_STEPS_PER_PX * coc_px))
 
 

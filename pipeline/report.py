@@ -15,12 +15,14 @@ def main() -> None:
     write_report(
         stage.EVALUATED,
         stage.TRAINED,
+        stage.DEFOCUS_REPORT,
         stage.REPORTS,
         datasets=params.run.datasets,
         variants=params.run.variants,
         seeds=params.run.seeds,
         all_variants={name: variant.description for name, variant in params.variants.items()},
         params_yaml=stage.PARAMS.read_text(encoding="utf-8"),
+        benchmark=stage.BENCHMARK,
     )
 
 

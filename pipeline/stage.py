@@ -16,6 +16,8 @@ DEFOCUSED = Path("data/defocused")  # <dataset>/: store of defocused images and 
 TRAINED = Path("data/trained")  # <dataset>/<variant>/<seed>/
 EVALUATED = Path("data/evaluated")  # <dataset>/<variant>/<seed>/
 REPORTS = Path("reports")
+DEFOCUS_REPORT = REPORTS / "defocus"  # <dataset>/: contact sheet, histogram, the input's scores
+BENCHMARK = REPORTS / "benchmark.json"  # of `make benchmark`
 METRICS = REPORTS / "metrics"  # <dataset>-<variant>-<seed>.json: what `dvc metrics` shows
 
 

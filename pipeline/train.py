@@ -9,9 +9,8 @@ run.
 import hashlib
 import json
 import os
-import platform
-import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,12 @@ from hded.frames import Frames, validation_split
 from hded.inference import save_weights
 from hded.losses import HDEDLoss, LossWeights
 from hded.network import HDEDNet
-from hded.params import Network, Train, load_params
+from hded.optics import AnyCamera
+from hded.params import load_params
+from hded.sections import Network, Train
 from hded.store import Store, open_store
 from hded.training import FitSettings, fit
-from pipeline import stage
+from pipeline import machine, stage
 from pipeline.tracking import EXPERIMENT, track
 
 
@@ -50,7 +51,7 @@ def main() -> None:
         "seed": str(args.seed),
         "camera": camera["name"],
         "params_digest": digest,
-        "commit": _commit(),
+        "commit": machine.commit(),
         "stage": "train",
     }
     if experiment := os.environ.get("DVC_EXP_NAME"):
@@ -58,7 +59,8 @@ def main() -> None:
     with track(name, tags) as tracker:
         tracker.params({**settings, "camera": camera})
         start = time.perf_counter()
-        record = _fit(network, train, scenes, defocused, args.seed, out, tracker)
+        cameras = params.defocus.cameras() if train.refocus == "on_the_fly" else ()
+        record = _fit(network, train, scenes, defocused, cameras, args.seed, out, tracker)
         run = {
             **record,
             "run_id": tracker.run_id,
@@ -68,7 +70,7 @@ def main() -> None:
             "train": settings["train"],
             "params_digest": digest,
             "commit": tags["commit"],
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "versions": machine.versions(),
             "wall_s": round(time.perf_counter() - start, 1),
         }
         stage.write_json(out / "run.json", run)
@@ -81,6 +83,7 @@ def _fit(
     train: Train,
     scenes: Store,
     defocused: Store,
+    cameras: Sequence[AnyCamera],
     seed: int,
     out: Path,
     tracker: Any,
@@ -95,7 +98,7 @@ def _fit(
     loss = HDEDLoss(LossWeights(**train.loss.model_dump()), arguments["depth_scale_m"])
     fitted, held = validation_split(scenes.frames, scenes.indices("train"), train.validation, seed)
     load = (scenes, defocused)
-    frames = Frames(*load, fitted, train.geometry, train.size_px)
+    frames = Frames(*load, fitted, train.geometry, train.size_px, cameras)
     validation = Frames(*load, held, train.geometry, train.size_px) if len(held) else None
     names = FitSettings.__dataclass_fields__.keys() & Train.model_fields.keys()
     chosen = {key: getattr(train, key) for key in names}
@@ -116,7 +119,7 @@ def _fit(
         "best_epoch": result.best_epoch,
         "train_frames": len(fitted),
         "val_frames": len(held),
-        "hardware": _hardware(device),
+        "hardware": machine.hardware(device),
     }
 
 
@@ -128,24 +131,9 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _hardware(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"1 x {torch.cuda.get_device_name(device)}"
-    return f"{torch.get_num_threads()} CPU threads, {platform.machine()}"
-
-
 def _digest(settings: dict[str, Any]) -> str:
     text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _commit() -> str:
-    """Give the commit, with `+` where the tree has changes; "none" outside git."""
-    git = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "none"
 
 
 def _portable(uri: str) -> str:

@@ -12,6 +12,8 @@ import torch
 from hypothesis import HealthCheck, settings
 from scipy.ndimage import gaussian_filter
 
+from hded.defocus import list_copies
+from hded.optics import CAMERAS
 from hded.store import open_store, write_store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,7 +100,8 @@ def write_stores(
     write_store(folder / "scenes", frames, arrays, _records(written, arrays, count), attributes)
     arrays = {"defocused": ((*size, 3), np.uint8), "coc": (size, np.float16)}
     records = _records(written, arrays, count)
-    write_store(folder / "defocused", frames, arrays, records, {"camera": CAMERA})
+    copies = list_copies(frames, [CAMERAS["paper"]])
+    write_store(folder / "defocused", copies, arrays, records, {"camera": CAMERA})
     return SimpleNamespace(
         scenes=open_store(folder / "scenes"),
         defocused=open_store(folder / "defocused"),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from hded.inspection import BlurCount, camera_table
 from hded.optics import CAMERAS, Camera, ThinLens
 from hded.protocols import (
     PAPER_SIZE,
@@ -44,10 +45,11 @@ FILES = ("evaluation.json", "metrics.json", "depth.csv", "restoration.csv", "sce
 
 @dataclass(frozen=True)
 class Tree:
-    """Two folders and the selection that they hold."""
+    """Three folders and the selection that they hold."""
 
     evaluated: Path
     trained: Path
+    defocus: Path
     datasets: tuple[str, ...]
     variants: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -91,18 +93,40 @@ def write_tree(
 ) -> Tree:
     """Write both trees under `root`; a dataset that is neither nyu nor make3d is one's own."""
     tree = Tree(
-        root / "evaluated", root / "trained", tuple(datasets), tuple(variants), tuple(seeds)
-    )
+        root / "evaluated", root / "trained", root / "defocus",
+        tuple(datasets), tuple(variants), tuple(seeds),
+    )  # fmt: skip
     for dataset in datasets:
         far_m = FAR_M.get(dataset, 10.0)
         shape = (size[1], size[0]) if dataset == "make3d" else size
         shown = (scenes or {}).get(dataset) or synthetic_scenes(shape, frames, far_m)
+        write_defocus(tree.defocus / dataset, camera, shown, far_m)
         for variant in variants:
             for seed in seeds:
                 cell = Cell(tree, dataset, variant, seed, far_m, source, geometry, camera)
                 cell.write_evaluated(shown, pictured)
                 cell.write_trained()
     return tree
+
+
+def write_defocus(
+    folder: Path, camera: str, scenes: Sequence[SyntheticScene], far_m: float
+) -> None:
+    """What the stage `defocus` leaves to look at; the sheet is the scenes themselves."""
+    folder.mkdir(parents=True)
+    named = CAMERAS[camera]
+    blur = BlurCount(named.max_coc_px, named.sigma_rule)
+    rng = np.random.default_rng(0)
+    for scene in scenes:
+        blur.add(named.lens(scene.depth_m, 640, rng).coc_px(scene.depth_m), scene.depth_m)
+    write_json(
+        folder / "input.json",
+        {"psnr": 27.5, "ssim": 0.81, "test_frames": len(scenes), **blur.summary()},
+    )
+    blur.table().to_csv(folder / "coc.csv", index=False)
+    camera_table([named], 640, far_m).to_csv(folder / "cameras.csv", index=False)
+    sheet = np.concatenate([scene.sharp for scene in scenes])
+    Image.fromarray(sheet).save(folder / "contact_sheet.jpg")
 
 
 def synthetic_scenes(size: tuple[int, int], count: int, far_m: float) -> list[SyntheticScene]:

@@ -23,7 +23,7 @@ def test_a_stage_depends_on_every_project_file_that_it_imports(name: str) -> Non
 @pytest.mark.parametrize("name", STAGES)
 def test_every_dependency_on_code_or_template_exists(name: str) -> None:
     for dep in STAGES[name]["deps"]:
-        if not dep.startswith("data/"):
+        if not dep.startswith(("data/", "reports/defocus")):  # made by other stages
             assert (ROOT / dep).exists(), dep
 
 

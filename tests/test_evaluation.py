@@ -14,11 +14,14 @@ import pytorch_msssim
 import torch
 from PIL import Image
 
+from hded.defocus import list_copies
 from hded.errors import HDEDError
 from hded.evaluation import ErrorCurve, Evaluation, evaluate, median_depth_m
 from hded.inference import load_predictor, save_weights
 from hded.metrics import DEPTH_METRICS
 from hded.network import HDEDNet
+from hded.optics import Camera
+from hded.store import open_store, write_store
 
 BOTH_HEADS = ("depth", "all_in_focus")
 
@@ -449,3 +452,49 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, monkeypatch, kin
         load_predictor(path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "harm_was_done").exists()
+
+
+def test_every_copy_of_a_test_frame_counts_and_each_distance_has_its_own_aggregates(
+    tmp_path, make_stores
+):
+    data = make_stores(splits=["train", "test", "test"])
+    near, far = (
+        Camera(name="x", focal_length_m=0.07, aperture_m=0.0448, focus_distance_m=f) for f in (1, 4)
+    )
+    table = list_copies(data.scenes.frames, [near, far])
+    table["focus_distance_m"] = np.where(table["camera_index"] == 0, 1.0, 4.0)
+    size = data.depth.shape[1:]
+    arrays = {"defocused": ((*size, 3), np.uint8), "coc": (size, np.float16)}
+    # the far copies carry a mark by which the oracle sees that they are, and then errs more
+    marked = [data.defocused_rgb[s].copy() for s in table["scene_index"]]
+    for image, camera in zip(marked, table["camera_index"], strict=True):
+        image[0, 0] = 255 * camera
+    records = [
+        {"defocused": image, "coc": data.coc[scene]}
+        for image, scene in zip(marked, table["scene_index"], strict=True)
+    ]
+    camera = {"camera": {"name": "x", "max_coc_px": 29.0}}
+    write_store(tmp_path / "copies", table, arrays, records, camera)
+
+    def predict(image: np.ndarray) -> dict[str, np.ndarray]:
+        factor = 0.9 if image[0, 0, 0] == 0 else 0.7
+        scene = next(s for s in (1, 2) if (data.defocused_rgb[s, 1:] == image[1:]).all())
+        depth = np.where(data.depth[scene] > 0, factor * data.depth[scene], 1.0)
+        return {"depth": depth.astype(np.float32), "all_in_focus": image}
+
+    result = evaluate(
+        predict, data.scenes, open_store(tmp_path / "copies"), heads=BOTH_HEADS, size_px=None
+    )
+    assert result.depth["frame"].nunique() == 4
+    error = {
+        focus: result.metrics["focus"][focus]["depth"]["headline"]["network"]["abs_rel"]
+        for focus in ("1", "4")
+    }
+    assert error["1"] == pytest.approx(0.1, abs=1e-6)
+    assert error["4"] == pytest.approx(0.3, abs=1e-6)
+    whole = result.metrics["depth"]["headline"]["network"]["abs_rel"]
+    assert whole == pytest.approx(0.2, abs=1e-6)
+    images = result.restoration.query("protocol == 'native'").set_index(["frame", "method"])
+    assert images.loc[("0002-4m", "network"), "focus_distance_m"] == 4.0
+    gain = result.metrics["focus"]["4"]["restoration"]["native"]["gain"]["psnr"]
+    assert gain == pytest.approx(0, abs=1e-9)

@@ -1,15 +1,21 @@
 """Training samples: where they are cut, what they depend on, and which frames validate."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import write_stores
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from hded.defocus import list_copies, take_picture
 from hded.errors import HDEDError
 from hded.frames import Batch, Frames, to_uint8, to_unit, validation_split
+from hded.optics import CAMERAS, Camera
+from hded.store import open_store, write_store
 
 SIZE_PX = 32
 
@@ -124,11 +130,13 @@ def test_drawing_samples_leaves_numpys_and_torchs_own_generators_alone(stores):
 
 
 def test_a_whole_frame_is_uncut_and_unflipped(stores):
-    batch = crops(stores, [3, 6]).whole(1)
+    batch, defocused, sharp = list(crops(stores, [3, 6]).wholes())[1]
     assert batch.sharp.shape == (1, 3, 40, 56) and batch.depth_m.shape == (1, 1, 40, 56)
     np.testing.assert_array_equal(to_uint8(batch.sharp)[0], stores.rgb[6])
     np.testing.assert_array_equal(to_uint8(batch.defocused)[0], stores.defocused_rgb[6])
     np.testing.assert_array_equal(batch.depth_m[0, 0].numpy(), stores.depth[6])
+    np.testing.assert_array_equal(defocused, stores.defocused_rgb[6])
+    np.testing.assert_array_equal(sharp, stores.rgb[6])
 
 
 def test_resize_squashes_the_whole_frame_images_antialiased_depth_by_nearest(stores):
@@ -144,7 +152,7 @@ def test_resize_squashes_the_whole_frame_images_antialiased_depth_by_nearest(sto
     (mirrored,) = epoch_of(frames, hflip=1.0)
     for name in ("sharp", "defocused", "depth_m", "valid"):
         assert torch.equal(getattr(mirrored, name), getattr(batch, name).flip(-1))
-    assert torch.equal(frames.whole(0).sharp, batch.sharp)
+    assert torch.equal(next(frames.wholes())[0].sharp, batch.sharp)
 
 
 def test_resize_may_enlarge(stores):
@@ -159,7 +167,7 @@ def test_a_crop_as_large_as_the_shorter_side_fits_and_a_larger_is_refused(stores
 
 
 def test_a_batch_moves_as_a_whole(stores):
-    moved = crops(stores, [0]).whole(0).to(torch.device("meta"))
+    moved = next(crops(stores, [0]).wholes())[0].to(torch.device("meta"))
     for name in ("defocused", "sharp", "depth_m", "valid"):
         assert getattr(moved, name).device.type == "meta"
 
@@ -258,3 +266,101 @@ def test_a_tiny_share_still_holds_one_frame_out():
 def test_one_frame_cannot_be_split():
     with pytest.raises(HDEDError, match="validation"):
         validation_split(table(None, ["0001"]), np.arange(1), 0.1, 0)
+
+
+# ---- several copies, and blurring on the fly ----
+
+SIZE = (60, 72)
+
+
+def cameras(*focus_m: float) -> list[Camera]:
+    return [
+        Camera(
+            name="x", focal_length_m=0.07, aperture_m=0.0448, focus_distance_m=f, max_coc_px=12.0
+        )
+        for f in focus_m
+    ]
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory) -> SimpleNamespace:
+    """Four frames taken at 1, 2 and 5 m, as the stage `defocus` stores them."""
+    folder, chosen = tmp_path_factory.mktemp("copied"), cameras(1.0, 2.0, 5.0)
+    tiny = write_stores(folder / "tiny", splits=["train"] * 4, size=SIZE)
+    table = list_copies(tiny.scenes.frames, chosen)
+    records = []
+    for row in table.itertuples():
+        depth = tiny.depth[row.scene_index]
+        lens = chosen[row.camera_index].lens(depth, SIZE[1], np.random.default_rng(0))
+        image, coc = take_picture(tiny.rgb[row.scene_index], depth, lens, "gather")
+        records.append({"defocused": image, "coc": coc.astype(np.float16)})
+    arrays = {"defocused": ((*SIZE, 3), np.uint8), "coc": (SIZE, np.float16)}
+    write_store(folder / "taken", table, arrays, records, {"camera": {}})
+    return SimpleNamespace(
+        scenes=tiny.scenes, defocused=open_store(folder / "taken"), cameras=chosen
+    )
+
+
+def drawn(copied: SimpleNamespace, epochs: int = 6, **options) -> list[Batch]:
+    frames = Frames(copied.scenes, copied.defocused, np.arange(4), "crop", 32, **options)
+    device = torch.device("cpu")
+    return [
+        batch.to(device)
+        for epoch in range(1, epochs + 1)
+        for batch in frames.batches(2, seed=0, epoch=epoch, hflip=0.5)
+    ]
+
+
+def test_a_sample_draws_one_of_its_frames_copies(copied):
+    frames = Frames(copied.scenes, copied.defocused, np.array([1]), "crop", 60)
+    stored = [copied.defocused.read("defocused", row) for row in (3, 4, 5)]
+    seen = set()
+    for epoch in range(1, 30):
+        (batch,) = frames.batches(1, seed=0, epoch=epoch, hflip=0.0)
+        image = to_uint8(batch.defocused)[0]
+        found = [
+            i
+            for i, copy in enumerate(stored)
+            if any((copy[:, left : left + 60] == image).all() for left in range(13))
+        ]
+        seen.add(tuple(found))
+    assert seen == {(0,), (1,), (2,)}
+    assert len(list(frames.wholes())) == 3
+
+
+def test_blurred_on_the_fly_a_sample_is_the_stored_one_byte_for_byte(copied):
+    """Crop edges too: what surrounds the crop takes part in its blur, also beyond the frame."""
+    for stored, fresh in zip(drawn(copied), drawn(copied, cameras=copied.cameras), strict=True):
+        for name in ("defocused", "sharp", "depth_m", "valid"):
+            assert torch.equal(getattr(stored, name), getattr(fresh, name)), name
+
+
+def test_squashed_frames_are_blurred_before_they_are_squashed(copied):
+    options = (copied.scenes, copied.defocused, np.arange(4), "resize", 32)
+    stored, fresh = Frames(*options), Frames(*options, cameras=copied.cameras)
+    for epoch in (1, 2, 3):
+        pairs = zip(
+            stored.batches(4, seed=1, epoch=epoch, hflip=0.5),
+            fresh.batches(4, seed=1, epoch=epoch, hflip=0.5),
+            strict=True,
+        )
+        for one, other in pairs:
+            for name in ("defocused", "sharp", "depth_m", "valid"):
+                assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_a_camera_that_draws_its_lens_takes_each_sample_anew(copied):
+    batches = drawn(copied, epochs=2, cameras=[CAMERAS["syndof"]])
+    again = drawn(copied, epochs=2, cameras=[CAMERAS["syndof"]])
+    blurred = torch.cat([b.defocused for b in batches])
+    assert torch.equal(blurred, torch.cat([b.defocused for b in again]))
+    difference = (blurred - torch.cat([b.sharp for b in batches])).abs().mean((1, 2, 3))
+    assert len(set(difference.tolist())) == len(difference)
+
+
+def test_frames_that_are_blurred_on_the_fly_read_no_stored_copy(copied, monkeypatch):
+    def refuse(name: str, index: int) -> None:
+        raise AssertionError(name)
+
+    blind = SimpleNamespace(frames=copied.defocused.frames, read=refuse)
+    assert drawn(SimpleNamespace(scenes=copied.scenes, defocused=blind), cameras=copied.cameras)

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hded.errors import HDEDError
-from hded.optics import CAMERAS, Camera, SyndofCamera, ThinLens, sigma_of_coc
+from hded.optics import (
+    CAMERAS,
+    Camera,
+    SyndofCamera,
+    ThinLens,
+    describe_cameras,
+    draw_focus_m,
+    sigma_of_coc,
+)
 
 PAPER = {
     "focal_length_m": 0.07,
@@ -228,6 +236,40 @@ def test_syndof_draws_focal_lengths_by_weight_and_focuses_inside_the_scene_rathe
     assert focus.min() >= known.min() and focus.max() <= known.max()
     assert np.median(focus) < np.quantile(known, 0.35)
     assert all(picture.sigma_rule == "syndof" for picture in lenses)
+
+
+def test_a_drawn_focus_is_one_of_the_pictures_depths_and_half_normal_in_rank():
+    """As SYNDOF's code: rank |N(0, 1/2)| from the nearest, of distinct depths, not of pixels."""
+    levels = np.round(np.linspace(1.0, 9.0, 81), 2)
+    # half of all pixels are at the far end: pixels do not count
+    depth = np.concatenate([levels, np.full(81, 9.0)]).astype(np.float32)[None]
+    generator = rng(4)
+    drawn = np.array([draw_focus_m(depth, 0.07, generator) for _ in range(4000)])
+    assert set(np.round(drawn, 2)) <= set(levels)
+    normal = np.abs(rng(5).normal(0, 0.5, 200_000))
+    rank = normal[normal < 1]
+    for share in (0.1, 0.25, 0.5, 0.75, 0.9):
+        expected = 1.0 + 8.0 * np.quantile(rank, share)
+        # three standard errors of a quantile of 4000 draws are below 0.2 m here
+        assert np.quantile(drawn, share) == pytest.approx(expected, abs=0.2)
+
+
+def test_a_fixed_camera_may_have_its_focus_drawn_for_each_picture():
+    camera = Camera(name="x", focal_length_m=0.07, aperture_m=0.0448, focus_distance_m=None)
+    depth = scene()
+    lenses = [camera.lens(depth, 640, rng(seed)) for seed in range(20)]
+    assert len({picture.focus_distance_m for picture in lenses}) > 15
+    assert {picture.aperture_m for picture in lenses} == {0.0448}
+    record = camera.describe(640)
+    assert record["focus_distance_m"] is None and record["f_number"] == pytest.approx(1.5625)
+
+
+def test_cameras_that_differ_in_focus_are_described_as_one_with_a_list():
+    near, far = (
+        Camera(name="x", focal_length_m=0.07, aperture_m=0.0448, focus_distance_m=f) for f in (1, 4)
+    )
+    assert describe_cameras([near], 640) == near.describe(640)
+    assert describe_cameras([near, far], 640) == near.describe(640) | {"focus_distance_m": [1, 4]}
 
 
 @pytest.mark.parametrize(

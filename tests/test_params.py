@@ -17,7 +17,8 @@ from ruamel.yaml import YAML
 from hded.errors import HDEDError
 from hded.losses import LossWeights
 from hded.optics import CAMERAS
-from hded.params import Loss, Params, load_params
+from hded.params import Params, load_params
+from hded.sections import Loss
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMITTED = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -73,7 +74,7 @@ def test_the_committed_file_is_valid(tmp_path):
     assert set(params.run.datasets) == {"nyu", "make3d"} and params.run.variants == ["full"]
     assert params.train.loss.mu == 0.001 and params.train.loss.psi == 4
     assert params.presets["paper"]["train.loss.lambda"] == 0.01
-    assert params.defocus.resolve().max_coc_px == 29
+    assert [camera.max_coc_px for camera in params.defocus.cameras()] == [29]
     assert load(tmp_path, COMMITTED) == params
 
 
@@ -195,6 +196,10 @@ def test_a_misspelt_key_is_named_and_not_the_one_it_should_be(tmp_path):
         ("download.nyu.official", "https://example.org"),
         ("convert.subset", "all"),
         ("defocus.focus_distance_m", "2 m"),
+        ("defocus.focus_distance_m", True),
+        ("defocus.focus_distance_m", {"m": 2.0}),
+        ("defocus.focus_distance_m", [1.0, "far"]),
+        ("defocus.focus_distance_m", [[1.0]]),
         ("variants.full", "the full loss"),
         ("variants.full.description", None),
         ("variants", ["full"]),
@@ -258,6 +263,14 @@ def test_a_wrong_type_is_refused_by_key(tmp_path, key, value):
         ("defocus.focus_distance_m", 0.0),
         ("defocus.focus_distance_m", 0.05),
         ("defocus.focus_distance_m", 0.07),
+        ("defocus.focus_distance_m", float("nan")),
+        ("defocus.focus_distance_m", []),
+        ("defocus.focus_distance_m", [2.0, 2.0]),
+        ("defocus.focus_distance_m", [2.0, 0.05]),
+        ("defocus.focus_distance_m", [2.0, None]),
+        ("defocus.focus_distance_m", "random"),
+        ("defocus.renderer", "scatter"),
+        ("train.refocus", True),
         ("defocus.focal_length_m", -0.05),
         ("defocus.aperture_m", -0.01),
         ("defocus.aperture_m", 0.0),
@@ -332,7 +345,7 @@ def test_what_syndof_draws_for_each_picture_cannot_be_set(tmp_path, key):
 @pytest.mark.parametrize("camera", list(CAMERAS))
 def test_a_camera_without_own_values_is_the_named_one(tmp_path, camera):
     params = load(tmp_path, with_value("defocus", {"camera": camera}))
-    assert params.defocus.resolve() == CAMERAS[camera]
+    assert params.defocus.cameras() == (CAMERAS[camera],)
 
 
 def test_ones_own_values_take_the_place_of_the_cameras(tmp_path):
@@ -340,10 +353,35 @@ def test_ones_own_values_take_the_place_of_the_cameras(tmp_path):
         "camera": "paper", "focus_distance_m": 0.7, "aperture_m": 0.01, "max_coc_px": 12.0,
         "sigma": "syndof",
     }  # fmt: skip
-    camera = load(tmp_path, with_value("defocus", own)).defocus.resolve()
+    (camera,) = load(tmp_path, with_value("defocus", own)).defocus.cameras()
     expected = {"focal_length_m": 0.07, "focus_distance_m": 0.7, "aperture_m": 0.01,
                 "max_coc_px": 12.0, "sigma_rule": "syndof"}  # fmt: skip
     assert {name: getattr(camera, name) for name in expected} == expected
+
+
+def test_a_list_of_focus_distances_is_a_camera_for_each(tmp_path):
+    params = load(tmp_path, with_value("defocus.focus_distance_m", [1, 2.5]))
+    cameras = params.defocus.cameras()
+    assert [camera.focus_distance_m for camera in cameras] == [1, 2.5]
+    assert {camera.aperture_m for camera in cameras} == {0.0448}
+
+
+def test_a_focus_distance_may_be_drawn_and_syndof_draws_it_anyway(tmp_path):
+    (camera,) = load(tmp_path, with_value("defocus.focus_distance_m", "drawn")).defocus.cameras()
+    assert camera.focus_distance_m is None
+    own = {"camera": "syndof", "focus_distance_m": "drawn"}
+    assert load(tmp_path, with_value("defocus", own)).defocus.cameras() == (CAMERAS["syndof"],)
+
+
+def test_refocusing_on_the_fly_is_refused_where_the_stored_images_are_layered(tmp_path):
+    def change(content: Any) -> None:
+        content["defocus"]["renderer"] = "layered"
+        content["variants"]["l1_l1"]["train"]["refocus"] = "on_the_fly"
+
+    message = refusal(tmp_path, edited(change))
+    assert "refocus" in message and "layered" in message
+    alone = edited(lambda content: content["defocus"].update(renderer="layered"))
+    assert load(tmp_path, alone).defocus.renderer == "layered"
 
 
 def test_ones_own_pictures_are_a_dataset(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from imports import ROOT
+from PIL import Image
 from ruamel.yaml import YAML
 
 TINY = {
@@ -106,6 +107,11 @@ def test_every_stage_leaves_its_results(clone: Clone) -> None:
     for dataset, frames in (("nyu", 7), ("make3d", 6)):
         assert len(pd.read_csv(clone.root / f"data/scenes/{dataset}/frames.csv")) == frames
         assert (clone.root / f"data/defocused/{dataset}/store.json").is_file()
+        shown = clone.root / "reports/defocus" / dataset
+        assert len(pd.read_csv(shown / "coc.csv")) > 100
+        assert set(pd.read_csv(shown / "cameras.csv")["name"]) == {"paper", "d3net", "syndof"}
+        with Image.open(shown / "contact_sheet.jpg") as sheet:
+            assert sheet.width == 1100 and sheet.height > 300
         assert (clone.root / f"data/trained/{dataset}/full/0/weights.pt").is_file()
         rows = pd.read_csv(clone.root / f"data/evaluated/{dataset}/full/0/depth.csv")
         assert rows["frame"].nunique() == 3
@@ -137,7 +143,11 @@ def test_a_second_repro_does_nothing(clone: Clone) -> None:
 
 def test_runs_are_named_tagged_and_hold_the_test_figures(clone: Clone) -> None:
     runs = {run["name"]: run for run in clone.mlflow_runs()}
-    assert set(runs) == {"nyu-full-seed0", "make3d-full-seed0"}
+    assert set(runs) == {
+        "nyu-full-seed0", "make3d-full-seed0", "nyu-defocus-paper", "make3d-defocus-paper",
+    }  # fmt: skip
+    blurred = runs["nyu-defocus-paper"]
+    assert blurred["tags"]["stage"] == "defocus" and blurred["metrics"]["input/psnr"] > 15
     run = runs["nyu-full-seed0"]
     assert run["status"] == "FINISHED"
     wanted = {"dataset", "variant", "seed", "camera", "params_digest", "commit", "source", "stage"}
@@ -154,7 +164,7 @@ def test_runs_are_named_tagged_and_hold_the_test_figures(clone: Clone) -> None:
         ("train.loss.lambda", 0.02, {"train", "report"}),
         ("variants.full.train", {"loss": {"psi": 1.0}}, {"train", "report"}),
         ("variants.depth_only.description", "other words", {"report"}),
-        ("defocus.focus_distance_m", 1.5, {"defocus", "report"}),
+        ("defocus.focus_distance_m", 1.5, {"defocus", "train", "report"}),
         ("convert.subset", 2, {"convert", "report"}),
     ],
 )
@@ -180,6 +190,63 @@ def test_a_changed_loss_weight_reruns_train_onward_and_going_back_trains_nothing
         (clone.root / "params.yaml").write_bytes(before)
     assert ran == {"train", "evaluate", "report"}
     assert "train" not in stages_run(clone.run("dvc", "repro").stdout)
+
+
+def test_the_inputs_score_is_the_one_that_evaluation_finds(clone: Clone) -> None:
+    """Two stages measure the defocused input: a reader may quote either."""
+    for dataset in ("nyu", "make3d"):
+        shown = json.loads((clone.root / f"reports/defocus/{dataset}/input.json").read_text())
+        metrics = json.loads(
+            (clone.root / f"data/evaluated/{dataset}/full/0/metrics.json").read_text()
+        )
+        for metric in ("psnr", "ssim"):
+            found = metrics["restoration"]["native"]["input"][metric]
+            assert shown[metric] == pytest.approx(found, abs=1e-9)
+
+
+def test_dvc_shows_the_blur_as_metrics_and_plots(clone: Clone) -> None:
+    shown = json.loads(clone.run("dvc", "metrics", "show", "--json").stdout)
+    files = next(iter(shown.values()))["data"]
+    assert files["reports/defocus/nyu/input.json"]["data"]["psnr"] > 15
+    clone.run("dvc", "plots", "show", "--out", str(clone.root.parent / "plots"))
+    page = (clone.root.parent / "plots/index.html").read_text(encoding="utf-8")
+    assert "Signed circle of confusion, nyu" in page and "contact_sheet" in page
+
+
+def test_a_list_of_distances_a_drawn_lens_and_the_layered_renderer_reach_the_report(
+    clone: Clone,
+) -> None:
+    before = (clone.root / "params.yaml").read_bytes()
+    clone.change(
+        {
+            "run.datasets": ["nyu"],
+            "defocus.focus_distance_m": [1.5, 3.0],
+            "train.refocus": "on_the_fly",
+        }
+    )
+    try:
+        clone.run("dvc", "repro")
+        rows = pd.read_csv(clone.root / "data/evaluated/nyu/full/0/depth.csv")
+        assert set(rows["focus_distance_m"]) == {1.5, 3.0} and rows["frame"].nunique() == 6
+        table = (clone.root / "reports/tables/focus.md").read_text(encoding="utf-8")
+        assert "| 1.5 m |" in table and "| 3 m |" in table
+        clone.change(
+            {
+                "defocus.camera": "syndof",
+                "defocus.focus_distance_m": None,
+                "defocus.renderer": "layered",
+                "train.refocus": "stored",
+            }
+        )
+        clone.run("dvc", "repro")
+        frames = pd.read_csv(clone.root / "data/defocused/nyu/frames.csv")
+        assert frames["focus_distance_m"].nunique() > 4
+        page = (clone.root / "reports/index.html").read_text(encoding="utf-8")
+        assert "renderer layered" in page and "drawn anew for each picture" in page
+        assert not (clone.root / "reports/tables/focus.md").exists()
+    finally:
+        (clone.root / "params.yaml").write_bytes(before)
+        clone.run("dvc", "repro")
 
 
 def test_a_mistake_in_params_is_one_line_and_exit_status_2(clone: Clone) -> None:

@@ -1,9 +1,12 @@
 """Tables I-IV: numbers, published cells, missing cells, notations."""
 
 import csv
+import json
 import math
 import re
+import shutil
 import statistics
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from io import StringIO
@@ -14,10 +17,12 @@ from report_fixtures import VARIANTS, Tree, write_tree
 
 from hded.errors import HDEDError
 from hded.report.architecture import build_architecture
+from hded.report.blur import build_cameras, build_focus, read_defocused
 from hded.report.grid import Cell, Column, Part, Row, Table, mark_best, measured, number
 from hded.report.published import Published, abs_rel_bound, parse_published, published
 from hded.report.rendering import to_csv, to_latex, to_markdown
 from hded.report.runs import Selection, read_selection
+from hded.report.speed import build_speed
 from hded.report.tables import build_tables
 
 POOLED = {"pooled", "c1_pooled", "c2_pooled"}
@@ -52,6 +57,72 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     return write_tree(tmp_path_factory.mktemp("single"), frames=3, pictured=1)
+
+
+# ---- blur and speed ----
+
+
+def test_the_blur_of_every_named_camera_is_computed_by_its_lens(many: Tree) -> None:
+    defocused = {name: read_defocused(many.defocus / name) for name in many.datasets}
+    table = build_cameras(select(many), defocused)
+    cells = [c for c in cells_of(table) if c["part"] == "NYU-Depth v2"]
+    assert {c["column"] for c in cells} == {
+        "this run", "paper, as named", "d3net, as named", "syndof, as named",
+    }  # fmt: skip
+    for cell in cells:
+        depth_m = float(cell["row"].removesuffix(" m"))
+        gain_px = {
+            # D v/S over the pixel pitch, S = 2 m
+            "paper": 0.0448 * (0.07 * 2 / 1.93) / 2 / (0.036 / 640),
+            "d3net": 0.015 / 2.8 * (0.015 * 2 / 1.985) / 2 / 5.6e-6,
+            "syndof": 29 / abs(1 - 2 / 0.5),  # solved: 29 px at the nearest depth
+        }
+        name = "paper" if cell["column"] == "this run" else cell["column"].split(",")[0]
+        coc_px = min(29.0, abs(gain_px[name] * (1 - 2 / depth_m)))
+        sigma_px = {"paper": coc_px / 4, "d3net": 0.3 * coc_px, "syndof": max(0, coc_px - 1) / 4}
+        assert float(cell["value"]) == pytest.approx(sigma_px[name], rel=1e-4, abs=1e-4)
+
+
+def test_results_by_focus_distance_are_a_table_where_there_are_several(
+    single: Tree, tmp_path: Path
+) -> None:
+    assert build_focus(select(single)) is None
+    for name in ("evaluated", "trained"):
+        shutil.copytree(getattr(single, name), tmp_path / name)
+    path = tmp_path / "evaluated/nyu/full/0/metrics.json"
+    metrics = json.loads(path.read_text())
+    near = {"depth": metrics["depth"], "restoration": metrics["restoration"]}
+    far = json.loads(json.dumps(near))
+    far["depth"]["headline"]["network"]["rmse"] = 1.25
+    path.write_text(json.dumps({**metrics, "focus": {"1": near, "2.5": far}}))
+    tree = replace(single, evaluated=tmp_path / "evaluated", trained=tmp_path / "trained")
+    table = build_focus(select(tree))
+    assert table is not None
+    shown = {(c["row"], c["column"]): c["value"] for c in cells_of(table)}
+    assert float(shown["2.5 m", "rmse"]) == 1.25
+    expected = metrics["restoration"]["native"]["gain"]["psnr"]
+    assert float(shown["1 m", "psnr_gain"]) == pytest.approx(expected)
+
+
+def test_speed_is_a_table_with_its_machine_where_it_was_measured(tmp_path: Path) -> None:
+    assert build_speed(tmp_path / "benchmark.json") is None
+    row = {"name": "slow", "seconds": 2.0, "ratio": 1.0}
+    section = {
+        "title": "Blur", "baseline": "slow", "statements": [{"title": "Frame", "text": "one"}],
+        "rows": [row, {"name": "fast", "seconds": 0.02, "ratio": 100.0, "max_error": 4e-7}],
+    }  # fmt: skip
+    machine = {"hardware": "2 CPU threads", "commit": "abc", "versions": {"torch": "2.13"}}
+    path = tmp_path / "benchmark.json"
+    path.write_text(json.dumps({"machine": machine, "sections": [section]}))
+    table = build_speed(path)
+    assert table is not None
+    text = to_markdown(table)
+    assert "2 CPU threads, commit abc, torch 2.13" in text
+    assert "| fast | 0.0200 | 100.00 | 4e-07 |" in text
+    assert "| slow, the baseline | 2.0000 | 1.00 | –" in text
+    path.write_text("{}")
+    with pytest.raises(HDEDError, match=r"benchmark\.json"):
+        build_speed(path)
 
 
 # ---- the figures, from the per-image rows, by plain Python ----

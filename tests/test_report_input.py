@@ -13,6 +13,7 @@ from report_fixtures import VARIANTS, Tree, save_image, write_tree
 
 from hded.errors import HDEDError
 from hded.report import write_report
+from hded.report.blur import read_defocused
 from hded.report.pictures import SIZES, build_gallery
 from hded.report.rendering import to_markdown
 from hded.report.runs import read_selection
@@ -26,9 +27,10 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 
 @pytest.fixture
 def tree(original: Tree, tmp_path: Path) -> Tree:
-    for name in ("evaluated", "trained"):
-        shutil.copytree(getattr(original, name), tmp_path / name)
-    return Tree(tmp_path / "evaluated", tmp_path / "trained", ("nyu",), ("full",), (0, 1))
+    folders = [tmp_path / name for name in ("evaluated", "trained", "defocus")]
+    for folder in folders:
+        shutil.copytree(getattr(original, folder.name), folder)
+    return Tree(*folders, ("nyu",), ("full",), (0, 1))
 
 
 def read(tree: Tree):
@@ -102,6 +104,26 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "what"),
+    [
+        ("input.json", None, "input.json: is missing"),
+        ("input.json", "{}", "'psnr' is missing"),
+        ("coc.csv", "a,b\n1,2\n", "no column 'coc_px'"),
+        ("cameras.csv", None, "cameras.csv: is missing"),
+        ("contact_sheet.jpg", None, "contact_sheet.jpg"),
+    ],
+)
+def test_a_damaged_folder_of_the_defocus_stage_is_one_clear_line(
+    tree: Tree, name: str, text: str | None, what: str
+) -> None:
+    path = tree.defocus / "nyu" / name
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(HDEDError, match=what) as caught:
+        read_defocused(tree.defocus / "nyu")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_damaged_or_foreign_tree_is_one_clear_line(tree: Tree, mistake: str) -> None:
     damage, expected = MISTAKES[mistake]
@@ -115,7 +137,7 @@ def test_a_damaged_or_foreign_tree_is_one_clear_line(tree: Tree, mistake: str) -
 def test_an_empty_selection_names_the_key(tree: Tree, tmp_path: Path, key: str) -> None:
     options = {**tree.options(), key: ()}
     with pytest.raises(HDEDError, match=f"run.{key} is empty"):
-        write_report(tree.evaluated, tree.trained, tmp_path / "out", **options)
+        write_report(tree.evaluated, tree.trained, tree.defocus, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 

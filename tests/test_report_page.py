@@ -30,7 +30,8 @@ needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="no chromium: `apt-get install chromium` (or put it on PATH)"
 )
 NASTY = "<script>alert('x')</script> & \"q\""
-FILES = ["index.html", *(f"tables/table{n}.{s}" for n in range(1, 5) for s in ("csv", "md", "tex"))]
+TABLES = ("table1", "table2", "table3", "table4", "cameras")
+FILES = ["index.html", *(f"tables/{name}.{s}" for name in TABLES for s in ("csv", "md", "tex"))]
 
 
 class Elements(HTMLParser):
@@ -49,7 +50,8 @@ class Elements(HTMLParser):
 
 
 def report(tree: Tree, out: Path, **changes: object) -> str:
-    write_report(tree.evaluated, tree.trained, out, **{**tree.options(), **changes})
+    options = {**tree.options(), **changes}
+    write_report(tree.evaluated, tree.trained, tree.defocus, out, **options)
     return (out / "index.html").read_text(encoding="utf-8")
 
 
@@ -228,7 +230,7 @@ def test_the_cameras_curve_is_the_lens() -> None:
     lens = ThinLens(
         focal_length_m=0.07, aperture_m=0.0448, focus_distance_m=2.0, pixel_pitch_m=0.036 / 640
     )
-    svg = coc_figure(lens, (1.0, 10.0), "x").svg
+    svg = coc_figure([lens], (1.0, 10.0), "x").svg
     paths = re.findall(r'<path d="([^"]+)"[^>]*var\(--s1\)', svg)
     curve = max(paths, key=len)
     points = [line.split()[1:3] for line in curve.strip().splitlines() if line[0] in "ML"]
@@ -238,6 +240,23 @@ def test_the_cameras_curve_is_the_lens() -> None:
     drawn_px = np.polyval(np.polyfit(y, coc_px, 1), y)
     assert len(x) > 10
     assert abs(drawn_px - coc_px).max() < 0.05
+
+
+def test_the_camera_section_shows_the_blur_and_the_inputs_score(page: str) -> None:
+    assert "The defocused input alone scores 27.50 dB and SSIM 0.810" in page
+    assert "Histogram of the circle of confusion" in page
+    sheets = [i for i in Elements(page).of("img") if "all in focus" in str(i["alt"])]
+    assert [str(i["src"])[:23] for i in sheets] == ["data:image/jpeg;base64,"]
+
+
+def test_several_focus_distances_are_several_curves() -> None:
+    lenses = [
+        ThinLens(focal_length_m=0.07, aperture_m=0.0448, focus_distance_m=f, pixel_pitch_m=6e-5)
+        for f in (1.0, 2.0, 4.0)
+    ]
+    picture = coc_figure(lenses, (0.5, 10.0), "x")
+    assert "sharp at 1, 2, 4 m" in picture.caption
+    assert all(f"CoC, signed at {f} m" in picture.svg for f in (1, 2, 4))
 
 
 # ---- in a browser ----

@@ -131,6 +131,12 @@ def test_scalars_of_a_record_become_columns(tmp_path):
     assert frames["count"].tolist() == list(range(66))
 
 
+def test_a_figure_that_was_not_taken_comes_back_as_nan(tmp_path):
+    records = [record(0) | {"psnr": float("nan")}, record(1) | {"psnr": 25.5}]
+    psnr = open_store(write(tmp_path / "store", 2, records)).frames["psnr"]
+    assert psnr.isna().tolist() == [True, False] and psnr[1] == 25.5
+
+
 def test_columns_of_the_table_are_kept(tmp_path):
     frames = table(2).assign(weight=[0.25, 0.5])
     write_store(tmp_path / "store", frames, ARRAYS, [record(0), record(1)], {})

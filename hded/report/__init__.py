@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hded.report.architecture import build_architecture
+from hded.report.blur import build_cameras, build_focus, read_defocused
 from hded.report.page import render_page
 from hded.report.rendering import to_csv, to_latex, to_markdown
 from hded.report.runs import read_selection
+from hded.report.speed import build_speed
 from hded.report.tables import build_tables
 
 __all__ = ["write_report"]
@@ -15,6 +17,7 @@ __all__ = ["write_report"]
 def write_report(
     evaluated: Path,
     trained: Path,
+    defocus: Path,
     out: Path,
     *,
     datasets: Sequence[str],
@@ -22,16 +25,25 @@ def write_report(
     seeds: Sequence[int],
     all_variants: Mapping[str, str],
     params_yaml: str,
+    benchmark: Path | None = None,
 ) -> None:
-    """Write out/tables/table{1,2,3,4}.{md,csv,tex} and out/index.html.
+    """Write out/tables/{table1,table2,table3,table4,cameras,...}.{md,csv,tex} and out/index.html.
 
-    evaluated, trained: trees of <dataset>/<variant>/<seed>; all_variants: every variant that
-    params.yaml defines, and its one-line description; params_yaml: the file's text. Equal inputs
-    give equal bytes. Raises HDEDError for a selected run that is missing, damaged or foreign.
+    evaluated, trained: trees of <dataset>/<variant>/<seed>; defocus: what the defocus stage shows,
+    by dataset; benchmark: a file of `pipeline.benchmark`, if there is one; all_variants: every
+    variant that params.yaml defines, and its one-line description; params_yaml: the file's text.
+    Equal inputs give equal bytes. Raises HDEDError for a selected run that is missing, damaged or
+    foreign.
     """
     selection = read_selection(evaluated, trained, datasets, variants, seeds)
-    tables = (build_architecture(selection.runs), *build_tables(selection, all_variants))
-    page = render_page(selection, tables, all_variants, params_yaml)
+    defocused = {name: read_defocused(defocus / name) for name in selection.datasets}
+    extra = (build_cameras(selection, defocused), build_focus(selection), build_speed(benchmark))
+    tables = (
+        build_architecture(selection.runs),
+        *build_tables(selection, all_variants),
+        *(table for table in extra if table is not None),
+    )
+    page = render_page(selection, defocused, tables, all_variants, params_yaml)
     folder = out / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     for table in tables:

@@ -111,7 +111,7 @@ def build_architecture(runs: Sequence[Run]) -> Table:
     whole = printed.get("total", {}).get("parameters")
     rows.append(
         Row(
-            "layer",
+            "plain",
             "total",
             (
                 Cell("encoder and two decoders", value="encoder and two decoders"),
@@ -127,7 +127,7 @@ def build_architecture(runs: Sequence[Run]) -> Table:
         "the rows' parameters add up to the network's.",
         *_widths(runs),
     )
-    part = Part("Width 1.0", COLUMNS, tuple(rows))
+    part = Part("Width 1.0", COLUMNS, tuple(rows), heading="Layer")
     return Table("I", "table1", "Architecture of the network", (part,), intro)
 
 
@@ -135,7 +135,7 @@ def _row(layer: Layer, printed: Mapping[str, Published]) -> Row:
     height, width = layer.size
     size, channels = f"{height}x{width}", f"{layer.channels_in} → {layer.channels_out}"
     return Row(
-        "layer",
+        "plain",
         layer.name.replace("all_in_focus", "all-in-focus"),
         (
             Cell(layer.operation, value=layer.operation),

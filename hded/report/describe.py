@@ -35,6 +35,9 @@ def camera_sentence(camera: Mapping[str, Any]) -> str:
 
     def length(key: str, scale: float, unit: str) -> str:
         value = camera.get(key)
+        if isinstance(value, list):
+            each = ", ".join(f"{v * scale:.4g}" for v in value)
+            return f"{each} {unit} (a defocused copy for each)"
         return drawn if value is None else f"{value * scale:.4g} {unit}"
 
     parts = [

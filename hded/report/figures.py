@@ -78,29 +78,55 @@ class Picture:
     caption: str
 
 
-def coc_figure(lens: ThinLens, depth_m: tuple[float, float], name: str) -> Picture:
-    """Signed CoC and sigma [px] over a range of depth [m], from the lens itself."""
+def coc_figure(lenses: Sequence[ThinLens], depth_m: tuple[float, float], name: str) -> Picture:
+    """Signed CoC and sigma [px] over a range of depth [m], from the lenses themselves.
+
+    lenses: one, or several that differ in focus distance.
+    """
     wide = depth_m[1] / depth_m[0] > LOG_RATIO
     x = np.geomspace(*depth_m, 400) if wide else np.linspace(*depth_m, 400)
     with mpl.rc_context(STYLE):
         figure = _figure(WIDE)
         axes = figure.subplots()
-        axes.plot(x, lens.coc_px(x), color=_series(0), label="CoC, signed")
-        axes.plot(x, lens.sigma_px(x), color=_series(1), linestyle=DASHES[1], label="sigma")
+        for i, lens in enumerate(lenses):
+            at = f" at {lens.focus_distance_m:g} m" if len(lenses) > 1 else ""
+            axes.plot(x, lens.coc_px(x), color=_series(2 * i), label=f"CoC, signed{at}")
+            axes.plot(
+                x, lens.sigma_px(x), color=_series(2 * i + 1), linestyle=DASHES[1],
+                label=f"sigma{at}",
+            )  # fmt: skip
+            if depth_m[0] <= lens.focus_distance_m <= depth_m[1]:
+                axes.axvline(lens.focus_distance_m, color=FAINT, linewidth=0.8, linestyle=DASHES[2])
         axes.axhline(0, color=INK, linewidth=0.6)
-        if depth_m[0] <= lens.focus_distance_m <= depth_m[1]:
-            axes.axvline(lens.focus_distance_m, color=FAINT, linewidth=0.8, linestyle=DASHES[2])
         axes.set(xlabel="depth [m]", ylabel="blur [px]", xlim=depth_m)
         if wide:
             _log_axis(axes, "x")
         axes.legend(loc="lower right")
         svg = _svg(figure, name)
+    sharp = ", ".join(f"{lens.focus_distance_m:g}" for lens in lenses)
     caption = (
-        f"Circle of confusion over depth: sharp at {lens.focus_distance_m:g} m (dotted), negative "
-        f"nearer, positive beyond; clamped at ±{lens.max_coc_px:g} px. Sigma is the Gaussian's "
-        "standard deviation."
+        f"Circle of confusion over depth: sharp at {sharp} m (dotted), negative nearer, positive "
+        f"beyond; clamped at ±{lenses[0].max_coc_px:g} px. Sigma is the Gaussian's standard "
+        "deviation."
     )
     return Picture(svg, "Circle of confusion over depth", caption)
+
+
+def coc_histogram(table: pd.DataFrame, name: str) -> Picture:
+    """Share of pixels [%] over signed CoC [px]; table: columns coc_px, share_percent."""
+    with mpl.rc_context(STYLE):
+        figure = _figure(WIDE)
+        axes = figure.subplots()
+        width = float(np.diff(table["coc_px"]).min())
+        axes.bar(table["coc_px"], table["share_percent"], width=width, color=_series(0))
+        axes.axvline(0, color=INK, linewidth=0.6)
+        axes.set(xlabel="signed CoC [px]", ylabel="pixels [%]")
+        svg = _svg(figure, name)
+    caption = (
+        "How often each circle of confusion occurs, over all frames and pixels with depth: 0 is in "
+        "focus, negative nearer, positive beyond; the ends hold what the clamp gathers."
+    )
+    return Picture(svg, "Histogram of the circle of confusion", caption)
 
 
 def error_figure(

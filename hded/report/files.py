@@ -10,7 +10,7 @@ import pandas as pd
 from hded.errors import HDEDError
 
 REPAIR = "run `dvc repro`"
-TEXT = ["frame", "protocol", "method", "role"]
+TEXT = ["frame", "protocol", "method", "role", "camera", "name", "sigma_rule"]
 
 
 class JsonObject:
@@ -26,6 +26,10 @@ class JsonObject:
         if key not in self._content:
             raise HDEDError(f"{self._path}: {key!r} is missing; not written by this program")
         return self._content[key]
+
+    def get(self, key: str, default: Any) -> Any:
+        """Give the value, or `default` for a key that is not always written."""
+        return self._content.get(key, default)
 
 
 def read_csv(path: Path, columns: Sequence[str], *, may_be_empty: bool = False) -> pd.DataFrame:

@@ -12,12 +12,12 @@ from string import ascii_lowercase
 from typing import Literal
 
 MISSING = "–"
-Kind = Literal["paper", "ours", "baseline", "layer"]
+Kind = Literal["paper", "ours", "baseline", "plain"]
 KIND_TITLES: dict[Kind, str] = {
     "paper": "Published, as printed",
     "ours": "Ours",
     "baseline": "Trivial baselines",
-    "layer": "",
+    "plain": "",
 }
 
 
@@ -45,7 +45,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One method, or one layer."""
+    """One method, layer, camera or depth."""
 
     kind: Kind
     label: str
@@ -64,6 +64,7 @@ class Part:
     warnings: tuple[str, ...] = ()
     statements: tuple[tuple[str, str], ...] = ()  # title, sentence
     further: bool = False  # beside the paper's layout: another protocol
+    heading: str = "Method"  # of the rows' names
 
     @property
     def letters(self) -> dict[str, str]:

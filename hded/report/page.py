@@ -16,13 +16,20 @@ from markupsafe import Markup
 
 from hded.errors import HDEDError
 from hded.optics import ThinLens
+from hded.report.blur import Defocused, blur_sentence
 from hded.report.describe import (
     camera_sentence,
     dataset_title,
     sample_warning,
     seeds_sentence,
 )
-from hded.report.figures import Picture, coc_figure, error_figure, training_figures
+from hded.report.figures import (
+    Picture,
+    coc_figure,
+    coc_histogram,
+    error_figure,
+    training_figures,
+)
 from hded.report.grid import Table, number
 from hded.report.headline import Fact, headline
 from hded.report.pictures import SceneView, build_gallery
@@ -67,24 +74,36 @@ class DatasetView:
     networks: Sequence[Network]  # the main one first
     errors: Sequence[Picture]
     why_no_errors: str
-    optics: Picture | None
+    optics: Sequence[Picture]  # the camera's curve, unless drawn anew each time; the histogram
+    drawn: bool
+    blur: str
+    sheet: str
     seeds: int
 
 
 def render_page(
-    selection: Selection, tables: Sequence[Table], descriptions: Mapping[str, str], params_yaml: str
+    selection: Selection,
+    defocused: Mapping[str, Defocused],
+    tables: Sequence[Table],
+    descriptions: Mapping[str, str],
+    params_yaml: str,
 ) -> str:
-    """Render the page as HTML text."""
+    """Render the page as HTML text; defocused: by dataset."""
     figures = {run.name: _training(selection, run) for run in _shown(selection)}
-    optics = {name: _optics(selection.of(name)[0]) for name in selection.datasets}
+    curves = {name: _optics(selection.of(name)[0]) for name in selection.datasets}
+    optics = {
+        name: [*curves[name], coc_histogram(defocused[name].histogram, f"histogram-{name}")]
+        for name in selection.datasets
+    }
     errors = {name: _errors(selection.of(name)) for name in selection.datasets}
     svgs = [
         *(p for some in figures.values() for p in some),
         *(p for some, _ in errors.values() for p in some),
-        *(p for p in optics.values() if p),
+        *(p for some in optics.values() for p in some),
     ]
     # the text beside pictures and figures: tables, notes, parameters
     rest = 200_000 + 4 * len(params_yaml) + sum(len(p.svg) for p in svgs)
+    rest += sum(len(record.sheet) for record in defocused.values())
     rest += 600 * sum(len(part.rows) * len(part.columns) for t in tables for part in t.parts)
     main = frozenset(r.name for r in _shown(selection)[: len(selection.datasets)])
     budget = max(LEAST_PICTURE_BYTES, PAGE_BYTES - rest)
@@ -119,6 +138,9 @@ def render_page(
                 errors=errors[name][0],
                 why_no_errors=errors[name][1],
                 optics=optics[name],
+                drawn=not curves[name],
+                blur=blur_sentence(defocused[name]),
+                sheet=defocused[name].sheet,
                 seeds=len(selection.seeds),
             )
         )
@@ -187,16 +209,19 @@ def _errors(runs: Sequence[Run]) -> tuple[list[Picture], str]:
     return pictures, ""
 
 
-def _optics(run: Run) -> Picture | None:
-    """Give the camera's curve; None for a camera that is drawn anew for each picture."""
+def _optics(run: Run) -> list[Picture]:
+    """Give the camera's curve; none for a camera that is drawn anew for each picture."""
     settings = {key: run.camera.get(key) for key in LENS}
     if any(value is None for value in settings.values()):
-        return None
-    far = 2 * run.camera["focus_distance_m"]
+        return []
+    focus = settings["focus_distance_m"]
+    focus = focus if isinstance(focus, list) else [focus]
+    far = 2 * max(focus)
     if run.by_depth is not None and len(run.by_depth):
         far = max(far, float(run.by_depth["bin_high"].max()))
-    near = min(NEAREST_M, run.camera["focus_distance_m"] / 2)
-    return coc_figure(ThinLens(**settings), (near, far), f"optics-{run.dataset}")
+    near = min(NEAREST_M, min(focus) / 2)
+    lenses = [ThinLens(**{**settings, "focus_distance_m": f}) for f in focus]
+    return [coc_figure(lenses, (near, far), f"optics-{run.dataset}")]
 
 
 def _run_link(run: Run) -> str:

@@ -10,7 +10,7 @@ CSV_HEADER = (
     "table", "part", "kind", "row", "detail", "group", "column", "value", "std", "seeds",
     "best", "text", "note",
 )  # fmt: skip
-PREFIX = {"paper": "Paper: ", "ours": "Ours: ", "baseline": "Baseline: ", "layer": ""}
+PREFIX = {"paper": "Paper: ", "ours": "Ours: ", "baseline": "Baseline: ", "plain": ""}
 _MARKDOWN = re.compile(r"([\\`*_\[\]|<>#~])")
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
@@ -46,9 +46,8 @@ def _md_rows(part: Part) -> list[str]:
     labels = [c.label for c in part.columns]
     # the group is said where a label alone would not tell columns apart
     head = [f"{c.group}: {c.label}" if labels.count(c.label) > 1 else c.label for c in part.columns]
-    first = "Layer" if part.rows and part.rows[0].kind == "layer" else "Method"
     rules = [":--", *("--:" if c.numeric else ":--" for c in part.columns)]
-    lines = [_md_line([first, *map(_md, head)]), _md_line(rules)]
+    lines = [_md_line([part.heading, *map(_md, head)]), _md_line(rules)]
     for row in part.rows:
         label = _md(PREFIX[row.kind] + row.label) + _md_marks(row, letters)
         if row.detail:

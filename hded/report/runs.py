@@ -84,6 +84,7 @@ class Run:
     skipped: tuple[str, ...]
     protocols: tuple[Protocol, ...]
     metrics: Mapping[str, Any]  # kind -> protocol -> method -> metric -> value
+    focus: Mapping[str, Any]  # focus distance [m] -> metrics, where the frames have several
     measured: Mapping[str, int]  # depth protocol -> images with a valid pixel
     scenes: tuple[Scene, ...]
     by_depth: pd.DataFrame | None
@@ -168,6 +169,7 @@ def _read_run(evaluated: Path, trained: Path, dataset: str, variant: str, seed: 
         Protocol(*(JsonObject(path, p)[key] for key in keys)) for p in record["protocols"]
     )
     measured, frames = _check_images(folder, heads, protocols, record["frames"])
+    metrics, focus = _read_metrics(folder / "metrics.json", heads, protocols)
     return Run(
         dataset=dataset,
         variant=variant,
@@ -181,7 +183,8 @@ def _read_run(evaluated: Path, trained: Path, dataset: str, variant: str, seed: 
         frames=frames,
         skipped=tuple(record["skipped"]),
         protocols=protocols,
-        metrics=_read_metrics(folder / "metrics.json", heads, protocols),
+        metrics=metrics,
+        focus=focus,
         measured=measured,
         scenes=_read_scenes(folder),
         by_depth=_read_curve(folder / "error_by_depth.csv", heads),
@@ -210,7 +213,7 @@ def _read_training(folder: Path, heads: tuple[str, ...]) -> Training:
 
 def _read_metrics(
     path: Path, heads: tuple[str, ...], protocols: Iterable[Protocol]
-) -> Mapping[str, Any]:
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     metrics = JsonObject(path)
     depth, restoration = metrics[DEPTH], metrics[RESTORATION]
     for protocol in protocols:
@@ -220,7 +223,7 @@ def _read_metrics(
             raise HDEDError(
                 f"{path}: protocol {protocol.name} of evaluation.json is missing; {REPAIR}"
             )
-    return {DEPTH: depth, RESTORATION: restoration}
+    return {DEPTH: depth, RESTORATION: restoration}, metrics.get("focus", {})
 
 
 def _check_images(

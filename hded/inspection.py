@@ -1,0 +1,167 @@
+"""Looking at what was defocused: how much blur there is, and pictures of it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from hded.blur.support import MIN_SIGMA_PX
+from hded.metrics import IMAGE_METRICS
+from hded.optics import CAMERAS, AnyCamera, SigmaRule, SyndofCamera, sigma_of_coc
+from hded.store import Store
+
+BIN_PX = 0.5
+TABLE_DEPTHS_M = (0.5, 0.7, 1, 1.5, 2, 2.5, 3, 4, 5, 7, 10, 15, 20, 30, 50, 80)
+EXAMPLE_FOCAL_M, EXAMPLE_FOCUS_M = 0.070, 2.0  # of a camera that draws them
+SHEET_ROWS = 6
+
+
+@dataclass(slots=True)
+class BlurCount:
+    """Counts over all pixels with depth: the signed CoC in bins, and what follows from it.
+
+    |CoC| is at most `max_coc_px`; pixels at that limit are counted as clamped.
+    """
+
+    max_coc_px: float
+    sigma_rule: SigmaRule
+    edges: NDArray[np.float64] = field(init=False)
+    counts: NDArray[np.int64] = field(init=False)
+    sums: dict[str, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        steps = int(np.ceil(self.max_coc_px / BIN_PX))
+        # bins around whole and half pixels, so that 0 is the middle of one
+        self.edges = BIN_PX * (np.arange(-steps, steps + 2) - 0.5)
+        self.counts = np.zeros(len(self.edges) - 1, np.int64)
+        self.sums = dict.fromkeys(("sigma", "coc", "sharp", "clamped"), 0.0)
+
+    def add(self, coc_px: NDArray[np.float32], depth_m: NDArray[np.float32]) -> None:
+        """Add one picture (H, W); pixels without depth do not count."""
+        coc = coc_px[depth_m > 0]
+        sigma = sigma_of_coc(coc, self.sigma_rule)
+        self.counts += np.histogram(coc, self.edges)[0]
+        self.sums["sigma"] += float(sigma.sum(dtype=np.float64))
+        self.sums["coc"] += float(np.abs(coc).sum(dtype=np.float64))
+        self.sums["sharp"] += np.count_nonzero(sigma < MIN_SIGMA_PX)
+        self.sums["clamped"] += np.count_nonzero(np.abs(coc) >= np.float32(self.max_coc_px))
+
+    def table(self) -> pd.DataFrame:
+        """Columns coc_px (a bin's middle) and share_percent, of pixels with depth."""
+        middle = (self.edges[:-1] + self.edges[1:]) / 2
+        share = 100 * self.counts / max(1, self.counts.sum())
+        return pd.DataFrame({"coc_px": middle, "share_percent": share})
+
+    def summary(self) -> dict[str, float]:
+        """Means over pixels with depth [px], and shares of them in percent."""
+        pixels = max(1, int(self.counts.sum()))
+        return {
+            "mean_abs_coc_px": self.sums["coc"] / pixels,
+            "mean_sigma_px": self.sums["sigma"] / pixels,
+            "sharp_percent": 100 * self.sums["sharp"] / pixels,
+            "clamped_percent": 100 * self.sums["clamped"] / pixels,
+        }
+
+
+def camera_table(
+    cameras: Sequence[AnyCamera], image_width_px: int, max_depth_m: float
+) -> pd.DataFrame:
+    """Blur over depth: a row for each camera and depth, the given ones first, then every named one.
+
+    Columns: camera; the lens's settings; depth_m, coc_px (signed), sigma_px. A camera that draws
+    its lens is shown by an example: the most frequent focal length, focused at 2 m, its aperture
+    solved for the table's range of depth; one that draws its focus, at 2 m.
+    """
+    depth_m = np.array([d for d in TABLE_DEPTHS_M if d <= max_depth_m])
+    named = {f"{name}, as named": camera for name, camera in CAMERAS.items()}
+    several = len(cameras) > 1
+    own = {f"this run{f' {i + 1}' if several else ''}": c for i, c in enumerate(cameras)}
+    tables = []
+    for label, camera in {**own, **named}.items():
+        if isinstance(camera, SyndofCamera):
+            span = (depth_m[0], depth_m[-1])
+            lens = camera.solve(EXAMPLE_FOCAL_M, EXAMPLE_FOCUS_M, span, image_width_px)
+        else:
+            if camera.focus_distance_m is None:
+                camera = replace(camera, focus_distance_m=EXAMPLE_FOCUS_M)
+            lens = camera.lens(depth_m, image_width_px, np.random.default_rng(0))
+        blur = {
+            "depth_m": depth_m, "coc_px": lens.coc_px(depth_m), "sigma_px": lens.sigma_px(depth_m),
+        }  # fmt: skip
+        settings = {"name": camera.name, **asdict(lens), "f_number": lens.f_number}
+        tables.append(pd.DataFrame({"camera": label, **settings, **blur}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def input_scores(frames: pd.DataFrame) -> dict[str, Any]:
+    """Mean PSNR [dB] and SSIM of the defocused test frames, and by focus distance where several.
+
+    frames: the table of a defocused store, with columns psnr and ssim.
+    """
+    test = frames[frames["split"] == "test"]
+    scores: dict[str, Any] = {"test_frames": len(test), **test[list(IMAGE_METRICS)].mean()}
+    if test["camera_index"].nunique() > 1:
+        by_focus = test.groupby("focus_distance_m")[list(IMAGE_METRICS)].mean()
+        scores["focus"] = {f"{m:.10g} m": dict(row) for m, row in by_focus.iterrows()}
+    return scores
+
+
+def pick_for_sheet(frames: pd.DataFrame) -> list[int]:
+    """Choose rows of a defocused store for the sheet: test frames evenly spread, every copy."""
+    test = frames[frames["split"] == "test"]
+    scenes = test["scene_index"].unique()
+    count = max(1, SHEET_ROWS // test["camera_index"].nunique())
+    spread = np.linspace(0, len(scenes) - 1, min(count, len(scenes))).round().astype(int)
+    return list(test.index[test["scene_index"].isin(scenes[spread])])
+
+
+def contact_sheet(scenes: Store, defocused: Store, rows: Sequence[int]) -> Figure:
+    """Draw a row a picture: all in focus, signed CoC [px] in one scale, defocused.
+
+    rows: positions in the defocused store.
+    """
+    camera = defocused.attributes["camera"]
+    height, width = scenes.attributes["size"]
+    limit = camera["max_coc_px"]
+    row_in, top_in, bottom_in = 3.1 * height / width + 0.28, 0.3, 0.75
+    total_in = len(rows) * row_in + top_in + bottom_in
+    figure = Figure(figsize=(10, total_in), dpi=110)
+    grid = figure.subplots(len(rows), 3, squeeze=False)
+    figure.subplots_adjust(
+        left=0.01, right=0.99, wspace=0.02, hspace=0.28 / (row_in - 0.28),
+        top=1 - top_in / total_in, bottom=bottom_in / total_in,
+    )  # fmt: skip
+    shown = None
+    for axes, row in zip(grid, rows, strict=True):
+        record = defocused.frames.iloc[row]
+        depth = scenes.read("depth", record["scene_index"])
+        coc = defocused.read("coc", row).astype(np.float32)
+        axes[0].imshow(scenes.read("rgb", record["scene_index"]))
+        # no depth, no blur: grey, where white would say "in focus"
+        axes[1].set_facecolor("0.6")
+        masked = np.ma.masked_where(depth <= 0, coc)
+        shown = axes[1].imshow(masked, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        axes[2].imshow(defocused.read("defocused", row))
+        axes[0].set_title(f"{record['frame']}: all in focus", loc="left", fontsize=8)
+        sigma = sigma_of_coc(coc, camera["sigma_rule"])[depth > 0]
+        mean = sigma.mean() if sigma.size else 0.0
+        axes[1].set_title(
+            f"focus at {record['focus_distance_m']:.3g} m, mean sigma {mean:.2f} px",
+            loc="left", fontsize=8,
+        )  # fmt: skip
+        axes[2].set_title(
+            f"defocused: {record['psnr']:.2f} dB, SSIM {record['ssim']:.3f}",
+            loc="left", fontsize=8,
+        )  # fmt: skip
+        for ax in axes:
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+    bar_axes = figure.add_axes((0.345, 0.45 / total_in, 0.31, 0.12 / total_in))
+    bar = figure.colorbar(shown, cax=bar_axes, orientation="horizontal")
+    bar.set_label("signed circle of confusion [px]: nearer < 0 < beyond the focus", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    return figure

@@ -1,0 +1,63 @@
+"""The benchmark's baselines blur what they say, and its file becomes the report's table."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from hded.blur import gaussian_gather_reference
+from hded.report.speed import build_speed
+from pipeline import benchmark, machine
+
+
+def frame(size: tuple[int, int] = (21, 34)) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    sigma = np.linspace(0, 4.2, size[0] * size[1]).reshape(size).astype(np.float32)
+    return rng.integers(0, 256, (*size, 3), np.uint8), sigma
+
+
+def test_the_numpy_loop_is_exact() -> None:
+    rgb, sigma = frame()
+    out = benchmark.numpy_loop(rgb, sigma)
+    np.testing.assert_allclose(out, gaussian_gather_reference(rgb, sigma), rtol=0, atol=1e-5)
+
+
+def test_the_stack_of_quantised_sigmas_is_near_and_not_exact() -> None:
+    rgb, sigma = frame()
+    error = np.abs(benchmark.scipy_stack(rgb, sigma) - gaussian_gather_reference(rgb, sigma))
+    assert 1e-4 < error.max() < 0.2 and error.mean() < 0.005
+    levels = np.linspace(0, 7.25, benchmark.SCIPY_SIGMAS).astype(np.float32)
+    flat = np.full(sigma.shape, levels[20])
+    exact = gaussian_gather_reference(rgb, flat)
+    np.testing.assert_allclose(benchmark.scipy_stack(rgb, flat), exact, rtol=0, atol=1e-5)
+
+
+def test_a_failing_stage_is_named_with_its_own_words(tmp_path) -> None:
+    with pytest.raises(benchmark.HDEDError, match=r"pipeline\.convert.*params\.yaml"):
+        benchmark._run(tmp_path, "-m", "pipeline.convert", "--dataset", "nyu")
+
+
+def test_memory_is_that_of_the_process(tmp_path) -> None:
+    small = benchmark._run(tmp_path, "-c", "pass")[1]
+    large = benchmark._run(tmp_path, "-c", "x = b'1' * 300_000_000")[1]
+    assert 280 < large - small < 330
+
+
+def test_the_committed_file_is_a_table(root) -> None:
+    table = build_speed(root / "reports/benchmark.json")
+    assert table is not None
+    sections = json.loads((root / "reports/benchmark.json").read_text())["sections"]
+    assert [part.title for part in table.parts] == [section["title"] for section in sections]
+    for section in sections:
+        rows = {row["name"]: row for row in section["rows"]}
+        assert rows[section["baseline"]]["ratio"] == 1
+        for row in rows.values():
+            expected = rows[section["baseline"]]["seconds"] / row["seconds"]
+            assert row["ratio"] == pytest.approx(expected)
+
+
+def test_a_figure_names_what_it_was_taken_on() -> None:
+    assert machine.versions("numpy")["numpy"] == np.__version__
+    assert machine.versions()["python"] == sys.version.split()[0]
+    assert "CPU threads" in machine.hardware(benchmark.torch.device("cpu"))
