@@ -1,229 +1,167 @@
-"""The per-pixel Gaussian for batches of torch tensors, differentiable in image and sigma.
+"""The per-pixel Gaussian on batches of torch tensors, on any device, with gradients.
 
-Three ways to one result: Triton kernels for float32 on a GPU; numba for float32 on a CPU where no
-gradient is asked for; torch operations for everything else. With w_d = exp(-d^2 / 2 s^2) up to the
-support and Z their sum over one axis, out = sum_dy sum_dx w_dy w_dx rgb / Z^2. So
+- On the CPU, in float32, where no gradient is asked for: `gaussian_gather`, image by image.
+- On CUDA with Triton: the kernels of `triton_kernels`, forward and backward.
+- Everywhere else, and in float64 on the CPU: `torch_ops`.
 
-    d out / d rgb   = w_dy w_dx / Z^2                                    (a scatter)
-    d out / d sigma = sum (w'_dy w_dx + w_dy w'_dx) rgb / Z^2 - 2 out Z'/Z,   w'_d = w_d d^2 / s^3
-
-The support jumps where 3 sigma is an integer; there, and below 0.1 px, sigma has no gradient.
+Autograd sees one step: it keeps the padded image, sigma and the result, and none of the hundreds of
+shifted sums. The gradient is that of the formula within a pixel's support, which jumps where
+3 sigma passes an integer; the jump has none.
 """
 
 import importlib.util
+import math
+from functools import cache
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hded.blur import torch_ops
 from hded.blur.cpu import gaussian_gather
-from hded.blur.support import MIN_SIGMA_PX, SUPPORT_SIGMAS, border_indices, radius_px
+from hded.blur.support import border_indices, radius_px
 from hded.errors import HDEDError
 
 
 def gaussian_gather_batch(
     rgb: Tensor, sigma_px: Tensor, margin_px: int = 0, *, max_sigma_px: float | None = None
 ) -> Tensor:
-    """Blur rgb (B, 3, H, W), float32 or float64, by sigma_px (B, H, W) or (B, 1, H, W).
+    """Blur rgb (B, 3, H, W) by sigma_px (B, H, W) or (B, 1, H, W) -> (B, 3, H, W) in rgb's dtype.
 
-    `margin_px`: the image is that much larger than sigma on every side, as in `gaussian_gather`.
-    `max_sigma_px` promises that no sigma is larger and that all values are finite: then nothing is
-    looked at, and a GPU need not be waited for. A sigma that breaks the promise is cut at its
-    support on a GPU. Support and the limit of 0.1 px go by sigma rounded to float32, weights by
-    sigma as it is. Raises HDEDError for shapes, types or devices that do not fit, and (without the
-    promise) for a sigma that is negative, NaN or infinite, and for an image that is not finite.
+    `gaussian_gather` of every image, within 1e-5, any strides; rgb in [0, 1], float32 or float64,
+    and sigma either, on one device. With `margin_px` rgb is (B, 3, H + 2 margin, W + 2 margin).
+    Weights are made in rgb's dtype; the support, and that sigma below 0.1 px leaves a pixel alone
+    (gradient of sigma 0), follow sigma as float32. Differentiable once, in rgb and in sigma.
+
+    The largest sigma and the checks of the values cost one wait for the device. `max_sigma_px`
+    promises a bound and saves both: a larger sigma then counts as the bound (without gradient), a
+    negative one as 0, and a NaN makes its own pixel NaN, or is refused where the CPU blurs.
+    Raises HDEDError for shapes, dtypes and devices that do not fit, and, without that promise, for
+    a sigma or a pixel that is NaN or infinite, or a sigma that is negative.
     """
-    sigma = _check_tensors(rgb, sigma_px, margin_px)
-    differentiable = torch.is_grad_enabled() and (rgb.requires_grad or sigma.requires_grad)
-    if rgb.device.type == "cpu" and rgb.dtype == torch.float32 and not differentiable:
-        return _on_cpu(rgb, sigma, margin_px)
-    if max_sigma_px is None:
-        max_sigma_px = _largest(rgb, sigma)
-    radius = radius_px(float(np.float32(max_sigma_px)))
-    padded = _pad(rgb, sigma.shape[-2:], margin_px, radius)
-    return _Gather.apply(padded, sigma, radius)
+    sigma = _check_form(rgb, sigma_px, margin_px)
+    if max_sigma_px is not None:
+        if not 0 <= max_sigma_px < math.inf:
+            raise HDEDError(f"blur: max_sigma_px is {max_sigma_px}; a finite length is needed")
+        sigma = sigma.clamp(0, max_sigma_px)
+    gradient = torch.is_grad_enabled() and (rgb.requires_grad or sigma.requires_grad)
+    if rgb.device.type == "cpu" and rgb.dtype == torch.float32 and not gradient:
+        return _by_numba(rgb.detach(), sigma.detach(), margin_px)
+    largest = _largest_sigma(rgb, sigma) if max_sigma_px is None else max_sigma_px
+    radius = radius_px(float(np.float32(largest)))
+    # an even padding: the kernels take columns by twos
+    pad = radius + radius % 2
+    return _Gather.apply(rgb, sigma.to(rgb.dtype), margin_px, pad)
 
 
-def _check_tensors(rgb: Tensor, sigma_px: Tensor, margin_px: int) -> Tensor:
-    """Give sigma as (B, H, W) in the image's dtype."""
+def _check_form(rgb: Tensor, sigma: Tensor, margin_px: int) -> Tensor:
+    """Give sigma as (B, H, W); raises HDEDError where shapes, dtypes or devices do not fit."""
     if rgb.ndim != 4 or rgb.shape[1] != 3 or not rgb.numel():
-        raise HDEDError(f"blur: rgb has shape {tuple(rgb.shape)}; (B, 3, H, W) is needed")
-    if rgb.dtype not in (torch.float32, torch.float64):
-        raise HDEDError(f"blur: rgb is {rgb.dtype}; float32 or float64 is needed")
-    sigma = sigma_px[:, 0] if sigma_px.ndim == 4 and sigma_px.shape[1] == 1 else sigma_px
-    inside = (rgb.shape[0], rgb.shape[2] - 2 * margin_px, rgb.shape[3] - 2 * margin_px)
-    if margin_px < 0 or tuple(sigma.shape) != inside or min(inside) < 1:
+        raise HDEDError(
+            f"blur: rgb has shape {tuple(rgb.shape)}; (B, 3, H, W) with B, H, W > 0 is needed"
+        )
+    for name, tensor in (("rgb", rgb), ("sigma", sigma)):
+        if tensor.dtype not in (torch.float32, torch.float64):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise HDEDError(f"blur: {name} is {kind}; convert it to float32 or float64")
+    if rgb.device != sigma.device:
+        raise HDEDError(f"blur: rgb is on {rgb.device}, sigma on {sigma.device}; move one of them")
+    batch, _, *size = rgb.shape
+    shape = (batch, *(n - 2 * margin_px for n in size))
+    if margin_px < 0 or tuple(sigma.shape) not in (shape, (batch, 1, *shape[1:])):
         margin = f" with a margin of {margin_px} px" if margin_px else ""
         raise HDEDError(
-            f"blur: sigma has shape {tuple(sigma_px.shape)}, the images {tuple(rgb.shape)}{margin}"
+            f"blur: sigma has shape {tuple(sigma.shape)}, the images {tuple(rgb.shape)}{margin}"
         )
-    if not sigma.is_floating_point():
-        raise HDEDError(f"blur: sigma is {sigma.dtype}; a floating type is needed")
-    if sigma.device != rgb.device:
-        raise HDEDError(f"blur: sigma is on {sigma.device}, rgb on {rgb.device}; move one of them")
-    return sigma.to(rgb.dtype)
+    if not sigma.numel():
+        raise HDEDError(f"blur: the margin of {margin_px} px leaves no pixel of {tuple(size)}")
+    return sigma.reshape(shape)
 
 
-def _largest(rgb: Tensor, sigma: Tensor) -> float:
-    """Give the largest sigma, everything checked while the device is waited for once."""
-    with torch.no_grad():
-        # float32 can overflow where float64 did not
-        low, high = sigma.float().aminmax()
-        least, most = rgb.aminmax()  # NaN where any pixel is
-        values = torch.stack([low.double(), high.double(), least.double(), most.double()])
-    low, high, least, most = values.tolist()
-    if not (np.isfinite(low) and np.isfinite(high) and low >= 0):
+def _largest_sigma(rgb: Tensor, sigma: Tensor) -> float:
+    """Give the largest sigma; raises HDEDError for values that are no lengths or no colours.
+
+    All is asked of the device at once: extremes are NaN where a value is.
+    """
+    extremes = (*sigma.detach().float().aminmax(), *rgb.detach().aminmax())
+    least, largest, darkest, brightest = torch.stack([x.to(rgb.dtype) for x in extremes]).tolist()
+    if not (least >= 0 and largest < math.inf):
         raise HDEDError("blur: sigma has NaN, infinite or negative pixels; mask them to 0")
-    if not (np.isfinite(least) and np.isfinite(most)):
+    if not (math.isfinite(darkest) and math.isfinite(brightest)):
         raise HDEDError("blur: rgb has NaN or infinite pixels; give finite values in [0, 1]")
-    return high
+    return largest
 
 
-def _on_cpu(rgb: Tensor, sigma: Tensor, margin_px: int) -> Tensor:
-    images = rgb.detach().movedim(1, -1).numpy()
-    widths = sigma.detach().numpy()
+def _by_numba(rgb: Tensor, sigma: Tensor, margin_px: int) -> Tensor:
     blurred = [
-        torch.from_numpy(gaussian_gather(image, width, margin_px)).movedim(-1, 0)
-        for image, width in zip(images, widths, strict=True)
+        gaussian_gather(image.permute(1, 2, 0).numpy(), s.numpy(), margin_px)
+        for image, s in zip(rgb, sigma, strict=True)
     ]
-    return torch.stack(blurred)
-
-
-def _pad(rgb: Tensor, size: torch.Size, margin_px: int, radius: int) -> Tensor:
-    """Bring the surroundings of `size` (H, W) to `radius` on every side, mirrored beyond."""
-    if margin_px == radius:
-        return rgb
-    for axis, length in ((2, size[0]), (3, size[1])):
-        indices = torch.from_numpy(border_indices(length, margin_px, radius))
-        rgb = rgb.index_select(axis, indices.to(rgb.device))
-    return rgb
+    return torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in blurred])
 
 
 class _Gather(torch.autograd.Function):
-    """padded (B, 3, H + 2 R, W + 2 R), sigma (B, H, W) -> (B, 3, H, W), R = radius."""
+    """The blur of rgb (B, 3, H + 2 margin, W + 2 margin) by sigma (B, H, W), of one dtype."""
 
     @staticmethod
-    def forward(ctx: Any, padded: Tensor, sigma: Tensor, radius: int) -> Tensor:
-        reach = _reach(sigma, radius)
-        if (kernels := _kernels(padded)) is not None:
-            out = kernels.gather(padded.contiguous(), sigma.contiguous(), reach, radius)
-        else:
-            weight = _weights(sigma, reach, radius)
-            out = _sum(padded, weight) / _norm(weight) ** 2
-        ctx.radius = radius
-        ctx.save_for_backward(padded, sigma, reach, out)
+    def forward(ctx, rgb: Tensor, sigma: Tensor, margin_px: int, pad: int) -> Tensor:
+        sigma = sigma.contiguous()
+        ctx.borders = [border_indices(n, margin_px, pad) for n in sigma.shape[1:]]
+        ctx.size = rgb.shape[2:]
+        rows, columns = (torch.from_numpy(i).to(rgb.device, non_blocking=True) for i in ctx.borders)
+        padded = rgb[:, :, rows[:, None], columns].contiguous()
+        with torch.cuda.device_of(padded):
+            out = _operations(padded).forward(padded, sigma)
+        ctx.save_for_backward(padded, sigma, out)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        padded, sigma, reach, out = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        kernels = _kernels(padded)
-        for_image = for_sigma = None
-        if kernels is not None:
-            arguments = (sigma.contiguous(), reach, ctx.radius)
-            if wanted[0]:
-                for_image = kernels.image_gradient(grad.contiguous(), *arguments)
-            if wanted[1]:
-                parts = padded.contiguous(), out.contiguous(), grad.contiguous()
-                for_sigma = kernels.sigma_gradient(*parts, *arguments)
-            return for_image, for_sigma, None
-        weight = _weights(sigma, reach, ctx.radius)
-        norm = _norm(weight)
-        if wanted[0]:
-            for_image = _scatter(grad / norm**2, weight)
-        if wanted[1]:
-            steps = torch.arange(ctx.radius + 1, device=sigma.device, dtype=sigma.dtype)
-            change = weight * (steps**2).view(-1, 1, 1, 1, 1) / _safe(sigma, reach) ** 3
-            moved = _sum(padded, weight, change) / norm**2 - 2 * out * _norm(change, 0.0) / norm
-            for_sigma = (grad * moved).sum(1) * (reach > 0)
-        return for_image, for_sigma, None
+    def backward(ctx, grad: Tensor):
+        padded, sigma, out = ctx.saved_tensors
+        grad, for_rgb, for_sigma = grad.contiguous(), None, None
+        operations = _operations(padded)
+        with torch.cuda.device_of(padded):
+            if ctx.needs_input_grad[0]:
+                for_rgb = operations.image_gradient(grad, padded, sigma)
+                for dim, (indices, size) in enumerate(zip(ctx.borders, ctx.size, strict=True), 2):
+                    for_rgb = _fold(for_rgb, indices, size, dim)
+            if ctx.needs_input_grad[1]:
+                for_sigma = operations.sigma_gradient(grad, padded, sigma, out)
+        return for_rgb, for_sigma, None, None
 
 
-def _kernels(padded: Tensor) -> ModuleType | None:
-    if padded.dtype != torch.float32 or not padded.is_cuda:
-        return None
-    if importlib.util.find_spec("triton") is None:
-        return None
-    from hded.blur import triton_kernels
+def _operations(tensor: Tensor) -> ModuleType:
+    """The module whose forward, image_gradient and sigma_gradient serve this tensor's device."""
+    if tensor.is_cuda and _has_triton():
+        from hded.blur import triton_kernels
 
-    return triton_kernels
-
-
-def _reach(sigma: Tensor, radius: int) -> Tensor:
-    """Give each pixel's support (B, H, W), int32, at most `radius`."""
-    single = sigma.detach().float()
-    reach = torch.ceil(SUPPORT_SIGMAS * single.double()).clamp(max=radius).int()
-    return torch.where(single < MIN_SIGMA_PX, 0, reach)
+        return triton_kernels
+    return torch_ops
 
 
-def _safe(sigma: Tensor, reach: Tensor) -> Tensor:
-    """Give sigma as (B, 1, H, W), 1 where the pixel is left alone."""
-    return torch.where(reach > 0, sigma, 1)[:, None]
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
-def _weights(sigma: Tensor, reach: Tensor, radius: int) -> Tensor:
-    """Give the weights by distance, (radius + 1, B, 1, H, W), 0 beyond each pixel's support."""
-    steps = torch.arange(radius + 1, device=sigma.device, dtype=sigma.dtype).view(-1, 1, 1, 1, 1)
-    weight = torch.exp(-(steps**2) / (2 * _safe(sigma, reach) ** 2))
-    return torch.where(steps <= reach[:, None], weight, 0)
+def _fold(gradient: Tensor, indices: NDArray[np.intp], size: int, dim: int) -> Tensor:
+    """Add up what repeated borders gave: position i along `dim` goes to indices[i] of `size`.
 
-
-def _norm(weight: Tensor, centre: float = 1.0) -> Tensor:
-    """Sum the weights of one axis, both sides; `centre` is what the middle one counts."""
-    return centre + 2 * weight[1:].sum(0)
-
-
-def _sum(padded: Tensor, weight: Tensor, change: Tensor | None = None) -> Tensor:
-    """Weighted sums over all windows; with `change`, the derivative's by the product rule.
-
-    Rows at one distance are added before they are weighted, and columns likewise.
+    Mirrored runs are added one after another, so that the order of sums is fixed on every device.
     """
-    height, width = weight.shape[-2:]
-    radius = len(weight) - 1
-    total = torch.zeros_like(padded[..., :height, :width])
-    for dy in range(radius + 1):
-        rows = padded[:, :, radius - dy : radius - dy + height]
-        if dy:
-            rows = rows + padded[:, :, radius + dy : radius + dy + height]
-        if change is None:
-            total.addcmul_(weight[dy], _sum_columns(rows, weight))
-        else:
-            total.addcmul_(change[dy], _sum_columns(rows, weight))
-            total.addcmul_(weight[dy], _sum_columns(rows, change))
+    shape = list(gradient.shape)
+    shape[dim] = size
+    total = gradient.new_zeros(shape)
+    start = 0
+    # an axis turns round where it repeats its edge
+    for run in np.split(indices, np.flatnonzero(np.diff(indices) == 0) + 1):
+        piece = gradient.narrow(dim, start, len(run))
+        if run[0] > run[-1]:
+            piece = piece.flip(dim)
+        total.narrow(dim, int(run.min()), len(run)).add_(piece)
+        start += len(run)
     return total
-
-
-def _sum_columns(rows: Tensor, weight: Tensor) -> Tensor:
-    width, radius = weight.shape[-1], len(weight) - 1
-    total = weight[0] * rows[..., radius : radius + width]
-    for dx in range(1, radius + 1):
-        left, right = radius - dx, radius + dx
-        total.addcmul_(
-            weight[dx], rows[..., left : left + width] + rows[..., right : right + width]
-        )
-    return total
-
-
-def _scatter(grad: Tensor, weight: Tensor) -> Tensor:
-    """Give every pixel of the padded image its share of `grad` (B, 3, H, W): `_sum` backwards."""
-    height, width = weight.shape[-2:]
-    radius = len(weight) - 1
-    shape = (*grad.shape[:2], height + 2 * radius, width + 2 * radius)
-    out = grad.new_zeros(shape)
-    for dy in range(radius + 1):
-        share = grad * weight[dy]
-        rows = grad.new_zeros((*grad.shape[:3], shape[-1]))
-        rows[..., radius : radius + width] = share * weight[0]
-        for dx in range(1, radius + 1):
-            part = share * weight[dx]
-            rows[..., radius - dx : radius - dx + width] += part
-            rows[..., radius + dx : radius + dx + width] += part
-        out[:, :, radius + dy : radius + dy + height] += rows
-        if dy:
-            out[:, :, radius - dy : radius - dy + height] += rows
-    return out

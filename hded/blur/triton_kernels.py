@@ -1,230 +1,295 @@
-"""Triton kernels of the per-pixel Gaussian and its gradients: float32, for tensors on a GPU.
+"""The per-pixel Gaussian on a GPU, forward and backward: Triton kernels without atomics.
 
-- A program holds a tile of 8 x 32 pixels, whose largest support bounds its loops. A tile is small,
-  so that depth and with it the support vary little within it; its rows are whole lines of memory.
-- Weights are products of a row's and a column's; the taps at (+-dy, +-dx) share one, so four are
-  added first. A tap costs three loads, about 2.25 additions and 0.75 multiply-adds; a frame of
-  427x561 with 404 taps a pixel is 0.29 G loads and 0.29 GFMA-equivalents, but 8 MB of memory. So
-  the bound is the first-level cache: at 128 bytes a clock, 132 processors at 1.7 GHz give 25,000
-  such frames a second, less what unaligned lines and the tile's largest support take from it. This
-  is a count, not a measurement: `make benchmark` times it where there is a GPU.
-- Image gradients gather too: each pixel of the padded image looks for the pixels whose support
-  holds it, so that no two programs write to one place and equal inputs give equal bits.
+- A program is one warp: 32 pixels side by side, 4 above each other in every thread, so that a value
+  of the image, once loaded, serves 4 pixels. Loops are bounded by the tile's own largest support.
+- Four rows of the image are taken at once: a pixel's weight of a column distance is made once for 4
+  rows and both sides, and a row's weights once for all columns. Two columns at the same distance
+  are added before they are weighted. The rows in use are a few kilobytes, which L1 holds.
+- The gradient of the image is gathered too: a tile of source pixels looks for the outputs that they
+  took part in, and a first look at their supports bounds the loop. The order of sums is fixed.
+- An image's place in a batch is counted in 64 bits: a batch may have more than 2^31 values.
 
-`reach` is each pixel's support in px, from torch, so that no kernel decides it by its own rounding.
+The cost, counted in the instructions that Triton 3.7 makes for an H100 (sm_90); not yet timed. A
+tap is one pixel's neighbour in all three colours; the innermost loops take, for 32 taps in a warp,
+    forward 4.4 instructions (0.75 loads), gradient of sigma 5.1 (0.75), of the image 15.6 (1.25).
+An image of 427 x 561 with depth edges, mean sigma 2.7 px and 404 taps a pixel, takes forward, with
+all that tiles add, 24 million (7.9 for 32 taps) and 3.5 million loads from L1. 10,000 of them a
+second would fill 26 % of an H100's issue slots (132 x 4 at 1.755 GHz), 15 % of its L1 at a line a
+clock, 30 % if a load across two lines takes two, and, at 13 MB each, 4 % of its 3.35 TB/s. Sigma
+that is noise from pixel to pixel doubles the instructions: each tile pays for its largest.
 """
+
+import math
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE_Y, TILE_X = 8, 32
-HALF_LOG2_E = tl.constexpr(0.7213475204444817)
+from hded.blur.support import MIN_SIGMA_PX, SUPPORT_SIGMAS
+
+ROWS = tl.constexpr(4)  # pixels above each other that one thread keeps
+COLUMNS = tl.constexpr(32)  # pixels side by side: one warp
+STEP = tl.constexpr(4)  # rows of the image taken at once
+PAIRS = tl.constexpr(2)  # distances between columns per turn of the innermost loop
+
+MIN_SIGMA = tl.constexpr(MIN_SIGMA_PX)
+SIGMAS = tl.constexpr(SUPPORT_SIGMAS)
+TWO_LN2 = tl.constexpr(2 * math.log(2))  # exp(-d^2 / (2 s^2)) = 2^(-d^2 / (TWO_LN2 s^2))
+
+# sizes change from call to call, and no load is aligned to them: one compiled form serves all
+SIZES = ("height", "width", "pad")
 
 
-def gather(padded: Tensor, sigma: Tensor, reach: Tensor, radius: int) -> Tensor:
-    """Padded (B, 3, H + 2 R, W + 2 R), sigma, reach int32 (B, H, W), R = radius -> (B, 3, H, W)."""
+def forward(padded: Tensor, sigma: Tensor) -> Tensor:
+    """Blur padded (B, 3, H + 2 pad, W + 2 pad) by sigma (B, H, W) -> (B, 3, H, W).
+
+    Both contiguous, of one floating dtype; `pad` is a multiple of PAIRS. A support is cut at `pad`.
+    """
     batch, height, width = sigma.shape
-    out = padded.new_empty((batch, 3, height, width))
-    _gather[_grid(batch, height, width)](
-        padded, sigma, reach, out, height, width, radius, TILE_Y, TILE_X
-    )
+    out = padded.new_empty(batch, 3, height, width)
+    grid, sizes = _launch(padded, sigma, height, width)
+    forward_kernel[grid](padded, sigma, out, **sizes)
     return out
 
 
-def sigma_gradient(
-    padded: Tensor, out: Tensor, grad: Tensor, sigma: Tensor, reach: Tensor, radius: int
-) -> Tensor:
-    """Give the gradient (B, H, W) of sigma from that of `out`, both (B, 3, H, W)."""
-    batch, height, width = sigma.shape
+def sigma_gradient(grad: Tensor, padded: Tensor, sigma: Tensor, out: Tensor) -> Tensor:
+    """Gradient (B, H, W) with regard to sigma; grad and out are (B, 3, H, W), contiguous."""
     result = torch.empty_like(sigma)
-    _sigma_gradient[_grid(batch, height, width)](
-        padded, out, grad, sigma, reach, result, height, width, radius, TILE_Y, TILE_X
-    )
+    grid, sizes = _launch(padded, sigma, *sigma.shape[1:])
+    sigma_gradient_kernel[grid](grad, padded, sigma, out, result, **sizes)
     return result
 
 
-def image_gradient(grad: Tensor, sigma: Tensor, reach: Tensor, radius: int) -> Tensor:
-    """Give the gradient of the padded image (B, 3, H + 2 R, W + 2 R) from that of the output."""
+def image_gradient(grad: Tensor, padded: Tensor, sigma: Tensor) -> Tensor:
+    """Gradient with regard to `padded`, in its shape; grad is (B, 3, H, W), contiguous."""
+    scaled, decay, radius = (torch.empty_like(x) for x in (grad, sigma, sigma))
+    grid, sizes = _launch(padded, sigma, *sigma.shape[1:])
+    sources_kernel[grid](grad, sigma, scaled, decay, radius, **sizes)
+    result = torch.empty_like(padded)
+    grid, sizes = _launch(padded, sigma, *padded.shape[2:])
+    image_gradient_kernel[grid](scaled, decay, radius, result, **sizes)
+    return result
+
+
+def _launch(padded: Tensor, sigma: Tensor, tiled_height: int, tiled_width: int):
+    """One program for each tile of a (B, tiled_height, tiled_width); what all kernels take."""
     batch, height, width = sigma.shape
-    result = grad.new_empty((batch, 3, height + 2 * radius, width + 2 * radius))
-    scale = torch.empty_like(sigma)
-    _inverse_norm[_grid(batch, height, width)](sigma, reach, scale, height, width, TILE_Y, TILE_X)
-    _image_gradient[_grid(batch, *result.shape[2:])](
-        (grad * scale[:, None]).contiguous(), sigma, reach, result, height, width, radius,
-        TILE_Y, TILE_X,
-    )  # fmt: skip
-    return result
-
-
-def _grid(batch: int, height: int, width: int) -> tuple[int, int, int]:
-    # the batch last: of the axes that are limited to 65535 it is the one that stays small
-    return triton.cdiv(width, TILE_X), triton.cdiv(height, TILE_Y), batch
+    pad = (padded.shape[3] - width) // 2
+    tiles = triton.cdiv(tiled_height, ROWS.value) * triton.cdiv(tiled_width, COLUMNS.value)
+    return (batch * tiles,), {"height": height, "width": width, "pad": pad, "num_warps": 1}
 
 
 @triton.jit
-def _tile(height, width, tile_y: tl.constexpr, tile_x: tl.constexpr):
-    """Rows (tile_y, 1), columns (1, tile_x) and which of them are inside; the batch's image."""
-    y = tl.program_id(1) * tile_y + tl.arange(0, tile_y)[:, None]
-    x = tl.program_id(0) * tile_x + tl.arange(0, tile_x)[None, :]
-    return y, x, (y < height) & (x < width), tl.program_id(2).to(tl.int64)
+def _tile(height, width):
+    """This program's image, in 64 bits, and the first row and column of its tile."""
+    across = (width + COLUMNS - 1) // COLUMNS
+    count = across * ((height + ROWS - 1) // ROWS)
+    tile = tl.program_id(0)
+    image = tile // count
+    tile -= image * count
+    row = tile // across
+    return image.to(tl.int64), row * ROWS, (tile - row * across) * COLUMNS
 
 
 @triton.jit
-def _blur(sigma, reach, at, inside):
-    """Each pixel's support and sigma (1 where it is left alone), and the tile's largest support."""
-    r = tl.load(reach + at, mask=inside, other=0)
-    s = tl.load(sigma + at, mask=inside, other=1.0)
-    return r, tl.where(r > 0, s, 1.0), tl.max(tl.max(r, 1), 0)
+def _support(sigma, pad):
+    """Exponent for a squared distance of 1, radius in float32, and sigma: 1 where left alone."""
+    single = sigma.to(tl.float32)
+    radius = tl.ceil(single.to(tl.float64) * SIGMAS).to(tl.float32)
+    radius = tl.where(single >= MIN_SIGMA, tl.minimum(radius, pad * 1.0), 0.0)
+    sigma = tl.where(single < MIN_SIGMA, 1.0, sigma)  # a NaN stays one
+    return -1.0 / (sigma * sigma * TWO_LN2), radius, sigma
 
 
 @triton.jit
-def _factor(s):
-    """Factor f for which exp2(f d^2) is the weight at distance d."""
-    return 0.0 - (1.0 / (s * s)) * HALF_LOG2_E
+def _weight(decay, radius, distance, square):
+    return tl.where(distance <= radius, tl.exp2(decay * square), 0.0)
 
 
 @triton.jit
-def _weight(d, r, k):
-    """Weight at distance d; half at 0, which is met from both sides."""
-    step = tl.zeros((1, 1), tl.int32) + d
-    w = tl.where(step <= r, tl.exp2(k * (step * step).to(tl.float32)), 0.0)
-    return tl.where(step == 0, 0.5 * w, w)
+def _sums(decay, radius):
+    """Sum of a row's weights, half the sum of weight times squared distance, largest radius."""
+    reach = tl.max(radius).to(tl.int32)
+    norm = tl.full(decay.shape, 1.0, decay.dtype)
+    moment = tl.full(decay.shape, 0.0, decay.dtype)
+    for distance in range(1, reach + 1):
+        d = distance * 1.0
+        weight = _weight(decay, radius, d, d * d)
+        norm += 2.0 * weight
+        moment += weight * (d * d)
+    return norm, moment, reach
 
 
-@triton.jit
-def _four(image, inside, up, down, dx):
-    """Sum of the values at (+-dy, +-dx); up, down: offsets of the two rows."""
-    above = tl.load(image + up - dx, mask=inside, other=0.0) + tl.load(
-        image + up + dx, mask=inside, other=0.0
-    )
-    below = tl.load(image + down - dx, mask=inside, other=0.0) + tl.load(
-        image + down + dx, mask=inside, other=0.0
-    )
-    return above + below
-
-
-@triton.jit
-def _gather(
-    padded, sigma, reach, out, height, width, radius, tile_y: tl.constexpr, tile_x: tl.constexpr
-):
-    y, x, inside, image = _tile(height, width, tile_y, tile_x)
-    plane, pitch = (height + 2 * radius) * (width + 2 * radius), width + 2 * radius
-    at = image * height * width + y * width + x
-    r, s, largest = _blur(sigma, reach, at, inside)
-    k = _factor(s)
-    red = padded + image * 3 * plane
-    green, blue = red + plane, red + 2 * plane
-    centre = (y + radius) * pitch + x + radius
-    sum_r = tl.zeros((tile_y, tile_x), tl.float32)
-    sum_g = tl.zeros((tile_y, tile_x), tl.float32)
-    sum_b = tl.zeros((tile_y, tile_x), tl.float32)
-    norm = tl.zeros((tile_y, tile_x), tl.float32)
-    for dy in range(0, largest + 1):
-        row_r = tl.zeros((tile_y, tile_x), tl.float32)
-        row_g = tl.zeros((tile_y, tile_x), tl.float32)
-        row_b = tl.zeros((tile_y, tile_x), tl.float32)
-        up, down = centre - dy * pitch, centre + dy * pitch
-        for dx in range(0, largest + 1):
-            w = _weight(dx, r, k)
-            row_r += w * _four(red, inside, up, down, dx)
-            row_g += w * _four(green, inside, up, down, dx)
-            row_b += w * _four(blue, inside, up, down, dx)
-        w = _weight(dy, r, k)
-        norm += 2 * w
-        sum_r += w * row_r
-        sum_g += w * row_g
-        sum_b += w * row_b
+@triton.jit(do_not_specialize=SIZES)
+def forward_kernel(padded, sigma, out, height, width, pad):
+    """Fill out (B, 3, H, W) from padded (B, 3, H + 2 pad, W + 2 pad) and sigma (B, H, W)."""
+    image, top, left = _tile(height, width)
+    pitch = width + 2 * pad
+    plane = (height + 2 * pad).to(tl.int64) * pitch
+    area = height.to(tl.int64) * width
+    y = (top + tl.arange(0, ROWS))[None, :, None]
+    x = (left + tl.arange(0, COLUMNS))[None, None, :]
+    inside = (y < height) & (x < width)
+    x = tl.minimum(x, width - 1)  # lanes beyond the image repeat its last column
+    decay, radius, _ = _support(tl.load(sigma + image * area + y * width + x, y < height, 0.0), pad)
+    norm, _, reach = _sums(decay, radius)
+    red = tl.full(decay.shape, 0.0, decay.dtype)
+    green = red
+    blue = red
+    first = padded + 3 * image * plane + (x + pad)
+    for start in range(top - reach, top + ROWS + reach, STEP):
+        row = start + tl.arange(0, STEP)[:, None, None]
+        dy = tl.abs(row - y) * 1.0
+        down = _weight(decay, radius, dy, dy * dy)
+        centre = first + (tl.minimum(row, height - 1 + pad) + pad) * pitch
+        red += tl.sum(down * tl.load(centre), 0, keep_dims=True)
+        green += tl.sum(down * tl.load(centre + plane), 0, keep_dims=True)
+        blue += tl.sum(down * tl.load(centre + 2 * plane), 0, keep_dims=True)
+        for near in range(1, reach + 1, PAIRS):
+            before = centre - near
+            after = centre + near
+            for k in tl.static_range(PAIRS):
+                dx = (near + k) * 1.0
+                weight = _weight(decay, radius, dx, dx * dx)
+                r = tl.load(before - k) + tl.load(after + k)
+                g = tl.load(before + plane - k) + tl.load(after + plane + k)
+                b = tl.load(before + 2 * plane - k) + tl.load(after + 2 * plane + k)
+                red += weight * tl.sum(down * r, 0, keep_dims=True)
+                green += weight * tl.sum(down * g, 0, keep_dims=True)
+                blue += weight * tl.sum(down * b, 0, keep_dims=True)
     scale = 1.0 / (norm * norm)
-    to = out + image * 3 * height * width + y * width + x
-    tl.store(to, sum_r * scale, mask=inside)
-    tl.store(to + height * width, sum_g * scale, mask=inside)
-    tl.store(to + 2 * height * width, sum_b * scale, mask=inside)
+    target = out + 3 * image * area + y * width + x
+    tl.store(target, red * scale, inside)
+    tl.store(target + area, green * scale, inside)
+    tl.store(target + 2 * area, blue * scale, inside)
 
 
-@triton.jit
-def _sigma_gradient(
-    padded, out, grad, sigma, reach, result, height, width, radius,
-    tile_y: tl.constexpr, tile_x: tl.constexpr,
-):  # fmt: skip
-    y, x, inside, image = _tile(height, width, tile_y, tile_x)
-    plane, pitch = (height + 2 * radius) * (width + 2 * radius), width + 2 * radius
-    at = image * height * width + y * width + x
-    r, s, largest = _blur(sigma, reach, at, inside)
-    k = _factor(s)
-    centre = (y + radius) * pitch + x + radius
-    cubed = s * s * s
-    norm = tl.zeros((tile_y, tile_x), tl.float32)
-    change = tl.zeros((tile_y, tile_x), tl.float32)
-    for d in range(0, largest + 1):
-        w = _weight(d, r, k)
-        norm += 2 * w
-        change += 2 * w * (d * d) / cubed
-    total = tl.zeros((tile_y, tile_x), tl.float32)
-    for c in tl.static_range(3):
-        channel = padded + (image * 3 + c) * plane
-        moved = tl.zeros((tile_y, tile_x), tl.float32)
-        for dy in range(0, largest + 1):
-            row = tl.zeros((tile_y, tile_x), tl.float32)
-            row_moved = tl.zeros((tile_y, tile_x), tl.float32)
-            up, down = centre - dy * pitch, centre + dy * pitch
-            for dx in range(0, largest + 1):
-                w = _weight(dx, r, k)
-                four = _four(channel, inside, up, down, dx)
-                row += w * four
-                row_moved += w * (dx * dx) * four
-            w = _weight(dy, r, k)
-            moved += w * ((dy * dy) * row + row_moved)
-        place = image * 3 * height * width + c * height * width + y * width + x
-        blurred = tl.load(out + place, mask=inside, other=0.0)
-        weight = tl.load(grad + place, mask=inside, other=0.0)
-        total += weight * (moved / (cubed * norm * norm) - 2 * blurred * change / norm)
-    tl.store(result + at, tl.where(r > 0, total, 0.0), mask=inside)
+@triton.jit(do_not_specialize=SIZES)
+def sigma_gradient_kernel(grad, padded, sigma, out, result, height, width, pad):
+    """Fill result (B, H, W) from grad and out (B, 3, H, W), and what the forward kernel had.
+
+    With N the weighted sum and Z^2 that of the weights, out = N / Z^2, and w_d' = w_d d^2 / s^3:
+    out' = N' / Z^2 - 2 out Z' / Z, summed over the colours with `grad`.
+    """
+    image, top, left = _tile(height, width)
+    pitch = width + 2 * pad
+    plane = (height + 2 * pad).to(tl.int64) * pitch
+    area = height.to(tl.int64) * width
+    y = (top + tl.arange(0, ROWS))[None, :, None]
+    x = (left + tl.arange(0, COLUMNS))[None, None, :]
+    inside = (y < height) & (x < width)
+    x = tl.minimum(x, width - 1)
+    place = image * area + y * width + x
+    decay, radius, width_px = _support(tl.load(sigma + place, y < height, 0.0), pad)
+    norm, moment, reach = _sums(decay, radius)
+    colour = place + 2 * image * area
+    red = tl.load(grad + colour, y < height, 0.0)
+    green = tl.load(grad + colour + area, y < height, 0.0)
+    blue = tl.load(grad + colour + 2 * area, y < height, 0.0)
+    level = red * tl.load(out + colour, y < height, 0.0)
+    level += green * tl.load(out + colour + area, y < height, 0.0)
+    level += blue * tl.load(out + colour + 2 * area, y < height, 0.0)
+    total = tl.full(decay.shape, 0.0, decay.dtype)
+    first = padded + 3 * image * plane + (x + pad)
+    for start in range(top - reach, top + ROWS + reach, STEP):
+        row = start + tl.arange(0, STEP)[:, None, None]
+        dy = tl.abs(row - y) * 1.0
+        down = _weight(decay, radius, dy, dy * dy)
+        far = down * (dy * dy)
+        centre = first + (tl.minimum(row, height - 1 + pad) + pad) * pitch
+        dot = red * tl.load(centre)
+        dot += green * tl.load(centre + plane)
+        dot += blue * tl.load(centre + 2 * plane)
+        total += tl.sum(far * dot, 0, keep_dims=True)
+        for near in range(1, reach + 1, PAIRS):
+            before = centre - near
+            after = centre + near
+            for k in tl.static_range(PAIRS):
+                dx = (near + k) * 1.0
+                weight = _weight(decay, radius, dx, dx * dx)
+                dot = red * (tl.load(before - k) + tl.load(after + k))
+                dot += green * (tl.load(before + plane - k) + tl.load(after + plane + k))
+                dot += blue * (tl.load(before + 2 * plane - k) + tl.load(after + 2 * plane + k))
+                total += weight * tl.sum((far + (dx * dx) * down) * dot, 0, keep_dims=True)
+    change = (total / norm - 4.0 * level * moment) / norm / (width_px * width_px * width_px)
+    tl.store(result + place, change, inside)
 
 
-@triton.jit
-def _inverse_norm(sigma, reach, scale, height, width, tile_y: tl.constexpr, tile_x: tl.constexpr):
-    y, x, inside, image = _tile(height, width, tile_y, tile_x)
-    at = image * height * width + y * width + x
-    r, s, largest = _blur(sigma, reach, at, inside)
-    k = _factor(s)
-    norm = tl.zeros((tile_y, tile_x), tl.float32)
-    for d in range(0, largest + 1):
-        norm += 2 * _weight(d, r, k)
-    tl.store(scale + at, 1.0 / (norm * norm), mask=inside)
+@triton.jit(do_not_specialize=SIZES)
+def sources_kernel(grad, sigma, scaled, decays, radii, height, width, pad):
+    """What the image's gradient needs of each output: grad / Z^2, its exponent and its radius."""
+    image, top, left = _tile(height, width)
+    area = height.to(tl.int64) * width
+    y = (top + tl.arange(0, ROWS))[:, None]
+    x = (left + tl.arange(0, COLUMNS))[None, :]
+    inside = (y < height) & (x < width)
+    place = image * area + y * width + x
+    decay, radius, _ = _support(tl.load(sigma + place, inside, 0.0), pad)
+    norm, _, _ = _sums(decay, radius)
+    tl.store(decays + place, decay, inside)
+    tl.store(radii + place, radius, inside)
+    scale = 1.0 / (norm * norm)
+    for colour in tl.static_range(3):
+        value = place + (2 * image + colour) * area
+        tl.store(scaled + value, tl.load(grad + value, inside) * scale, inside)
 
 
-@triton.jit
-def _image_gradient(
-    grad, sigma, reach, result, height, width, radius,
-    tile_y: tl.constexpr, tile_x: tl.constexpr,
-):  # fmt: skip
-    """grad: that of the output over the squared sum of weights."""
-    padded_height, padded_width = height + 2 * radius, width + 2 * radius
-    y, x, inside, image = _tile(padded_height, padded_width, tile_y, tile_x)
-    size = height * width
-    sum_r = tl.zeros((tile_y, tile_x), tl.float32)
-    sum_g = tl.zeros((tile_y, tile_x), tl.float32)
-    sum_b = tl.zeros((tile_y, tile_x), tl.float32)
-    for dy in range(-radius, radius + 1):
-        for dx in range(-radius, radius + 1):
-            # the pixel of the output whose tap at (dy, dx) this is
-            v, u = y - radius - dy, x - radius - dx
-            known = inside & (v >= 0) & (v < height) & (u >= 0) & (u < width)
-            at = image * size + v * width + u
-            r = tl.load(reach + at, mask=known, other=-1)
-            s = tl.load(sigma + at, mask=known, other=1.0)
-            s = tl.where(r > 0, s, 1.0)
-            holds = known & (dy <= r) & (-dy <= r) & (dx <= r) & (-dx <= r)
-            exponent = _factor(s) * (dy * dy + dx * dx)
-            w = tl.where(holds, tl.exp2(exponent), 0.0)
-            place = image * 3 * size + v * width + u
-            sum_r += w * tl.load(grad + place, mask=holds, other=0.0)
-            sum_g += w * tl.load(grad + place + size, mask=holds, other=0.0)
-            sum_b += w * tl.load(grad + place + 2 * size, mask=holds, other=0.0)
-    plane = padded_height * padded_width
-    to = result + image * 3 * plane + y * padded_width + x
-    tl.store(to, sum_r, mask=inside)
-    tl.store(to + plane, sum_g, mask=inside)
-    tl.store(to + 2 * plane, sum_b, mask=inside)
+@triton.jit(do_not_specialize=SIZES)
+def image_gradient_kernel(scaled, decays, radii, result, height, width, pad):
+    """Fill result (B, 3, H + 2 pad, W + 2 pad) from what `sources_kernel` made of each output."""
+    image, top, left = _tile(height + 2 * pad, width + 2 * pad)
+    # places are counted in the unpadded image, the tile's from -pad on
+    top -= pad
+    left -= pad
+    area = height.to(tl.int64) * width
+    y = (top + tl.arange(0, ROWS))[None, :, None]
+    x = (left + tl.arange(0, COLUMNS))[None, None, :]
+    bottom = top + ROWS - 1
+    right = left + COLUMNS - 1
+    low = tl.maximum(left - pad, 0)
+    high = tl.minimum(right + pad, width - 1)
+    red = tl.full([1, ROWS, COLUMNS], 0.0, scaled.dtype.element_ty)
+    green = red
+    blue = red
+    scaled += 3 * image * area
+    decays += image * area
+    radii += image * area
+    for start in range(tl.maximum(top - pad, 0), tl.minimum(bottom + pad, height - 1) + 1, STEP):
+        row = start + tl.arange(0, STEP)[:, None, None]
+        # the largest support, among these rows, that reaches into the tile; -1 if none does
+        furthest = tl.full([STEP, 1, COLUMNS], -1.0, radii.dtype.element_ty)
+        for begin in range(low, high + 1, COLUMNS):
+            column = begin + tl.arange(0, COLUMNS)[None, None, :]
+            known = (row < height) & (column <= high)
+            radius = tl.load(radii + row * width + column, known, -1.0)
+            gap = tl.maximum(tl.maximum(left - column, column - right), 0)
+            gap = tl.maximum(tl.maximum(top - row, row - bottom), gap)
+            furthest = tl.maximum(furthest, tl.where(radius >= gap * 1.0, radius, -1.0))
+        reach = tl.max(furthest).to(tl.int32)
+        dy = tl.abs(row - y) * 1.0
+        nearest = tl.maximum(-reach, low - right)
+        for shift in range(nearest, tl.minimum(reach, high - left) + 1, PAIRS):
+            column = x + shift
+            source = row * width + column
+            decay_at = decays + source
+            radius_at = radii + source
+            red_at = scaled + source
+            green_at = red_at + area
+            blue_at = green_at + area
+            for k in tl.static_range(PAIRS):
+                known = (row < height) & (column + k >= 0) & (column + k < width)
+                dx = tl.abs((shift + k) * 1.0)
+                decay = tl.load(decay_at + k, known, 0.0)
+                radius = tl.load(radius_at + k, known, -1.0)
+                weight = _weight(decay, radius, tl.maximum(dy, dx), dy * dy + dx * dx)
+                red += tl.sum(weight * tl.load(red_at + k, known, 0.0), 0, keep_dims=True)
+                green += tl.sum(weight * tl.load(green_at + k, known, 0.0), 0, keep_dims=True)
+                blue += tl.sum(weight * tl.load(blue_at + k, known, 0.0), 0, keep_dims=True)
+    pitch = width + 2 * pad
+    plane = (height + 2 * pad).to(tl.int64) * pitch
+    target = result + 3 * image * plane + (y + pad) * pitch + (x + pad)
+    inside = (y < height + pad) & (x < width + pad)
+    tl.store(target, red, inside)
+    tl.store(target + plane, green, inside)
+    tl.store(target + 2 * plane, blue, inside)
