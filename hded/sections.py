@@ -4,6 +4,7 @@ What is wrong raises pydantic's ValidationError; `hded.params` makes one line of
 """
 
 import math
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
@@ -130,23 +131,21 @@ class Defocus(Section):
 
     def cameras(self) -> tuple[AnyCamera, ...]:
         """Give the camera with this section's own values in place, once for each focus distance."""
-        names = {"sigma": "sigma_rule"}
         own = self.model_dump(exclude={"camera", "renderer", "seed"}, exclude_none=True)
+        if "sigma" in own:
+            own["sigma_rule"] = own.pop("sigma")
         camera = CAMERAS[self.camera]
         if isinstance(camera, SyndofCamera) and own.get("focus_distance_m") == DRAWN:
             del own["focus_distance_m"]  # it always does
         for key in own:
-            if not hasattr(camera, names.get(key, key)):
+            if not hasattr(camera, key):
                 raise ValueError(f"{key}: the {self.camera} camera draws it for each picture")
-        fields = {name: getattr(camera, name) for name in camera.__dataclass_fields__}
-        fields |= {names.get(key, key): value for key, value in own.items()}
-        focus = fields.get("focus_distance_m")
-        if not isinstance(focus, tuple):
-            focus = (focus,)
-        if isinstance(camera, SyndofCamera):
-            return (type(camera)(**fields),)
+        if "focus_distance_m" not in own:
+            return (replace(camera, **own),)
+        focus = own.pop("focus_distance_m")
         return tuple(
-            type(camera)(**{**fields, "focus_distance_m": None if f == DRAWN else f}) for f in focus
+            replace(camera, **own, focus_distance_m=None if f == DRAWN else f)
+            for f in (focus if isinstance(focus, tuple) else (focus,))
         )
 
 
