@@ -4,7 +4,6 @@ PYTHON ?= python3
 TORCH  := torch==2.13.0
 BIN    := .venv/bin
 STAMP  := .venv/.ready
-UPGRADE ?= --upgrade
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
@@ -51,7 +50,7 @@ format: $(STAMP)  ## rewrite the code in the house style
 lock: $(STAMP)  ## pin the newest versions that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet pip-tools
 	echo "$(TORCH)" > .venv/torch.txt
-	pip-compile --quiet $(UPGRADE) --extra dev --constraint .venv/torch.txt --generate-hashes \
+	pip-compile --quiet --upgrade --extra dev --constraint .venv/torch.txt --generate-hashes \
 		--unsafe-package torch --strip-extras --no-annotate --no-header --no-emit-index-url \
 		--no-emit-find-links --no-emit-trusted-host --output-file .venv/lock.txt pyproject.toml
 	{ grep '^#' .ci/requirements.txt; \

@@ -111,7 +111,7 @@ def _show(
     }
     with track(f"{dataset}-defocus-{camera['name']}", tags) as tracker:
         tracker.params({"camera": camera})
-        tracker.metrics({f"input/{k.replace('.', '/')}": v for k, v in flatten(scores).items()})
+        tracker.metrics(flatten(scores, "input/", separator="/"))
         tracker.artifacts(out, "defocus")
 
 

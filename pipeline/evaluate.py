@@ -72,9 +72,7 @@ def main() -> None:
     run = json.loads((trained / "run.json").read_text())
     tags = {"stage": "evaluate", "dataset": args.dataset, "variant": args.variant}
     with track(run["run_name"], tags, run["run_id"]) as tracker:
-        tracker.metrics(
-            {f"test/{k.replace('.', '/')}": v for k, v in flatten(result.metrics).items()}
-        )
+        tracker.metrics(flatten(result.metrics, "test/", separator="/"))
         tracker.artifacts(out, "evaluation")
 
 

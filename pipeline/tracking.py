@@ -94,12 +94,12 @@ def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iter
         client.set_terminated(run_id, status)
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to one mapping with dotted names."""
+def flatten(values: Mapping[str, Any], prefix: str = "", *, separator: str = ".") -> dict[str, Any]:
+    """Nested mappings to one mapping, names joined by `separator`."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}{separator}", separator=separator)
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_cdt, maximum_filter
 
-from hded.blur.support import MIN_SIGMA_PX, SUPPORT_SIGMAS, border_indices, check_image
+from hded.blur.support import border_indices, check_image, radii_px
 from hded.errors import HDEDError
 
 LAYERS = 256
@@ -36,7 +36,7 @@ def layered_blur(rgb: NDArray, coc_px: NDArray, sigma_px: NDArray) -> NDArray[np
     """Blur rgb (H, W, 3), uint8 or floats in [0, 1], layer by layer -> float32 in [0, 1].
 
     coc_px: (H, W), signed, negative nearer than the focus: its order is that of depth; sigma_px:
-    (H, W), the blur of each pixel's light. Equals the gather where sigma is constant.
+    (H, W), the blur of each pixel's light. Equals the gather where CoC is constant.
     Raises HDEDError for shapes or dtypes that do not fit, and for values that are NaN or infinite.
     """
     rgb, sigma = check_image(rgb, sigma_px, 0)
@@ -47,8 +47,7 @@ def layered_blur(rgb: NDArray, coc_px: NDArray, sigma_px: NDArray) -> NDArray[np
             "are needed"
         )
     image = rgb.astype(np.float32) * np.float32(1 / 255 if rgb.dtype == np.uint8 else 1)
-    radius = np.ceil(SUPPORT_SIGMAS * sigma.astype(np.float64)).astype(np.int64)
-    radius[sigma < np.float32(MIN_SIGMA_PX)] = 0
+    radius = radii_px(sigma)
     pad = int(radius.max())
     layer, first_open = _layers(coc)
     to_edge = _distance_to_edge(coc)

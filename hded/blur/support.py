@@ -18,6 +18,12 @@ def radius_px(sigma_px: float) -> int:
     return math.ceil(SUPPORT_SIGMAS * sigma_px)
 
 
+def radii_px(sigma_px: NDArray[np.float32]) -> NDArray[np.int64]:
+    """`radius_px` of every pixel."""
+    radius = np.ceil(SUPPORT_SIGMAS * sigma_px.astype(np.float64)).astype(np.int64)
+    return np.where(sigma_px < np.float32(MIN_SIGMA_PX), 0, radius)
+
+
 def border_indices(length: int, margin_px: int, radius: int) -> NDArray[np.intp]:
     """Where `length` positions and `radius` more on either side lie in an axis with a margin.
 

@@ -13,9 +13,6 @@ from hded.report.files import REPAIR, JsonObject, read_csv
 from hded.report.grid import Cell, Column, Part, Row, Table, missing, number
 from hded.report.runs import DEPTH, RESTORATION, Selection
 
-LENS_COLUMNS = (
-    "focal_length_m", "aperture_m", "focus_distance_m", "pixel_pitch_m", "max_coc_px", "f_number",
-)  # fmt: skip
 BLUR = ("mean_abs_coc_px", "mean_sigma_px", "sharp_percent", "clamped_percent")
 NO_HEAD = "the network has no head for it"
 
