@@ -150,8 +150,13 @@ class Defocus(Section):
 
 
 class Network(Section):
-    """The arguments of `hded.network.HDEDNet`; `depth_scale_m` null: the dataset's depth range."""
+    """The arguments of `hded.network.HDEDNet`; `depth_scale_m` null: the dataset's depth range.
 
+    `weights` of the encoder: `none`, `imagenet`, a path or a URL (see `hded.network.weights`).
+    """
+
+    encoder: Literal["densenet121", "efficientnet_lite0", "efficientnet_lite2"] = "densenet121"
+    decoder: Literal["transposed", "bilinear"] = "transposed"
     heads: Annotated[list[Literal["depth", "all_in_focus"]], Field(min_length=1)]
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
     depth_scale_m: Positive | None = None
@@ -159,10 +164,12 @@ class Network(Section):
     joint: Literal["add", "concat"] = "add"
     output: Literal["linear", "tanh"] = "linear"
     init: Literal["identity", "normal"] = "identity"
-    weights: Literal["none"] = "none"
+    weights: Annotated[str, Field(min_length=1)] = "none"
 
     @model_validator(mode="after")
-    def _distinct(self) -> "Network":
+    def _possible(self) -> "Network":
+        if self.weights == "imagenet" and self.width != 1:
+            raise ValueError(f"weights: imagenet fits width 1.0 alone, not {self.width}")
         if len(set(self.heads)) < len(self.heads):
             raise ValueError(f"heads {self.heads} names one twice")
         return self
@@ -186,10 +193,11 @@ class Train(Section):
     geometry: Literal["crop", "resize"] = "crop"
     size_px: Annotated[int, Field(ge=32)] = 256
     hflip: Annotated[float, Field(ge=0, le=1)] = 0.5
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: Positive = 2e-4
     betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.5, 0.999]
     momentum: Fraction = 0.0
+    weight_decay: NonNegative = 0.0
     schedule: Literal["step", "one_cycle"] = "step"
     validate_every: Count = 5
     drop_at: Annotated[float, Field(gt=0, le=1)] = 0.6
@@ -197,6 +205,7 @@ class Train(Section):
     validation: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     keep: Literal["best", "last"] = "best"
     refocus: Literal["stored", "on_the_fly"] = "stored"
+    precision: Literal["float32", "bf16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     loss: Loss = Loss()
 

@@ -32,19 +32,22 @@ class FitSettings:
     epochs: int
     batch_size: int = 4
     hflip: float = 0.5
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = 2e-4
     betas: tuple[float, float] = (0.5, 0.999)
     momentum: float = 0.0
+    weight_decay: float = 0.0
     schedule: Literal["step", "one_cycle"] = "step"
     drop_at: float = 0.6
     drop_to: float = 0.1
     validate_every: int = 1
     keep: Literal["best", "last"] = "best"
+    precision: Literal["float32", "bf16"] = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choice("optimizer", self.optimizer, ("adam", "sgd"))
+        check_choice("optimizer", self.optimizer, ("adam", "adamw", "sgd"))
+        check_choice("precision", self.precision, ("float32", "bf16"))
         check_choice("schedule", self.schedule, ("step", "one_cycle"))
         check_choice("keep", self.keep, ("best", "last"))
 
@@ -126,7 +129,8 @@ def _train_epoch(
     for step, batch in enumerate(batches, start=1):
         batch = batch.to(device)
         try:
-            outputs = network(batch.defocused)
+            with autocast(device, settings.precision):
+                outputs = network(batch.defocused)
         except ValueError as error:
             # batch norm's own check, met where a last batch of one is a single value a channel
             if "more than 1 value per channel" not in str(error):
@@ -135,6 +139,7 @@ def _train_epoch(
                 f"training: batch norm cannot take a batch of {len(batch.defocused)} at "
                 f"{batch.defocused.shape[-1]} px; raise train.size_px, or change train.batch_size"
             ) from error
+        outputs = {head: output.float() for head, output in outputs.items()}
         terms = loss(outputs, batch.depth_m, batch.valid, batch.sharp)
         values = {name: term.item() for name, term in terms.items()}
         # the terms before the total that they make up
@@ -182,10 +187,17 @@ def validate(
     return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
 
 
+def autocast(device: torch.device, precision: Literal["float32", "bf16"]) -> torch.autocast:
+    """Give the context in which a network computes at `precision`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 def _optimizer(network: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
+    chosen = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": True}
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=settings.lr, momentum=settings.momentum)
-    return torch.optim.Adam(network.parameters(), lr=settings.lr, betas=settings.betas)
+        return torch.optim.SGD(network.parameters(), momentum=settings.momentum, **chosen)
+    adam = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return adam(network.parameters(), betas=settings.betas, **chosen)
 
 
 def _scheduler(

@@ -8,7 +8,6 @@ hashes what the links point to, so a changed file or folder runs the stage again
 """
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def main() -> None:
             raise HDEDError(f"download.{dataset}.path: {folder} is not a folder")
         out.symlink_to(folder, target_is_directory=True)
     elif entry.source == "official" or "://" in entry.source:
-        store = _data_dir() / dataset / _store_name(entry.source)
+        store = stage.data_dir() / dataset / _store_name(entry.source)
         _link(out, [fetch(file, store) for file in _remote_files(dataset, entry)])
     else:
         folder = Path(entry.source).expanduser().resolve()
@@ -73,10 +72,6 @@ def _remote_files(dataset: str, entry: Download) -> list[RemoteFile]:
             )
         )
     return files
-
-
-def _data_dir() -> Path:
-    return Path(os.environ.get("HDED_DATA_DIR") or "~/.cache/hded").expanduser().resolve()
 
 
 def _store_name(source: str) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -50,6 +51,11 @@ def run(main: Callable[[], None]) -> NoReturn:
 def _fail(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
     return 2
+
+
+def data_dir() -> Path:
+    """Give the folder of verified downloads, which outlive DVC's outs."""
+    return Path(os.environ.get("HDED_DATA_DIR") or "~/.cache/hded").expanduser().resolve()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from hded.frames import Frames, validation_split
 from hded.inference import save_weights
 from hded.losses import HDEDLoss, LossWeights
 from hded.network import HDEDNet
+from hded.network.weights import find_weights, load_weights
 from hded.optics import AnyCamera
 from hded.params import load_params
 from hded.sections import Network, Train
@@ -95,6 +96,9 @@ def _fit(
         arguments["depth_scale_m"] = scenes.attributes["max_depth_m"]
     torch.manual_seed(seed)
     model = HDEDNet(**arguments)
+    if network.weights != "none":
+        file = find_weights(network.weights, network.encoder, stage.data_dir() / "weights")
+        load_weights(model.encoder, file)
     loss = HDEDLoss(LossWeights(**train.loss.model_dump()), arguments["depth_scale_m"])
     fitted, held = validation_split(scenes.frames, scenes.indices("train"), train.validation, seed)
     load = (scenes, defocused)

@@ -221,7 +221,7 @@ def test_a_wrong_type_is_refused_by_key(tmp_path, key, value):
         ("train.size_px", 16),
         ("train.hflip", 1.5),
         ("train.hflip", -0.1),
-        ("train.optimizer", "adamw"),
+        ("train.optimizer", "rmsprop"),
         ("train.lr", 0.0),
         ("train.lr", -1.0),
         ("train.lr", float("nan")),

@@ -44,7 +44,8 @@ class RemoteFile:
     """One file: its plain name, its mirrors in order, and what is known of its bytes.
 
     `urls` may be empty, for a file that only a user can place. Raises `HDEDError` for a name that
-    is not a plain one, a `sha256` that is not 64 hexadecimal digits, or a `size` below 1 byte.
+    is not a plain one, a `sha256` that is not 64 hexadecimal digits or the first 8 of them or more,
+    or a `size` below 1 byte.
     """
 
     name: str
@@ -55,8 +56,11 @@ class RemoteFile:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[^/\\\x00-\x1f]+", self.name) or self.name in (".", ".."):
             raise HDEDError(f"file name {self.name!r}: give a plain name, without folders")
-        if self.sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", self.sha256):
-            raise HDEDError(f"{self.name}: a sha256 has 64 hexadecimal digits, not {self.sha256!r}")
+        if self.sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{8,64}", self.sha256):
+            raise HDEDError(
+                f"{self.name}: a sha256 has 64 hexadecimal digits (8 of them at least are needed), "
+                f"not {self.sha256!r}"
+            )
         object.__setattr__(self, "sha256", self.sha256 and self.sha256.lower())
         if self.size is not None and self.size < 1:
             raise HDEDError(f"{self.name}: its size is at least 1 byte, not {self.size}")
@@ -129,7 +133,7 @@ def _is_verified(file: RemoteFile, path: Path) -> bool:
     if (
         record.items() >= seen.items()
         and file.size in (None, seen["size"])
-        and file.sha256 in (None, record.get("sha256"))
+        and record.get("sha256", "").startswith(file.sha256 or "")
     ):
         return True
     _remember(path, seen, _inspect(file, path))
@@ -150,7 +154,7 @@ def _inspect(file: RemoteFile, path: Path) -> str:
             hasher.update(chunk)
             bar.update(len(chunk))
     digest = hasher.hexdigest()
-    if file.sha256 is not None and digest != file.sha256:
+    if not digest.startswith(file.sha256 or ""):
         raise _UnfitError(f"sha256 {digest}, expected {file.sha256}", only_sum=True)
     return digest
 

