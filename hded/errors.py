@@ -15,3 +15,9 @@ def check_choice(what: str, value: object, choices: Iterable[object]) -> None:
     choices = tuple(choices)
     if value not in choices:
         raise HDEDError(f"{what} is {value!r}; choose from {', '.join(map(str, choices))}")
+
+
+def first_line(error: BaseException, limit: int = 150) -> str:
+    """Give what an error says in one line, its type's name if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:limit] if lines else type(error).__name__

@@ -24,6 +24,7 @@ from hded.protocols import (
     restoration_statement,
 )
 from hded.resample import resize_bilinear
+from hded.retake import Pictures
 from hded.store import Store
 
 Predict = Callable[[NDArray[np.uint8]], dict[str, NDArray]]
@@ -91,7 +92,7 @@ def median_depth_m(scenes: Store) -> float:
 def evaluate(
     predict: Predict,
     scenes: Store,
-    defocused: Store,
+    defocused: Pictures,
     *,
     heads: tuple[str, ...],
     size_px: int | None,

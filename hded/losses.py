@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hded.balance import Balance, BalanceName
 from hded.errors import check_choice
 from hded.ssim import ssim
 
@@ -94,10 +95,19 @@ class HDEDLoss(nn.Module):
     `depth_scale_m`: with a scale of 10, lambda weighs ten times more than with 1.
     """
 
-    def __init__(self, weights: LossWeights, depth_scale_m: float = 1.0) -> None:
+    def __init__(
+        self, weights: LossWeights, depth_scale_m: float = 1.0, balance: BalanceName = "fixed"
+    ) -> None:
         super().__init__()
         self.weights = weights
         self.depth_scale_m = depth_scale_m
+        self.balance = Balance(balance, weights.lambda_)
+        image = CONTENT[weights.content][0]
+        # of each term in its task's loss
+        self.shares = {
+            "depth": {"l1": 1.0, "gradient": weights.mu},
+            "deblur": {image: 1.0, "ssim": weights.psi},
+        }
 
     def forward(
         self, outputs: Mapping[str, Tensor], depth_m: Tensor, valid: Tensor, sharp: Tensor
@@ -108,21 +118,23 @@ class HDEDLoss(nn.Module):
         sharp: (B, 3, H, W) in [-1, 1].
         """
         w, terms = self.weights, {}
-        total = torch.zeros((), device=sharp.device)
         if "depth" in outputs:
             pred, gt = outputs["depth"] / self.depth_scale_m, depth_m / self.depth_scale_m
             terms["l1"] = l1_depth(pred, gt, valid)
-            total = total + terms["l1"]
             if w.mu:
                 terms["gradient"] = gradient_depth(pred, gt, valid, w.gradient)
-                total = total + w.mu * terms["gradient"]
         if "all_in_focus" in outputs:
             image, reference = (outputs["all_in_focus"] + 1) / 2, (sharp + 1) / 2
             name, content = CONTENT[w.content]
-            terms[name] = deblur = content(image, reference)
+            terms[name] = content(image, reference)
             if w.psi:
                 terms["ssim"] = ssim_loss(image, reference)
-                deblur = deblur + w.psi * terms["ssim"]
-            # without a depth head there is nothing to balance against
-            total = total + (w.lambda_ if "depth" in outputs else 1.0) * deblur
-        return {"total": total, **terms}
+        return {"total": self.balance(self.tasks(terms)), **terms}
+
+    def tasks(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Sum the terms of each task that is there, by their shares: what is to be balanced."""
+        return {
+            task: sum(share * terms[name] for name, share in shares.items() if name in terms)
+            for task, shares in self.shares.items()
+            if next(iter(shares)) in terms
+        }

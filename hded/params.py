@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from hded.errors import HDEDError
+from hded.optics import Camera
 from hded.sections import (
     OFFICIAL,
     Convert,
@@ -60,8 +61,8 @@ class Params(Section):
             _check_download(name, entry)
         return self
 
-    def variant(self, name: str) -> tuple[Network, Train]:
-        """Give the network and train sections with a variant's changes in place."""
+    def variant(self, name: str) -> tuple[Network, Train, Evaluate]:
+        """Give the sections network, train and evaluate with a variant's changes in place."""
         if name not in self.variants:
             raise HDEDError(f"variant {name!r} does not exist; choose from {list(self.variants)}")
         variant = self.variants[name]
@@ -73,7 +74,21 @@ class Params(Section):
                 f"params.yaml: train.refocus is on_the_fly, which blurs by `gather`, but "
                 f"defocus.renderer is {self.defocus.renderer}; change one of them"
             )
-        return network, train
+        evaluate = _validate(
+            Evaluate, _merge(self.evaluate, variant.evaluate), f"{where}.evaluate."
+        )
+        return network, train, evaluate
+
+    def test_camera(self, evaluate: Evaluate) -> Camera | None:
+        """Give the camera that pictures are taken with anew for a test; None: those of the store.
+
+        It is `defocus`'s, focused at `evaluate.focus_distance_m`.
+        """
+        if evaluate.focus_distance_m is None:
+            return None
+        changed = {**self.defocus.model_dump(), "focus_distance_m": evaluate.focus_distance_m}
+        (camera,) = _validate(Defocus, changed, "params.yaml: evaluate: defocus.").cameras()
+        return camera
 
 
 def load_params(path: Path) -> Params:
@@ -91,7 +106,9 @@ def load_params(path: Path) -> Params:
         raise HDEDError(f"{path}: a mapping of sections is needed, found {type(raw).__name__}")
     params = _validate(Params, raw, f"{path.name}: ")
     for name in params.variants:
-        params.variant(name)
+        _, _, evaluate = params.variant(name)
+        if name in params.run.variants:
+            params.test_camera(evaluate)
     return params
 
 

@@ -176,13 +176,14 @@ class Network(Section):
 
 
 class Loss(Section):
-    """The fields of `hded.losses.LossWeights`, by the paper's symbols."""
+    """The fields of `hded.losses.LossWeights`, by the paper's symbols, and `hded.balance`'s."""
 
     mu: NonNegative = 0.001
     gradient: Literal["forward", "prewitt"] = "forward"
     content: Literal["charbonnier", "l1"] = "charbonnier"
     psi: NonNegative = 4.0
     lambda_: Annotated[NonNegative, Field(alias="lambda")] = 0.01
+    balance: Literal["fixed", "uncertainty", "gradnorm"] = "fixed"
 
 
 class Train(Section):
@@ -205,7 +206,11 @@ class Train(Section):
     validation: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     keep: Literal["best", "last"] = "best"
     refocus: Literal["stored", "on_the_fly"] = "stored"
+    input: Literal["defocused", "sharp"] = "defocused"
     precision: Literal["float32", "bf16"] = "float32"
+    compile: bool = False
+    checkpoint_minutes: NonNegative = 10.0
+    devices: Count = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     loss: Loss = Loss()
 
@@ -218,15 +223,29 @@ class Train(Section):
         return self
 
 
+class Evaluate(Section):
+    """How a network is tested.
+
+    `scenes`: how many test scenes are pictured, best, median and worst among them. `input: sharp`
+    and a `focus_distance_m` of its own are for controls: all-in-focus images, or pictures focused
+    elsewhere than those that the network was trained on.
+    """
+
+    scenes: Annotated[int, Field(ge=3)] = 6
+    input: Literal["defocused", "sharp"] = "defocused"
+    focus_distance_m: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one_control(self) -> "Evaluate":
+        if self.input == "sharp" and self.focus_distance_m is not None:
+            raise ValueError("input: sharp has no focus distance; leave focus_distance_m null")
+        return self
+
+
 class Variant(Section):
-    """A named set of changes to `network` and `train`."""
+    """A named set of changes to `network`, `train` and `evaluate`."""
 
     description: str
     network: dict[str, Any] = {}
     train: dict[str, Any] = {}
-
-
-class Evaluate(Section):
-    """`scenes`: how many test scenes are pictured, best, median and worst among them."""
-
-    scenes: Annotated[int, Field(ge=3)] = 6
+    evaluate: dict[str, Any] = {}

@@ -17,6 +17,7 @@ from hded.evaluation import Evaluation, evaluate
 from hded.inference import Predictor, load_predictor
 from hded.params import load_params
 from hded.resample import resize_bilinear, resize_rgb
+from hded.retake import Pictures, Retaken
 from hded.store import Store, open_store
 from pipeline import stage
 from pipeline.tracking import flatten, track
@@ -32,7 +33,11 @@ def main() -> None:
     trained, out = stage.TRAINED / cell, stage.EVALUATED / cell
     out.mkdir(parents=True, exist_ok=True)
     scenes = open_store(stage.SCENES / args.dataset)
+    _, _, how = params.variant(args.variant)
     defocused = open_store(stage.DEFOCUSED / args.dataset)
+    camera = params.test_camera(how)
+    if camera or how.input == "sharp":
+        defocused = Retaken(scenes, camera, params.defocus.renderer)
     predictor = load_predictor(trained / "weights.pt")
     heads = predictor.network.heads
     size_px = predictor.size_px if predictor.geometry == "resize" else None
@@ -65,7 +70,7 @@ def main() -> None:
     summary = stage.METRICS / f"{args.dataset}-{args.variant}-{args.seed}.json"
     summary.parent.mkdir(parents=True, exist_ok=True)
     stage.write_json(summary, summarise(result))
-    picked = pick_scenes(result, params.evaluate.scenes)
+    picked = pick_scenes(result, how.scenes)
     picked.to_csv(out / "scenes.csv", index=False)
     for frame in picked["frame"]:
         _write_scene(out / "scenes" / frame, frame, predictor, scenes, defocused)
@@ -115,7 +120,7 @@ def pick_scenes(result: Evaluation, count: int) -> pd.DataFrame:
 
 
 def _write_scene(
-    folder: Path, frame: str, predictor: Predictor, scenes: Store, defocused: Store
+    folder: Path, frame: str, predictor: Predictor, scenes: Store, defocused: Pictures
 ) -> None:
     """Write input, sharp, restored; depth truth and estimate in mm; CoC: all at native size."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -53,6 +53,16 @@ def _fail(message: str) -> int:
     return 2
 
 
+def project_root() -> Path:
+    """Give the project's own folder, also where DVC runs an experiment in a temporary one."""
+    return Path(os.environ.get("DVC_ROOT") or ".").resolve()
+
+
+def checkpoints() -> Path:
+    """Give the folder of checkpoints, which outlive DVC's outs and temporary folders."""
+    return project_root() / "data" / "checkpoints"
+
+
 def data_dir() -> Path:
     """Give the folder of verified downloads, which outlive DVC's outs."""
     return Path(os.environ.get("HDED_DATA_DIR") or "~/.cache/hded").expanduser().resolve()

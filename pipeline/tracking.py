@@ -15,6 +15,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from pipeline.stage import project_root
+
 EXPERIMENT = "hded"
 MAX_PARAM_CHARS = 6000
 
@@ -42,6 +44,10 @@ class Tracker:
         batch = [Metric(name, float(v), now, step) for name, v in values.items()]
         self._client.log_batch(self.run_id, metrics=batch)
 
+    def tag(self, key: str, value: str) -> None:
+        """Set a tag of the run."""
+        self._client.set_tag(self.run_id, key, value)
+
     def artifacts(self, path: Path, folder: str | None = None) -> None:
         """Log a file, or the files of a folder, under `folder`."""
         log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
@@ -62,11 +68,13 @@ def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iter
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    root = Path(os.environ.get("DVC_ROOT") or ".").resolve()
+    root = project_root()
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
-    client = MlflowClient(uri)
     # two processes must not create one new database
     with FileLock(root / "mlflow.db.lock"):
+        if uri.startswith("sqlite:///"):
+            _create(Path(uri.removeprefix("sqlite:///")))
+        client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             local = uri.startswith("sqlite:")
@@ -81,6 +89,7 @@ def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iter
     if run is None:
         run = client.create_run(experiment_id, run_name=name, tags=dict(tags))
     run_id = run.info.run_id
+    client.update_run(run_id, status="RUNNING")  # one that was taken up again
     for key, value in tags.items():
         client.set_tag(run_id, key, value)
     status = "FAILED"
@@ -92,6 +101,22 @@ def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iter
         raise
     finally:
         client.set_terminated(run_id, status)
+
+
+def _create(database: Path) -> None:
+    """Create a database beside its name: one that a crash left half made could not be opened."""
+    from mlflow import MlflowClient
+
+    if not database.exists():
+        draft = database.with_name(f"{database.name}.part")
+        draft.unlink(missing_ok=True)
+        MlflowClient(f"sqlite:///{draft}")
+        draft.replace(database)
+
+
+def portable(uri: str) -> str:
+    """Give a local database by its name alone: results must not hold paths of one machine."""
+    return f"sqlite:///{Path(uri).name}" if uri.startswith("sqlite:") else uri
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "", *, separator: str = ".") -> dict[str, Any]:

@@ -3,146 +3,167 @@
     python -m pipeline.train --dataset nyu --variant full --seed 0
 
 Writes weights.pt, history.csv and run.json, whose run id lets later stages log to the same MLflow
-run.
+run. Checkpoints lie in data/checkpoints, apart from DVC's outs: started again after a crash, the
+stage goes on from the last one, in the same MLflow run; a fit that is done is not done again.
 """
 
-import hashlib
-import json
 import os
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
 
+from hded.checkpoint import Checkpoints
 from hded.errors import HDEDError
-from hded.frames import Frames, validation_split
+from hded.group import Group
 from hded.inference import save_weights
-from hded.losses import HDEDLoss, LossWeights
-from hded.network import HDEDNet
-from hded.network.weights import find_weights, load_weights
-from hded.optics import AnyCamera
+from hded.network.weights import find_weights
 from hded.params import load_params
-from hded.sections import Network, Train
-from hded.store import Store, open_store
-from hded.training import FitSettings, fit
-from pipeline import machine, stage
-from pipeline.tracking import EXPERIMENT, track
+from hded.recipe import Recipe, prepare
+from hded.store import open_store
+from hded.training import NotFiniteError, fit
+from pipeline import keys, launch, machine, stage
+from pipeline.tracking import EXPERIMENT, Tracker, portable, track
 
 
 def main() -> None:
     """Run the stage."""
     args = stage.parser(__doc__, "dataset", "variant", "seed").parse_args()
     params = load_params(stage.PARAMS)
-    network, train = params.variant(args.variant)
-    scenes = open_store(stage.SCENES / args.dataset)
-    defocused = open_store(stage.DEFOCUSED / args.dataset)
-    out = stage.TRAINED / args.dataset / args.variant / str(args.seed)
-    out.mkdir(parents=True, exist_ok=True)
+    network, train, _ = params.variant(args.variant)
+    launch.relaunch_if_many(train.devices, "pipeline.train")
+    stores = [stage.SCENES / args.dataset, stage.DEFOCUSED / args.dataset]
+    scenes, defocused = map(open_store, stores)
+    weights = None
+    if network.weights != "none":
+        weights = find_weights(network.weights, network.encoder, stage.data_dir() / "weights")
     camera = defocused.attributes["camera"]
-    settings = {"network": network.model_dump(), "train": train.model_dump(by_alias=True)}
-    digest = _digest({**settings, "camera": camera, "dataset": args.dataset, "seed": args.seed})
+    settings = {
+        "network": network.model_dump(),
+        "train": train.model_dump(by_alias=True),
+        "camera": camera,
+    }
+    who = {"dataset": args.dataset, "seed": args.seed}
+    data = [*stores, *([weights] if weights else [])]
+    checkpoints = Checkpoints(stage.checkpoints(), keys.of_fit(settings | who, data))
     name = f"{args.dataset}-{args.variant}-seed{args.seed}"
     tags = {
-        "dataset": args.dataset,
+        **{key: str(value) for key, value in who.items()},
         "source": scenes.attributes["source"],
         "variant": args.variant,
-        "seed": str(args.seed),
         "camera": camera["name"],
-        "params_digest": digest,
+        "params_digest": keys.of_settings(settings | who),
         "commit": machine.commit(),
         "stage": "train",
     }
     if experiment := os.environ.get("DVC_EXP_NAME"):
         tags["dvc_experiment"] = experiment
-    with track(name, tags) as tracker:
-        tracker.params({**settings, "camera": camera})
-        start = time.perf_counter()
-        cameras = params.defocus.cameras() if train.refocus == "on_the_fly" else ()
-        record = _fit(network, train, scenes, defocused, cameras, args.seed, out, tracker)
-        run = {
-            **record,
-            "run_id": tracker.run_id,
-            "run_name": name,
-            "experiment": EXPERIMENT,
-            "tracking_uri": _portable(tracker.uri),
-            "train": settings["train"],
-            "params_digest": digest,
-            "commit": tags["commit"],
-            "versions": machine.versions(),
-            "wall_s": round(time.perf_counter() - start, 1),
-        }
-        stage.write_json(out / "run.json", run)
-        for file in ("weights.pt", "history.csv", "run.json"):
-            tracker.artifacts(out / file)
+    with launch.group(train.device) as (group, device):
+        cook = partial(
+            prepare, network, train, scenes, defocused, seed=args.seed, weights=weights,
+            cameras=params.defocus.cameras(), rank=group.rank,
+        )  # fmt: skip
+        if not group.leads:
+            _fit(cook(), device, group, checkpoints, None)
+            return
+        with track(name, tags, (checkpoints.load() or {}).get("run_id")) as tracker:
+            tracker.params(settings)
+            start = time.perf_counter()
+            result = checkpoints.result()
+            if result is None:
+                result = _fit(cook(), device, group, checkpoints, tracker)
+            else:
+                tracker.tag("fitted_in_run", result["run_id"])
+                for record in result["history"]:
+                    _log(tracker, record)
+            out = stage.TRAINED / args.dataset / args.variant / str(args.seed)
+            out.mkdir(parents=True, exist_ok=True)
+            save_weights(
+                out / "weights.pt",
+                result["state"],
+                result["record"]["model"],
+                train.geometry,
+                train.size_px,
+            )
+            pd.DataFrame(result["history"]).to_csv(out / "history.csv", index=False)
+            run = {
+                **result["record"],
+                "run_id": tracker.run_id,
+                "run_name": name,
+                "experiment": EXPERIMENT,
+                "tracking_uri": portable(tracker.uri),
+                "train": settings["train"],
+                "params_digest": tags["params_digest"],
+                "commit": tags["commit"],
+                "versions": machine.versions(),
+                "wall_s": round(time.perf_counter() - start, 1),
+            }
+            stage.write_json(out / "run.json", run)
+            for file in ("weights.pt", "history.csv", "run.json"):
+                tracker.artifacts(out / file)
 
 
 def _fit(
-    network: Network,
-    train: Train,
-    scenes: Store,
-    defocused: Store,
-    cameras: Sequence[AnyCamera],
-    seed: int,
-    out: Path,
-    tracker: Any,
+    recipe: Recipe,
+    device: torch.device,
+    group: Group,
+    checkpoints: Checkpoints,
+    tracker: Tracker | None,
 ) -> dict[str, Any]:
-    """Fit, write weights and history, and say what was fitted."""
-    device = _device(train.device)
-    arguments = network.model_dump(exclude={"weights"})
-    if network.depth_scale_m is None:
-        arguments["depth_scale_m"] = scenes.attributes["max_depth_m"]
-    torch.manual_seed(seed)
-    model = HDEDNet(**arguments)
-    if network.weights != "none":
-        file = find_weights(network.weights, network.encoder, stage.data_dir() / "weights")
-        load_weights(model.encoder, file)
-    loss = HDEDLoss(LossWeights(**train.loss.model_dump()), arguments["depth_scale_m"])
-    fitted, held = validation_split(scenes.frames, scenes.indices("train"), train.validation, seed)
-    load = (scenes, defocused)
-    frames = Frames(*load, fitted, train.geometry, train.size_px, cameras)
-    validation = Frames(*load, held, train.geometry, train.size_px) if len(held) else None
-    names = FitSettings.__dataclass_fields__.keys() & Train.model_fields.keys()
-    chosen = {key: getattr(train, key) for key in names}
-    result = fit(
-        model, loss, frames, validation,
-        FitSettings(**{**chosen, "betas": tuple(train.betas), "seed": seed}),
-        device,
-        on_epoch=lambda r: tracker.metrics(
-            {k: v for k, v in r.items() if k != "epoch"}, step=int(r["epoch"])
-        ),
-    )  # fmt: skip
-    save_weights(out / "weights.pt", result.state, arguments, train.geometry, train.size_px)
-    pd.DataFrame(result.history).to_csv(out / "history.csv", index=False)
-    return {
-        "model": {**arguments, "weights": network.weights},
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "epochs": train.epochs,
-        "best_epoch": result.best_epoch,
-        "train_frames": len(fitted),
-        "val_frames": len(held),
-        "hardware": machine.hardware(device),
+    """Fit, from the last checkpoint on; give the result as `Checkpoints.finish` keeps it."""
+    resident = recipe.train.reside(device)
+    run_id = tracker.run_id if tracker else ""
+    try:
+        with launch.interrupts() as should_stop:
+            result = fit(
+                recipe.network,
+                recipe.loss,
+                recipe.train,
+                recipe.validation,
+                recipe.settings,
+                device,
+                on_epoch=lambda record: _log(tracker, record),
+                save=lambda state: checkpoints.save({**state, "run_id": run_id}),
+                resume=checkpoints.load(),
+                should_stop=should_stop,
+                group=group,
+            )
+    except NotFiniteError as error:
+        batch = {name: getattr(error.batch, name) for name in error.batch.__slots__}
+        file = checkpoints.save_batch(batch)
+        raise HDEDError(f"{error}; its tensors are in {file}") from None
+    done = {
+        "state": result.state,
+        "history": result.history,
+        "run_id": run_id,
+        "record": {
+            "model": recipe.arguments,
+            "weights": recipe.loaded
+            and {"loaded": recipe.loaded.loaded, "new": list(recipe.loaded.new)},
+            "parameters": sum(p.numel() for p in recipe.network.parameters()),
+            "epochs": recipe.settings.epochs,
+            "best_epoch": result.best_epoch,
+            "train_frames": len(recipe.train),
+            "val_frames": len(recipe.validation or ()),
+            "resident": resident,
+            "devices": group.size,
+            "hardware": machine.hardware(device),
+            "fit_s": round(sum(record["seconds"] for record in result.history), 1),
+        },
     }
+    if group.leads:
+        checkpoints.finish(done)
+    return done
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise HDEDError("train.device: cuda is not available here; set auto or cpu")
-    return torch.device(name)
-
-
-def _digest(settings: dict[str, Any]) -> str:
-    text = json.dumps(settings, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _portable(uri: str) -> str:
-    """Give a local database by its name alone: results must not hold paths of one machine."""
-    return f"sqlite:///{Path(uri).name}" if uri.startswith("sqlite:") else uri
+def _log(tracker: Tracker | None, record: Mapping[str, float]) -> None:
+    """Log an epoch's figures; in the first process alone."""
+    if tracker:
+        figures = {name: value for name, value in record.items() if name != "epoch"}
+        tracker.metrics(figures, step=int(record["epoch"]))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from hded.errors import HDEDError
-from hded.losses import LossWeights
+from hded.losses import HDEDLoss, LossWeights
 from hded.optics import CAMERAS
 from hded.params import Params, load_params
 from hded.sections import Loss
@@ -80,8 +80,8 @@ def test_the_committed_file_is_valid(tmp_path):
 
 def test_every_committed_variant_changes_what_it_says_and_nothing_else():
     params = load_params(ROOT / "params.yaml")
-    assert len(params.variants) == 7
-    network, train = params.variant("full")
+    assert len(params.variants) == 9
+    network, train, _ = params.variant("full")
     assert (network, train) == (params.network, params.train)
     losses = {
         "l1_l1": {"mu": 0.0, "content": "l1", "psi": 0.0},
@@ -90,12 +90,12 @@ def test_every_committed_variant_changes_what_it_says_and_nothing_else():
         "charbonnier_ssim": {"mu": 0.0},
     }
     for name, changes in losses.items():
-        network, train = params.variant(name)
+        network, train, _ = params.variant(name)
         assert network == params.network
         assert train.loss == params.train.loss.model_copy(update=changes)
         assert train.model_copy(update={"loss": params.train.loss}) == params.train
     for name, head in (("depth_only", "depth"), ("deblur_only", "all_in_focus")):
-        network, train = params.variant(name)
+        network, train, _ = params.variant(name)
         assert train == params.train
         assert network == params.network.model_copy(update={"heads": [head]})
 
@@ -105,7 +105,7 @@ def test_a_variant_leaves_ones_own_values_beside_its_changes(tmp_path):
         content["train"]["loss"].update({"lambda": 0.5, "gradient": "prewitt"})
         content["variants"]["l1_l1"]["train"]["lr"] = 0.125
 
-    _, train = load(tmp_path, edited(change)).variant("l1_l1")
+    _, train, _ = load(tmp_path, edited(change)).variant("l1_l1")
     assert (train.loss.lambda_, train.loss.gradient, train.lr) == (0.5, "prewitt", 0.125)
     assert (train.loss.mu, train.loss.content, train.loss.psi) == (0.0, "l1", 0.0)
 
@@ -116,7 +116,9 @@ def test_a_variant_that_does_not_exist_is_refused():
 
 
 def test_the_loss_section_has_the_fields_and_the_defaults_of_the_loss():
-    assert LossWeights(**Loss().model_dump()) == LossWeights()
+    fields = Loss().model_dump()
+    assert HDEDLoss(LossWeights()).balance.name == fields.pop("balance")
+    assert LossWeights(**fields) == LossWeights()
 
 
 def test_params_cannot_be_changed_once_read():
@@ -257,7 +259,7 @@ def test_a_wrong_type_is_refused_by_key(tmp_path, key, value):
         ("network.joint", "sum"),
         ("network.output", "sigmoid"),
         ("network.init", "zeros"),
-        ("network.weights", "vgg"),
+        ("network.weights", ""),
         ("defocus.camera", "pinhole"),
         ("defocus.seed", -1),
         ("defocus.focus_distance_m", 0.0),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hded.datasets.fetch import RemoteFile, fetch
-from hded.errors import HDEDError
+from hded.errors import HDEDError, first_line
 from hded.network.encoder import EncoderName
 
 # torch.hub's convention: a file's name ends in the first digits of its sha256
@@ -103,9 +103,8 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
         raise HDEDError(
-            f"network.weights: {path} cannot be read as tensors alone ({reason})"
+            f"network.weights: {path} cannot be read as tensors alone ({first_line(error)})"
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]

@@ -1,0 +1,88 @@
+"""Checkpoints of a fit: whole or not there, and never more than are of use.
+
+A folder holds those of one key, which stands for everything that the fit depends on: what was
+written under other settings, data or code is never taken up. A file is written beside its name,
+flushed to the disk and renamed. When a fit is done, `finished.pt` (no optimiser) takes their place,
+so that the same fit asked for again costs nothing.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from hded.errors import HDEDError, first_line
+
+FINISHED = "finished.pt"
+LATEST = "latest.pt"
+KEPT_KEYS = 8  # folders of other keys, the youngest
+
+
+class Checkpoints:
+    """The checkpoints of the fit that `key` stands for, in `root / key`."""
+
+    def __init__(self, root: Path, key: str) -> None:
+        self.folder = root / key
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Put `state` (tensors, numbers, text, lists and mappings) in the last one's place.
+
+        Raises HDEDError where the disk is full or read-only; the last good one is then still there.
+        """
+        self._write(LATEST, state)
+
+    def finish(self, state: Mapping[str, Any]) -> None:
+        """Put the fit's result in its checkpoint's place, and remove the oldest keys' folders."""
+        self._write(FINISHED, state)
+        (self.folder / LATEST).unlink(missing_ok=True)
+        others = sorted(
+            (f for f in self.folder.parent.iterdir() if f.is_dir() and f != self.folder),
+            key=lambda f: f.stat().st_mtime,
+        )
+        for folder in others[: -KEPT_KEYS or None]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def load(self) -> dict[str, Any] | None:
+        """Give the last state saved, on the CPU; None where there is none, or it is finished."""
+        return self._read(LATEST)
+
+    def result(self) -> dict[str, Any] | None:
+        """Give what `finish` wrote; None while the fit is not done."""
+        return self._read(FINISHED)
+
+    def save_batch(self, content: Mapping[str, Any]) -> Path:
+        """Write the tensors of a batch that broke the fit, to be looked at; give the file."""
+        self._write("bad_batch.pt", content)
+        return self.folder / "bad_batch.pt"
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        draft = self.folder / f"{name}.part"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with draft.open("wb") as stream:
+                torch.save(dict(content), stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            draft.replace(self.folder / name)
+        except (OSError, RuntimeError) as error:
+            # torch reports a full disk as a RuntimeError of its writer
+            draft.unlink(missing_ok=True)
+            raise HDEDError(
+                f"checkpoint: cannot write {self.folder / name} ({first_line(error)}); free some "
+                "space or make it writable, then run again: it goes on from the last one written"
+            ) from error
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        path = self.folder / name
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            return None
+        except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
+            raise HDEDError(
+                f"checkpoint: {path} cannot be read ({first_line(error)}); delete it to start anew"
+            ) from error

@@ -1,0 +1,87 @@
+"""How a stage that may last hours is run: on several devices, and stopped without loss."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+import torch
+import torch.distributed as dist
+
+from hded.errors import HDEDError
+from hded.group import Group
+
+WORLD = "WORLD_SIZE"  # set by torchrun
+
+
+def relaunch_if_many(devices: int, module: str) -> None:
+    """Replace this process by torchrun with `devices` of them, unless torchrun started it."""
+    if devices > 1 and WORLD not in os.environ:
+        _torchrun(devices, module)
+    started = int(os.environ.get(WORLD, "1"))
+    if started != devices:
+        raise HDEDError(
+            f"train.devices is {devices}, but torchrun started {started} processes; make them equal"
+        )
+
+
+def _torchrun(devices: int, module: str) -> NoReturn:
+    sys.stdout.flush()
+    # one process a device must not use all cores; torchrun would set one thread and say so
+    threads = max(1, torch.get_num_threads() // devices)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    options = ["--standalone", f"--nproc-per-node={devices}", "-m", module]
+    os.execv(
+        sys.executable,
+        [sys.executable, "-m", "torch.distributed.run", *options, *sys.argv[1:]],
+    )
+
+
+@contextmanager
+def group(name: str) -> Iterator[tuple[Group, torch.device]]:
+    """Give this process's group and the device that `train.device` names for it."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise HDEDError("train.device: cuda is not available here; set auto or cpu")
+    if WORLD not in os.environ:
+        yield Group(), torch.device(name)
+        return
+    rank = int(os.environ["LOCAL_RANK"])
+    if name == "cuda" and rank >= torch.cuda.device_count():
+        raise HDEDError(
+            f"train.devices: process {rank + 1} has no GPU, there are {torch.cuda.device_count()}"
+        )
+    # gloo beside nccl: flags, sums and random states are on the host
+    dist.init_process_group("cpu:gloo,cuda:nccl" if name == "cuda" else "gloo")
+    try:
+        yield (
+            Group(dist.get_rank(), dist.get_world_size()),
+            torch.device(name, rank) if name == "cuda" else torch.device(name),
+        )
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C, or a SIGTERM, into a flag that is asked for; give the question.
+
+    A second Ctrl-C interrupts at once. torchrun passes a Ctrl-C on as SIGTERM, which is no second.
+    """
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and signal.SIGINT in seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

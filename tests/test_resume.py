@@ -1,0 +1,280 @@
+"""A run is never lost: real processes, really killed, that go on where they stood."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, write_stores
+from ruamel.yaml import YAML
+
+from hded.checkpoint import KEPT_KEYS, Checkpoints
+from hded.errors import HDEDError
+
+# MLflow's own, of SQLAlchemy
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+TINY = {
+    "width": 0.04,
+    "dropout": 0.5,  # torch's generator takes part in every step
+}
+TRAIN = {
+    "epochs": 8,
+    "batch_size": 3,
+    "size_px": 32,
+    "validation": 0.25,
+    "validate_every": 2,
+    "keep": "best",
+    "checkpoint_minutes": 0,  # after every step
+}
+TIMES = ["seconds", "samples_per_s", "data_share"]
+
+
+class Project:
+    """A folder with params.yaml and two stores, in which the stage `train` runs."""
+
+    def __init__(self, root: Path, **train: Any) -> None:
+        self.root = root
+        tiny = write_stores(root / "tiny")
+        for name, store in (("scenes", tiny.scenes), ("defocused", tiny.defocused)):
+            (root / "data" / name).mkdir(parents=True)
+            store.folder.rename(root / "data" / name / "nyu")
+        yaml = YAML()
+        params = yaml.load(ROOT / "params.yaml")
+        params["network"].update(TINY)
+        params["train"].update({**TRAIN, **train})
+        yaml.dump(params, root / "params.yaml")
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
+            env.pop(name, None)
+        stage = ["-m", "pipeline.train", "--dataset", "nyu", "--variant", "full", "--seed", "0"]
+        return subprocess.Popen(
+            [*(command or [sys.executable]), *stage],
+            cwd=self.root,
+            env=env,
+            text=True,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def run(self, *command: str) -> tuple[int, str]:
+        process = self.start(*command)
+        _, errors = process.communicate(timeout=200)
+        return process.returncode, errors
+
+    def files(self, name: str) -> list[Path]:
+        return list((self.root / "data/checkpoints").glob(f"*/{name}"))
+
+    def start_and_wait_for_saves(self, saves: int) -> subprocess.Popen[str]:
+        """Start the stage and let it save its state so many times."""
+        process, seen, last = self.start(), 0, 0
+        earlier = [file.stat().st_mtime_ns for file in self.files("latest.pt")]
+        end = time.monotonic() + 120
+        while seen < saves and process.poll() is None and time.monotonic() < end:
+            for file in self.files("latest.pt"):
+                now = file.stat().st_mtime_ns
+                if now != last and now not in earlier:
+                    seen, last = seen + 1, now
+            time.sleep(0.001)
+        assert seen == saves, process.communicate()[1]
+        return process
+
+    def result(self) -> tuple[Mapping[str, torch.Tensor], pd.DataFrame]:
+        out = self.root / "data/trained/nyu/full/0"
+        weights = torch.load(out / "weights.pt", weights_only=True)["state_dict"]
+        return weights, pd.read_csv(out / "history.csv").drop(columns=TIMES)
+
+    def mlflow_runs(self) -> list[Any]:
+        from mlflow import MlflowClient
+
+        return list(MlflowClient(f"sqlite:///{self.root / 'mlflow.db'}").search_runs(["1"]))
+
+
+def assert_same(one: Project, other: Project) -> None:
+    (weights, history), (expected, expected_history) = one.result(), other.result()
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    pd.testing.assert_frame_equal(history, expected_history, check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project(tmp_path_factory.mktemp("undisturbed"))
+    code, errors = project.run()
+    assert code == 0, errors
+    return project
+
+
+def test_a_run_that_is_killed_again_and_again_ends_bit_identical(undisturbed, tmp_path):
+    project = Project(tmp_path)
+    for saves in (1, 4, 2):
+        process = project.start_and_wait_for_saves(saves)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert not (tmp_path / "data/trained").exists()
+    code, errors = project.run()
+    assert code == 0, errors
+    assert_same(project, undisturbed)
+    (run,) = project.mlflow_runs()
+    assert run.info.status == "FINISHED"
+    # what the checkpoint held is gone: the finished one has no optimiser
+    assert not project.files("latest.pt") and len(project.files("finished.pt")) == 1
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_a_killed_run_that_goes_on(undisturbed, tmp_path):
+    # checkpoints come late, so that the one found is the interruption's own
+    project = Project(tmp_path, checkpoint_minutes=1000, epochs=400)
+    process = project.start()
+    while not logged_epochs(project) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    (run,) = project.mlflow_runs()
+    assert run.info.status == "KILLED"
+    (file,) = project.files("latest.pt")
+    state = torch.load(file, weights_only=True)
+    assert state["run_id"] == run.info.run_id
+    assert 1 < state["epoch"] < 400
+    # taken up again with the same parameters, it goes on from there in the same run
+    process = project.start()
+    epochs = logged_epochs(project)
+    while logged_epochs(project) == epochs and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    (run,) = project.mlflow_runs()
+    assert run.info.status == "KILLED"
+    assert torch.load(file, weights_only=True)["epoch"] > state["epoch"]
+
+
+def logged_epochs(project: Project) -> int:
+    """Ask the database alone: MLflow's client would change one that is being made."""
+    try:
+        with closing(sqlite3.connect(f"file:{project.root / 'mlflow.db'}?mode=ro", uri=True)) as db:
+            query = "SELECT COUNT(*) FROM metrics WHERE key = 'train/total'"
+            return db.execute(query).fetchone()[0]
+    except sqlite3.OperationalError:
+        return 0
+
+
+def test_a_finished_fit_is_not_done_again_unless_something_changed(undisturbed):
+    weights, history = undisturbed.result()
+    start = time.monotonic()
+    code, errors = undisturbed.run()
+    assert code == 0, errors
+    again, history_again = undisturbed.result()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    pd.testing.assert_frame_equal(history, history_again)
+    assert "train:" not in errors and time.monotonic() - start < 60
+    first, second = sorted(undisturbed.mlflow_runs(), key=lambda run: run.info.start_time)
+    assert second.data.tags["fitted_in_run"] == first.info.run_id
+    assert second.data.metrics["train/total"] == first.data.metrics["train/total"]
+
+
+def test_another_setting_or_other_data_never_takes_up_a_checkpoint(tmp_path):
+    project = Project(tmp_path, epochs=3)
+    process = project.start_and_wait_for_saves(2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    text = (tmp_path / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("mu: 0.001", "mu: 0.002"))
+    code, errors = project.run()
+    assert code == 0, errors
+    assert len(list((tmp_path / "data/checkpoints").iterdir())) == 2
+    assert len(project.result()[1]) == 3
+    csv = tmp_path / "data/scenes/nyu/frames.csv"
+    csv.write_text(csv.read_text() + "\n")
+    assert project.run()[0] == 0
+    assert len(list((tmp_path / "data/checkpoints").iterdir())) == 3
+
+
+def test_a_loss_of_nan_is_one_line_and_its_batch_is_there_to_be_looked_at(tmp_path):
+    project = Project(tmp_path, optimizer="sgd", lr=1e30, schedule="step")
+    code, errors = project.run()
+    line = errors.strip().splitlines()[-1]
+    assert code == 2 and line.startswith("error: training: ") and "Traceback" not in errors
+    assert "epoch 1, step" in line
+    (file,) = project.files("bad_batch.pt")
+    assert str(file) in line
+    batch = torch.load(file, weights_only=True)
+    assert batch["defocused"].shape[1:] == (3, 32, 32) and batch["depth_m"].shape[1] == 1
+    assert len(batch["indices"]) == len(batch["sharp"])
+    (run,) = project.mlflow_runs()
+    assert run.info.status == "FAILED"
+
+
+# ---- checkpoints by themselves ----
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "key")
+    assert checkpoints.load() is None and checkpoints.result() is None
+    checkpoints.save({"step": 1, "weights": torch.arange(3.0), "history": [{"a": 0.1}]})
+    checkpoints.save({"step": 2, "weights": torch.arange(4.0), "history": []})
+    found = checkpoints.load()
+    assert found is not None and found["step"] == 2 and found["weights"].tolist() == [0, 1, 2, 3]
+    assert [file.name for file in checkpoints.folder.iterdir()] == ["latest.pt"]
+    assert Checkpoints(tmp_path, "other").load() is None
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's full disk")
+def test_a_full_disk_is_one_line_and_the_last_good_checkpoint_stays(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "key")
+    checkpoints.save({"step": 1})
+    (checkpoints.folder / "latest.pt.part").symlink_to("/dev/full")
+    with pytest.raises(HDEDError, match="No space left on device") as caught:
+        checkpoints.save({"step": 2, "weights": torch.zeros(1 << 20)})
+    assert "\n" not in str(caught.value) and "latest.pt" in str(caught.value)
+    found = checkpoints.load()
+    assert found is not None and found["step"] == 1
+    # and with space again, it goes on
+    checkpoints.save({"step": 3})
+    found = checkpoints.load()
+    assert found is not None and found["step"] == 3
+
+
+def test_the_folders_of_old_keys_are_removed_when_a_fit_is_done(tmp_path):
+    for i in range(KEPT_KEYS + 3):
+        checkpoints = Checkpoints(tmp_path, f"key{i}")
+        checkpoints.save({"step": i})
+        os.utime(checkpoints.folder, (i, i))
+    checkpoints.finish({"state": {}})
+    kept = {folder.name for folder in tmp_path.iterdir()}
+    assert kept == {f"key{i}" for i in range(2, KEPT_KEYS + 3)}
+    assert checkpoints.load() is None and checkpoints.result() == {"state": {}}
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing that torch wrote", None])
+def test_a_damaged_checkpoint_is_named(tmp_path, content):
+    checkpoints = Checkpoints(tmp_path, "key")
+    checkpoints.save({"weights": torch.zeros(1000)})
+    file = checkpoints.folder / "latest.pt"
+    file.write_bytes(file.read_bytes()[:2000] if content is None else content)
+    with pytest.raises(HDEDError, match=r"latest\.pt.*delete it"):
+        checkpoints.load()
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path):
+    class Bomb:
+        def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'executed'}",)
+
+    checkpoints = Checkpoints(tmp_path, "key")
+    checkpoints.save({"step": 1})
+    torch.save({"bomb": Bomb()}, checkpoints.folder / "latest.pt")
+    with pytest.raises(HDEDError, match="cannot be read"):
+        checkpoints.load()
+    assert not (tmp_path / "executed").exists()
