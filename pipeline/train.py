@@ -67,7 +67,8 @@ def main() -> None:
             cameras=params.defocus.cameras(), rank=group.rank,
         )  # fmt: skip
         if not group.leads:
-            _fit(cook(), device, group, checkpoints, None)
+            if checkpoints.result() is None:
+                _fit(cook(), device, group, checkpoints, None)
             return
         with track(name, tags, (checkpoints.load() or {}).get("run_id")) as tracker:
             tracker.params(settings)

@@ -42,9 +42,9 @@ TIMES = ["seconds", "samples_per_s", "data_share"]
 class Project:
     """A folder with params.yaml and two stores, in which the stage `train` runs."""
 
-    def __init__(self, root: Path, **train: Any) -> None:
+    def __init__(self, root: Path, size: tuple[int, int] = (40, 56), **train: Any) -> None:
         self.root = root
-        tiny = write_stores(root / "tiny")
+        tiny = write_stores(root / "tiny", size=size)
         for name, store in (("scenes", tiny.scenes), ("defocused", tiny.defocused)):
             (root / "data" / name).mkdir(parents=True)
             store.folder.rename(root / "data" / name / "nyu")

@@ -1,0 +1,146 @@
+"""Several processes train one network: as one that sees the same shares of each batch in turn."""
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from conftest import write_stores
+from test_resume import Project
+
+from hded.errors import HDEDError
+from hded.frames import Frames
+from hded.group import Group
+from hded.losses import HDEDLoss, LossWeights
+from hded.network import HDEDNet
+from hded.store import open_store
+from hded.training import FitSettings, fit
+
+# MLflow's own, of SQLAlchemy
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+CPU = torch.device("cpu")
+SIZE = (72, 80)
+SETTINGS = FitSettings(
+    epochs=2, batch_size=4, hflip=0.5, optimizer="sgd", lr=0.05, drop_at=1.0, keep="best", seed=3
+)
+
+
+def parts(folder: Path, balance: str) -> tuple[HDEDNet, HDEDLoss, Frames, Frames]:
+    torch.manual_seed(0)
+    network = HDEDNet(width=1 / 16, depth_scale_m=8.0, dropout=0.0)
+    loss = HDEDLoss(LossWeights(lambda_=0.5), 8.0, balance)
+    stores = [open_store(folder / name) for name in ("scenes", "defocused")]
+    train = Frames(*stores, np.arange(6), "crop", 64)
+    return network, loss, train, Frames(*stores, np.array([6, 7, 8]), "crop", 64)
+
+
+def fit_share(rank: int, folder: Path, balance: str) -> None:
+    """One of two processes."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1"}
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder / balance}", rank=rank, world_size=2
+    )
+    network, loss, train, validation = parts(folder, balance)
+    epochs: list[dict[str, float]] = []
+    result = fit(
+        network, loss, train, validation, SETTINGS, CPU, epochs.append, group=Group(rank, 2)
+    )
+    assert len(epochs) == (2 if rank == 0 else 0)
+    torch.save(
+        {"network": dict(network.named_parameters()), "loss": loss.state_dict(),
+         "history": result.history},
+        folder / f"{balance}{rank}.pt",
+    )  # fmt: skip
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("balance", ["fixed", "uncertainty"])
+def test_two_processes_train_as_one_that_accumulates_their_half_batches(tmp_path, balance):
+    tiny = write_stores(tmp_path / "tiny", size=SIZE)
+    folder = tiny.scenes.folder.parent
+    mp.spawn(fit_share, (folder, balance), nprocs=2)
+    first, second = (torch.load(folder / f"{balance}{r}.pt", weights_only=False) for r in (0, 1))
+
+    network, loss, train, _ = parts(folder, balance)
+    learned = [*network.parameters(), *loss.parameters()]
+    optimizer = torch.optim.SGD(learned, SETTINGS.lr)
+    network.train()
+    means = []
+    for epoch in (1, 2):
+        shares = [
+            train.batches(4, seed=3, epoch=epoch, hflip=0.5, rank=rank, devices=2)
+            for rank in (0, 1)
+        ]
+        # six frames: a step of two and two, then one of one and one
+        totals = []
+        for halves in zip(*shares, strict=True):
+            optimizer.zero_grad()
+            for half in halves:
+                terms = loss(network(half.defocused), half.depth_m, half.valid, half.sharp)
+                (terms["total"] / 2).backward()
+                totals += [terms["total"].item()] * len(half.sharp)
+            optimizer.step()
+        means.append(sum(totals) / len(totals))
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(first["network"][name], parameter, rtol=1e-4, atol=1e-6)
+        assert torch.equal(first["network"][name], second["network"][name]), name
+    for name, value in loss.named_parameters():
+        torch.testing.assert_close(first["loss"][name], value.data, rtol=1e-5, atol=1e-7)
+    found = [record["train/total"] for record in first["history"]]
+    assert found == pytest.approx(means, rel=1e-5)
+    # both see the figures of the whole, the validation of all three frames included
+    for one, other in zip(first["history"], second["history"], strict=True):
+        for name in one.keys() - {"seconds", "samples_per_s", "data_share"}:
+            assert one[name] == other[name], name
+        assert math.isfinite(one["val/rmse"])
+
+
+def test_the_shares_of_a_batch_are_its_samples(tmp_path):
+    tiny = write_stores(tmp_path, size=SIZE)
+    frames = Frames(tiny.scenes, tiny.defocused, np.arange(7), "crop", 32)
+    options = {"seed": 1, "epoch": 2, "hflip": 0.5}
+    whole = list(frames.batches(4, **options))
+    shares = [list(frames.batches(4, **options, rank=r, devices=2)) for r in (0, 1)]
+    assert frames.steps(4) == 2 and frames.steps(4, 2) == 2 and frames.steps(1, 2) == 0
+    for name in ("defocused", "sharp", "depth_m"):
+        both = torch.cat([getattr(share[0], name) for share in shares])
+        assert torch.equal(both, getattr(whole[0], name))
+    # of the last three one is left out, since two cannot share it
+    assert [len(share[1].sharp) for share in shares] == [1, 1]
+    (rest,) = frames.batches(4, **options, start=1)
+    assert torch.equal(rest.sharp, whole[1].sharp)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
+    tiny = write_stores(tmp_path, size=SIZE)
+    network, loss, train, _ = parts(tiny.scenes.folder.parent, "fixed")
+    settings = FitSettings(epochs=1, batch_size=3, keep="last")
+    with pytest.raises(HDEDError, match=r"batch_size 3 .* 2 devices"):
+        fit(network, loss, train, None, settings, CPU, group=Group(0, 2))
+
+
+def test_the_stage_trains_on_two_devices_into_one_run(tmp_path):
+    project = Project(tmp_path, SIZE, size_px=64, devices=2, batch_size=4, epochs=2)
+    code, errors = project.run()
+    assert code == 0, errors
+    weights, history = project.result()
+    assert len(history) == 2 and all(t.isfinite().all() for t in weights.values())
+    run = json.loads((tmp_path / "data/trained/nyu/full/0/run.json").read_text())
+    assert run["devices"] == 2
+    (tracked,) = project.mlflow_runs()
+    assert tracked.info.status == "FINISHED"
+    # started by torchrun itself it is the same fit, already done
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    code, errors = project.run(*torchrun, "--nproc-per-node=2")
+    assert code == 0, errors
+    assert "train:" not in errors
+    code, errors = project.run(*torchrun, "--nproc-per-node=1")
+    assert code != 0 and "train.devices is 2, but torchrun started 1" in errors
