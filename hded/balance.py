@@ -47,7 +47,8 @@ class Balance(nn.Module):
         values = torch.stack([losses[task] for task in TASKS])
         if self.name == "uncertainty":
             return (torch.exp(-self.log_variance) * values + self.log_variance).sum()
-        return (self.weights.to(values.dtype) * values).sum()
+        # a copy: `learn` moves the weights before the sum is differentiated
+        return (self.weights.detach().clone() * values).sum()
 
     def current(self) -> dict[str, float]:
         """Give the weight that each task's loss has now."""

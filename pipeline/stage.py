@@ -1,14 +1,14 @@
-"""What every stage shares: where files lie, and how a mistake of the user ends."""
+"""What every stage shares: its command line, and where files lie."""
 
-import argparse
 import json
 import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from hded.errors import HDEDError
+from hded.cli import Parser, run
+
+__all__ = ["Parser", "run"]
 
 PARAMS = Path("params.yaml")
 RAW = Path("data/raw")  # <dataset>/: official raw files
@@ -22,35 +22,12 @@ BENCHMARK = REPORTS / "benchmark.json"  # of `make benchmark`
 METRICS = REPORTS / "metrics"  # <dataset>-<variant>-<seed>.json: what `dvc metrics` shows
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors in one line, as everywhere else."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-def parser(doc: str | None, *arguments: str) -> argparse.ArgumentParser:
+def parser(doc: str | None, *arguments: str) -> Parser:
     """Give a parser with required options of these names; `seed` is a number."""
-    result = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result = Parser(description=doc)
     for name in arguments:
         result.add_argument(f"--{name}", required=True, type=int if name == "seed" else str)
     return result
-
-
-def run(main: Callable[[], None]) -> NoReturn:
-    """Run a command; a mistake of the user is one line on stderr and exit status 2."""
-    try:
-        main()
-    except HDEDError as error:
-        sys.exit(_fail(str(error)))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(0)
-
-
-def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 2
 
 
 def project_root() -> Path:

@@ -103,7 +103,8 @@ def main() -> None:
                 "wall_s": round(time.perf_counter() - start, 1),
             }
             stage.write_json(out / "run.json", run)
-            for file in ("weights.pt", "history.csv", "run.json"):
+            tracker.model(out / "weights.pt", network.heads)
+            for file in ("history.csv", "run.json"):
                 tracker.artifacts(out / file)
 
 

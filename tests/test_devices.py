@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from conftest import write_stores
 from test_resume import Project
+from torch.multiprocessing.spawn import spawn
 
 from hded.errors import HDEDError
 from hded.frames import Frames
@@ -66,7 +66,7 @@ def fit_share(rank: int, folder: Path, balance: str) -> None:
 def test_two_processes_train_as_one_that_accumulates_their_half_batches(tmp_path, balance):
     tiny = write_stores(tmp_path / "tiny", size=SIZE)
     folder = tiny.scenes.folder.parent
-    mp.spawn(fit_share, (folder, balance), nprocs=2)
+    spawn(fit_share, (folder, balance), nprocs=2)
     first, second = (torch.load(folder / f"{balance}{r}.pt", weights_only=False) for r in (0, 1))
 
     network, loss, train, _ = parts(folder, balance)

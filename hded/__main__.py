@@ -1,0 +1,106 @@
+"""Use a trained network on photographs, or take it elsewhere.
+
+    python -m hded predict IMAGE... --checkpoint weights.pt --out DIR
+    python -m hded export --checkpoint weights.pt --out network.onnx
+
+`predict` writes, for IMAGE.jpg: IMAGE_depth.png (16-bit, millimetres), IMAGE_depth_preview.png and
+IMAGE_sharp.png, at the photograph's own size.
+"""
+
+from argparse import Namespace
+from collections import Counter
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from hded.cli import Parser, run
+from hded.errors import HDEDError
+from hded.export import export_onnx
+from hded.inference import load_predictor
+from hded.network import HEADS
+from hded.photos import OVERLAP_PX, TILE_PX, estimate, preview, read_photo
+from hded.progress import progress
+
+
+def main() -> None:
+    """Read the command line and do what it says."""
+    parser = Parser(prog="python -m hded", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    predict = commands.add_parser("predict", help="depth and sharp image of photographs")
+    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    predict.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    predict.add_argument(
+        "--tile", type=int, default=TILE_PX, help="longest side that is not tiled [px]"
+    )
+    predict.add_argument("--overlap", type=int, default=OVERLAP_PX, help="of tiles [px]")
+    predict.set_defaults(command=_predict)
+    export = commands.add_parser("export", help="write the network as ONNX")
+    export.set_defaults(command=_export)
+    for command, out in ((predict, "folder of the results"), (export, "the .onnx file")):
+        command.add_argument("--checkpoint", required=True, type=Path, help="a weights.pt")
+        command.add_argument("--out", required=True, type=Path, help=out)
+        command.add_argument(
+            "--heads", nargs="+", choices=HEADS, help="these alone; the others cost nothing"
+        )
+    arguments = parser.parse_args()
+    arguments.command(arguments)
+
+
+def _predict(arguments: Namespace) -> None:
+    twice = [s for s, n in Counter(path.stem for path in arguments.images).items() if n > 1]
+    if twice:
+        raise HDEDError(f"two images are named {twice[0]}; their results would be one file")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise HDEDError("--device: cuda is not available here; leave it out")
+    predictor = load_predictor(arguments.checkpoint, arguments.device, arguments.heads)
+    _make_folder(arguments.out)
+    failed = []
+    bar = progress(arguments.images, desc="predict", unit="image")
+    for path in bar:
+        try:
+            rgb = read_photo(path)
+        except HDEDError as error:
+            failed.append(str(error))
+            continue
+        if predictor.geometry == "resize":
+            side = predictor.size_px
+            bar.write(
+                f"{path}: the network was trained on frames squashed to {side}x{side}; "
+                f"its results are enlarged from there to {rgb.shape[1]}x{rgb.shape[0]}"
+            )
+        found = estimate(predictor, rgb, arguments.tile, arguments.overlap)
+        if found.depth_mm is not None:
+            _save(Image.fromarray(found.depth_mm), arguments.out / f"{path.stem}_depth.png")
+            _save(preview(found.depth_mm), arguments.out / f"{path.stem}_depth_preview.png")
+        if found.all_in_focus is not None:
+            _save(Image.fromarray(found.all_in_focus), arguments.out / f"{path.stem}_sharp.png")
+    if failed:
+        raise HDEDError("; ".join(failed))
+
+
+def _export(arguments: Namespace) -> None:
+    predictor = load_predictor(arguments.checkpoint, "cpu", arguments.heads)
+    _make_folder(arguments.out.parent)
+    export_onnx(predictor, arguments.out)
+    size_mb = arguments.out.stat().st_size / 1e6
+    print(f"{arguments.out}: {', '.join(predictor.network.heads)}, {size_mb:.1f} MB")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HDEDError(f"{folder}: cannot be made ({error.strerror})") from error
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    try:
+        image.save(path)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise HDEDError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+if __name__ == "__main__":
+    run(main)
