@@ -7,6 +7,7 @@
   each one's largest error. On a GPU, if there is one, batches of it.
 - The stages `convert` and `defocus` on NYU's raw files, each in a process of its own in a temporary
   folder: frames a second, and the largest memory of the process.
+- Training of the paper's network (`benchmark_training`).
 """
 
 import math
@@ -32,7 +33,7 @@ from hded.errors import HDEDError
 from hded.optics import CAMERAS
 from hded.progress import progress
 from hded.store import Store, open_store
-from pipeline import machine, stage
+from pipeline import benchmark_training, machine, stage
 
 DATASET = "nyu"
 RUNS = 7
@@ -49,6 +50,9 @@ def main() -> None:
     if torch.cuda.is_available():
         sections.append(_gpu_blur(scenes))
     sections.append(_stages(len(scenes)))
+    defocused = open_store(stage.DEFOCUSED / DATASET)
+    for name in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        sections.append(benchmark_training.measure(scenes, defocused, torch.device(name)))
     stage.write_json(
         stage.BENCHMARK,
         {

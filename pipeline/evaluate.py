@@ -36,8 +36,11 @@ def main() -> None:
     _, _, how = params.variant(args.variant)
     defocused = open_store(stage.DEFOCUSED / args.dataset)
     camera = params.test_camera(how)
+    control = ""
     if camera or how.input == "sharp":
         defocused = Retaken(scenes, camera, params.defocus.renderer)
+        focus = f"pictures focused at {how.focus_distance_m:g} m" if camera else ""
+        control = f"tested on {focus or 'all-in-focus images'}"
     predictor = load_predictor(trained / "weights.pt")
     heads = predictor.network.heads
     size_px = predictor.size_px if predictor.geometry == "resize" else None
@@ -64,6 +67,7 @@ def main() -> None:
             "median_depth_m": result.median_depth_m,
             "frames": len(defocused.indices("test")),
             "skipped": attributes["skipped"],
+            "control": control,
             "protocols": result.protocols,
         },
     )

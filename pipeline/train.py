@@ -10,6 +10,7 @@ stage goes on from the last one, in the same MLflow run; a fit that is done is n
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -97,6 +98,7 @@ def main() -> None:
                 "experiment": EXPERIMENT,
                 "tracking_uri": portable(tracker.uri),
                 "train": settings["train"],
+                "weights": network.weights,
                 "params_digest": tags["params_digest"],
                 "commit": tags["commit"],
                 "versions": machine.versions(),
@@ -143,8 +145,7 @@ def _fit(
         "run_id": run_id,
         "record": {
             "model": recipe.arguments,
-            "weights": recipe.loaded
-            and {"loaded": recipe.loaded.loaded, "new": list(recipe.loaded.new)},
+            "weights_loaded": recipe.loaded and asdict(recipe.loaded),
             "parameters": sum(p.numel() for p in recipe.network.parameters()),
             "epochs": recipe.settings.epochs,
             "best_epoch": result.best_epoch,

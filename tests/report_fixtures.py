@@ -35,6 +35,7 @@ VARIANTS = {
     "charbonnier_ssim": "L1 depth, Charbonnier + SSIM",
     "depth_only": "Without the all-in-focus head",
     "deblur_only": "Without the depth head",
+    "wrong_focus": "Control: another focus",
 }
 PARAMS_YAML = "run:\n  datasets: [nyu]   # <script>alert('params')</script> & more\n"
 FAR_M = {"nyu": 10.0, "make3d": 80.0}
@@ -359,6 +360,9 @@ class Cell:
             row = {"epoch": epoch, "lr": 2e-3 * min(1.0, 2 - epoch / 10), "seconds": 2.0,
                    "samples_per_s": 18.0, "train/total": fall * rng.uniform(0.9, 1.1)}  # fmt: skip
             row |= {f"train/{t}": 0.4 * fall * rng.uniform(0.9, 1.1) for t in terms}
+            if len(self.heads) == 2:
+                row |= {"grad/depth": 2.0, "weight/depth": 1.0}
+                row |= {"grad/deblur": 0.1 * epoch, "weight/deblur": 0.05}
             if epoch % 5 == 0:
                 row |= {f"val/{t}": 0.5 * fall for t in ["total", *terms]}
                 if "depth" in self.heads:
@@ -376,9 +380,10 @@ class Cell:
                 "tracking_uri": "sqlite:///mlflow.db",
                 "model": {"heads": list(self.heads), "width": 0.25, "depth_scale_m": self.far_m,
                           "joint": "add", "output": "linear", "init": "identity",
-                          "weights": "none"},
+                          "encoder": "densenet121", "decoder": "transposed"},
+                "weights": "none",
                 "parameters": 2_592_000,
-                "train": {"epochs": 20},
+                "train": {"epochs": 20, "loss": {"balance": "fixed", "lambda": 0.01}},
                 "params_digest": "0123456789ab",
                 "versions": {"python": "3.11.9", "torch": "2.13.0"},
                 "hardware": "2 CPU threads, x86_64",

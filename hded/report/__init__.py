@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hded.report.architecture import build_architecture
+from hded.report.balance import build_balance
 from hded.report.blur import build_cameras, build_focus, read_defocused
+from hded.report.controls import build_controls
 from hded.report.page import render_page
 from hded.report.rendering import to_csv, to_latex, to_markdown
 from hded.report.runs import read_selection
@@ -37,7 +39,13 @@ def write_report(
     """
     selection = read_selection(evaluated, trained, datasets, variants, seeds)
     defocused = {name: read_defocused(defocus / name) for name in selection.datasets}
-    extra = (build_cameras(selection, defocused), build_focus(selection), build_speed(benchmark))
+    extra = (
+        build_cameras(selection, defocused),
+        build_focus(selection),
+        build_speed(benchmark),
+        build_controls(selection, all_variants),
+        build_balance(selection),
+    )
     tables = (
         build_architecture(selection.runs),
         *build_tables(selection, all_variants),

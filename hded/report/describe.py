@@ -1,11 +1,17 @@
 """Sentences about a run that tables and page share: data, camera, networks, seeds."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
-from hded.report.runs import Run
+from hded.report.runs import Run, Training
 
 DATASET_TITLES = {"nyu": "NYU-Depth v2", "make3d": "Make3D"}
+ENCODER_TITLES = {
+    "densenet121": "DenseNet-121",
+    "efficientnet_lite0": "EfficientNet-Lite0",
+    "efficientnet_lite2": "EfficientNet-Lite2",
+}
 SIGMA_RULES = {"quarter": "|CoC|/4", "syndof": "(|CoC| − 1)/4", "d3net": "0.3 |CoC|"}
 
 
@@ -71,15 +77,23 @@ def describe_networks(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
     for run in runs:
         t = run.training
         text = (
-            f"width {t.width:g} ({t.parameters:,} parameters), {t.epochs} epochs on "
-            f"{t.train_frames} frames, weights of epoch {_best_epochs(runs, run)}, "
-            f"geometry {run.geometry}"
+            f"{_name_network(t)}, width {t.width:g} ({t.parameters:,} parameters), "
+            f"{t.epochs} epochs on {t.train_frames} frames, "
+            f"weights of epoch {_best_epochs(runs, run)}, geometry {run.geometry}"
         )
         kinds.setdefault(text, []).append(run.variant)
     for text, variants in kinds.items():
         names = ", ".join(dict.fromkeys(variants))
         yield f"Networks ({names})", text
     yield "Seeds", seeds_sentence(sorted({run.seed for run in runs}))
+
+
+def _name_network(t: Training) -> str:
+    text = f"{ENCODER_TITLES.get(t.encoder, t.encoder)}, {t.decoder} decoders"
+    if t.weights == "imagenet":
+        return f"{text}, encoder from ImageNet weights"
+    # of a path or an address the name alone: the rest is one machine's
+    return text if t.weights == "none" else f"{text}, encoder from {PurePosixPath(t.weights).name}"
 
 
 def seeds_sentence(seeds: Sequence[int]) -> str:

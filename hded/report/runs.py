@@ -8,6 +8,7 @@ selection, or over networks measured on different data, would look like a result
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ class Training:
     experiment: str
     tracking_uri: str
     width: float  # of every channel count; the paper's is 1.0
+    encoder: str
+    decoder: str
+    weights: str  # of the encoder at the start
+    depth_scale_m: float
+    balance: str  # of the tasks: how, and lambda where that is used
     parameters: int
     params_digest: str
     versions: Mapping[str, str]
@@ -82,6 +88,7 @@ class Run:
     median_depth_m: float
     frames: tuple[str, ...]  # the test frames, sorted
     skipped: tuple[str, ...]
+    control: str  # how its test pictures differ from the dataset's; "" where they do not
     protocols: tuple[Protocol, ...]
     metrics: Mapping[str, Any]  # kind -> protocol -> method -> metric -> value
     focus: Mapping[str, Any]  # focus distance [m] -> metrics, where the frames have several
@@ -182,6 +189,7 @@ def _read_run(evaluated: Path, trained: Path, dataset: str, variant: str, seed: 
         median_depth_m=record["median_depth_m"],
         frames=frames,
         skipped=tuple(record["skipped"]),
+        control=record.get("control", ""),
         protocols=protocols,
         metrics=metrics,
         focus=focus,
@@ -202,10 +210,14 @@ def _read_training(folder: Path, heads: tuple[str, ...]) -> Training:
             f"{path}: heads {model['heads']}, the evaluation has {list(heads)}; "
             f"they are not of one network, {REPAIR}"
         )
-    other = ("width", "commit", "history")
+    loss = record["train"]["loss"]
+    fixed = loss["balance"] == "fixed"
+    of_model = ("width", "encoder", "decoder", "depth_scale_m")
+    other = (*of_model, "balance", "commit", "history")
     return Training(
         **{name: record[name] for name in Training.__dataclass_fields__ if name not in other},
-        width=model["width"],
+        **{name: model[name] for name in of_model},
+        balance=f"λ = {loss['lambda']:g}" if fixed else loss["balance"],
         commit=record["commit"] or "none",
         history=read_csv(folder / "history.csv", ("epoch", "train/total")),
     )
@@ -293,8 +305,8 @@ def _read_curve(path: Path, heads: tuple[str, ...]) -> pd.DataFrame | None:
 
 def _check_same_data(runs: Sequence[Run]) -> None:
     """Tables put runs side by side: they must have been measured on the same pictures."""
-    first = runs[0]
-    for run in runs[1:]:
+    runs = [run for run in runs if not run.control]
+    for first, run in pairwise(runs):
         for key in ("format", "source", "camera", "median_depth_m", "frames"):
             if getattr(run, key) != getattr(first, key):
                 raise HDEDError(

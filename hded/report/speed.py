@@ -7,9 +7,11 @@ from hded.report.files import JsonObject
 from hded.report.grid import Cell, Column, Part, Row, Table, missing, number
 
 FIGURES = {  # heading, decimals
-    "seconds": ("s a frame", 4),
-    "frames_per_s": ("frames a second", 1),
+    "seconds": ("s a frame or sample", 4),
+    "frames_per_s": ("frames or samples a second", 2),
     "ratio": ("times as fast", 2),
+    "data_share": ("time waiting for data", 4),
+    "peak_share": ("of peak bf16 arithmetic", 3),
     "max_error": ("largest error", -1),  # in powers of ten
     "peak_mb": ("peak memory [MB]", 0),
 }

@@ -43,7 +43,8 @@ LOSS_ROWS = (
 def build_tables(selection: Selection, descriptions: Mapping[str, str]) -> tuple[Table, ...]:
     """Build Tables II, III and IV; descriptions: every variant of params.yaml and its one line."""
     named = {*LOSS_VARIANTS, *HEAD_VARIANTS}
-    others = [v for v in selection.variants if v not in named]
+    controls = {run.variant for run in selection.runs if run.control}
+    others = [v for v in selection.variants if v not in named | controls]
     plan = (
         ("II", "Loss combinations", LOSS_VARIANTS, ("nyu",)),
         ("III", "One head or two", HEAD_VARIANTS, ("nyu",)),

@@ -1,0 +1,154 @@
+"""Training speed of the paper's network, against a plain loop over a DataLoader in the same run."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+
+from hded.frames import Frames, to_unit
+from hded.losses import HDEDLoss, LossWeights
+from hded.network import HDEDNet
+from hded.store import Store
+from hded.training import FitSettings, fit
+from pipeline import machine
+
+SIZE_PX = 256
+BATCH = 4  # the paper's
+STEPS = {"cpu": 4, "cuda": 60}  # after two that are not counted
+WORKERS = 2
+GPU_BATCHES = (4, 32)
+# dense bfloat16 arithmetic a second, by the makers' data sheets
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+SETTINGS = FitSettings(epochs=1, batch_size=BATCH, keep="last", checkpoint_minutes=1e9)
+
+
+class _Samples(Dataset):
+    """Crops as most training scripts make them: a frame is read when its sample is asked for."""
+
+    def __init__(self, scenes: Store, defocused: Store, rows: np.ndarray) -> None:
+        self.scenes, self.defocused, self.rows = scenes, defocused, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, ...]:
+        row = int(self.rows[i])
+        index = int(self.defocused.frames["scene_index"].iloc[row])
+        arrays = [
+            self.defocused.read("defocused", row),
+            self.scenes.read("rgb", index),
+            self.scenes.read("depth", index)[..., None],
+        ]
+        height, width = arrays[0].shape[:2]
+        top = int(torch.randint(height - SIZE_PX + 1, ()))
+        left = int(torch.randint(width - SIZE_PX + 1, ()))
+        step = -1 if torch.rand(()) < 0.5 else 1
+        cut = [a[top : top + SIZE_PX, left : left + SIZE_PX][:, ::step] for a in arrays]
+        depth = torch.from_numpy(np.ascontiguousarray(cut[2])).movedim(-1, 0)
+        return to_unit(cut[0]).contiguous(), to_unit(cut[1]).contiguous(), depth
+
+
+def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, Any]:
+    """Measure the plain loop and ours at each precision; give the section of the file."""
+    steps = STEPS[device.type]
+    baseline = "plain loop, eager float32, DataLoader"
+    rows = [{"name": baseline, **_rates(_plain(scenes, defocused, device, steps), BATCH)}]
+    ways: list[tuple[str, FitSettings]] = [
+        ("ours, float32", SETTINGS),
+        ("ours, bf16", replace(SETTINGS, precision="bf16")),
+    ]
+    if device.type == "cuda":
+        for batch in GPU_BATCHES:
+            settings = replace(SETTINGS, batch_size=batch, precision="bf16", compile=True)
+            ways.append((f"ours, bf16, compiled, batch {batch}", settings))
+    for name, settings in ways:
+        times = _ours(scenes, defocused, device, steps, settings)
+        rows.append({"name": name, **_rates(times, settings.batch_size)})
+    forward, training = flops_a_sample()
+    peak = next((p for n, p in PEAK_FLOPS.items() if n in machine.hardware(device)), None)
+    for row in rows:
+        row["ratio"] = rows[0]["seconds"] / row["seconds"]
+        if peak is not None:
+            row["peak_share"] = training / row["seconds"] / peak
+    text = (
+        f"the paper's network (41,414,400 parameters) on crops of {SIZE_PX}x{SIZE_PX} px, batch "
+        f"{BATCH} where no other is named, Adam, both heads and every loss: "
+        f"{training / 1e9:.0f} GFLOP a sample, {forward / 1e9:.0f} of them forward; the median of "
+        f"{steps} steps after two. The baseline's {WORKERS} workers read each frame from the "
+        f"store; ours are in memory. On {machine.hardware(device)}"
+    )
+    return {
+        "title": f"Training on {'a GPU' if device.type == 'cuda' else 'the CPU'}",
+        "baseline": baseline,
+        "statements": [{"title": "Training", "text": text}],
+        "rows": rows,
+    }
+
+
+def _rates(times: tuple[list[float], float], batch: int) -> dict[str, float]:
+    steps, waiting = times
+    seconds = statistics.median(steps) / batch
+    return {"seconds": seconds, "frames_per_s": 1 / seconds, "data_share": waiting}
+
+
+def _plain(
+    scenes: Store, defocused: Store, device: torch.device, steps: int
+) -> tuple[list[float], float]:
+    torch.manual_seed(0)
+    network, loss = HDEDNet().to(device).train(), HDEDLoss(LossWeights())
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999))
+    rows = np.resize(defocused.indices("train"), (steps + 2) * BATCH)
+    loader = DataLoader(
+        _Samples(scenes, defocused, rows), BATCH, shuffle=True, num_workers=WORKERS,
+        pin_memory=device.type == "cuda", multiprocessing_context="spawn",
+    )  # fmt: skip
+    times, waited = [], []
+    batches: Iterator[list[Tensor]] = iter(loader)
+    for _ in range(steps + 2):
+        start = time.perf_counter()
+        blurred, sharp, depth_m = (t.to(device) for t in next(batches))
+        ready = time.perf_counter()
+        terms = loss(network(blurred), depth_m, depth_m > 0, sharp)
+        optimizer.zero_grad()
+        terms["total"].backward()
+        optimizer.step()
+        terms["total"].item()  # as such loops print it; waits for the device
+        times.append(time.perf_counter() - start)
+        waited.append(ready - start)
+    return times[2:], sum(waited[2:]) / sum(times[2:])
+
+
+def _ours(
+    scenes: Store, defocused: Store, device: torch.device, steps: int, settings: FitSettings
+) -> tuple[list[float], float]:
+    torch.manual_seed(0)
+    indices = np.resize(scenes.indices("train"), (steps + 2) * settings.batch_size)
+    frames = Frames(scenes, defocused, indices, "crop", SIZE_PX)
+    frames.reside(device)
+    ends: list[float] = []
+    asked: Callable[[], bool] = lambda: ends.append(time.perf_counter()) or False  # noqa: E731
+    result = fit(
+        HDEDNet(), HDEDLoss(LossWeights()), frames, None, settings, device, should_stop=asked
+    )
+    return np.diff(ends)[1:].tolist(), result.history[0]["data_share"]
+
+
+def flops_a_sample() -> tuple[int, int]:
+    """Count the arithmetic of the paper's network on one crop: forward, and forward and back."""
+    with torch.device("meta"):
+        network, image = HDEDNet(), torch.zeros(1, 3, SIZE_PX, SIZE_PX)
+    counts = []
+    for trains in (False, True):
+        with FlopCounterMode(display=False) as counter:
+            outputs = network(image)
+            if trains:
+                sum(output.sum() for output in outputs.values()).backward()
+        counts.append(counter.get_total_flops())
+    return counts[0], counts[1]
