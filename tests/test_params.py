@@ -80,7 +80,7 @@ def test_the_committed_file_is_valid(tmp_path):
 
 def test_every_committed_variant_changes_what_it_says_and_nothing_else():
     params = load_params(ROOT / "params.yaml")
-    assert len(params.variants) == 9
+    assert len(params.variants) == 12
     network, train, _ = params.variant("full")
     assert (network, train) == (params.network, params.train)
     losses = {
