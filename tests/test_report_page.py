@@ -30,7 +30,7 @@ needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="no chromium: `apt-get install chromium` (or put it on PATH)"
 )
 NASTY = "<script>alert('x')</script> & \"q\""
-TABLES = ("table1", "table2", "table3", "table4", "cameras")
+TABLES = ("table1", "table2", "table3", "table4", "cameras", "balance")
 FILES = ["index.html", *(f"tables/{name}.{s}" for name in TABLES for s in ("csv", "md", "tex"))]
 
 

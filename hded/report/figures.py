@@ -172,7 +172,8 @@ def training_figures(histories: Mapping[int, pd.DataFrame], name: str) -> list[P
     leaves a gap that the line bridges.
     """
     columns = [c for table in histories.values() for c in table.columns]
-    names = list(dict.fromkeys(c.split("/", 1)[1] for c in columns if "/" in c))
+    split = [c.split("/", 1) for c in columns if "/" in c]
+    names = list(dict.fromkeys(name for kind, name in split if kind in ("train", "val")))
     plan: list[tuple[str, str, dict[str, str], bool]] = [
         (
             term,
@@ -188,6 +189,9 @@ def training_figures(histories: Mapping[int, pd.DataFrame], name: str) -> list[P
     if "psnr" in names:
         lines = {"val/psnr": "restored", "val/input_psnr": "defocused input"}
         plan.append(("psnr", "validation PSNR [dB]", lines, False))
+    if "grad/deblur" in columns and "grad/depth" in columns:
+        lines = {"grad/depth": "depth", "grad/deblur": "deblurring"}
+        plan.append(("encoder", "gradient at the encoder, as weighted", lines, True))
     if "lr" in columns:
         plan.append(("lr", "learning rate", {"lr": "learning rate"}, False))
     return [
