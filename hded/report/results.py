@@ -1,0 +1,183 @@
+"""A run worth keeping: a short page, figures and plots, without a picture of the dataset.
+
+What a report of the pipeline shows is gone with the next `dvc repro`; this is what stays under
+version control of a run of hours on data that cannot be published.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hded.report.controls import build_controls
+from hded.report.describe import camera_sentence, dataset_title, describe_networks
+from hded.report.files import read_csv
+from hded.report.grid import number
+from hded.report.headline import headline
+from hded.report.rendering import to_markdown
+from hded.report.runs import DEPTH, RESTORATION, Run, Selection
+from hded.report.tables import build_tables
+
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "x"}
+DEPTH_COLUMNS = ("rmse", "abs_rel", "log10", "delta1")
+IMAGE_COLUMNS = ("psnr", "ssim")
+
+
+def write_results(
+    selection: Selection, evaluated: Path, descriptions: Mapping[str, str], out: Path
+) -> None:
+    """Write out/README.md, summary.csv, per_image.csv, history.csv, errors.csv and plots.png.
+
+    evaluated: the tree that `selection` was read from. Equal inputs give equal bytes, but for the
+    plots' where matplotlib or a font differs.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    runs = list(selection.runs)
+    (out / "README.md").write_text(_page(selection, descriptions), encoding="utf-8")
+    _summary(runs).to_csv(out / "summary.csv", index=False, float_format="%.6g")
+    images = pd.concat([_images(run, evaluated) for run in runs], ignore_index=True)
+    images.to_csv(out / "per_image.csv", index=False, float_format="%.6g")
+    history = pd.concat([_named(run, run.training.history) for run in runs], ignore_index=True)
+    history.to_csv(out / "history.csv", index=False, float_format="%.6g")
+    curves = [
+        _named(run, table.assign(over=over))
+        for run in runs
+        for over, table in (("depth_m", run.by_depth), ("coc_px", run.by_coc))
+        if table is not None
+    ]
+    errors = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
+    errors.to_csv(out / "errors.csv", index=False, float_format="%.6g")
+    _plots(history, errors, images).savefig(out / "plots.png", dpi=160, metadata={"Software": None})
+
+
+def _named(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+    names = {"dataset": run.dataset, "variant": run.variant, "seed": run.seed}
+    return pd.concat([pd.DataFrame(names, index=table.index), table], axis=1)
+
+
+def _summary(runs: Sequence[Run]) -> pd.DataFrame:
+    rows = [
+        {"dataset": run.dataset, "variant": run.variant, "seed": run.seed, "kind": kind,
+         "protocol": protocol, "method": method, "metric": metric, "value": value}
+        for run in runs
+        for kind, protocols in run.metrics.items()
+        for protocol, methods in protocols.items()
+        for method, values in methods.items()
+        for metric, value in values.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _images(run: Run, evaluated: Path) -> pd.DataFrame:
+    """Give a row a test image, under the first protocol of depth and of restoration."""
+    folder = evaluated / run.dataset / run.variant / str(run.seed)
+    rows = pd.DataFrame({"frame": run.frames})
+    for kind, file, columns in (
+        (DEPTH, "depth.csv", DEPTH_COLUMNS),
+        (RESTORATION, "restoration.csv", IMAGE_COLUMNS),
+    ):
+        path = folder / file
+        if not path.is_file():
+            continue
+        table = read_csv(path, ("frame", "protocol", "method", *columns))
+        table = table[table["protocol"] == run.protocols_of(kind)[0].name]
+        for method in ("network", "input"):
+            some = table[table["method"] == method]
+            if some.empty:
+                continue
+            prefix = "input_" if method == "input" else ""
+            names = {column: f"{prefix}{column}" for column in columns}
+            rows = rows.merge(some[["frame", *columns]].rename(columns=names), how="left")
+    return _named(run, rows)
+
+
+def _page(selection: Selection, descriptions: Mapping[str, str]) -> str:
+    first = selection.runs[0]
+    title = f"{dataset_title(first)}, {len(first.frames)} test images (source: {first.source})"
+    lines = [f"# {title}", "", f"Camera: {camera_sentence(first.camera)}", ""]
+    lines += ["![Training, errors over depth and over blur, gain of each image](plots.png)", ""]
+    for variant in selection.variants:
+        runs = [run for run in selection.runs if run.variant == variant]
+        lines += [*_network(variant, runs, descriptions), ""]
+    lines += [
+        "Files: `summary.csv` (every metric under every protocol), `per_image.csv`, `history.csv` "
+        "(a row an epoch), `errors.csv` (over depth and over the circle of confusion). Written by "
+        "`python -m pipeline.publish`.",
+        "",
+    ]
+    controls = build_controls(selection, descriptions)
+    chosen = [t for t in build_tables(selection, descriptions) if t.number == "IV"]
+    for table in [*([controls] if controls else []), *chosen]:
+        # one level below the page's own title
+        lines += [
+            f"#{line}" if line.startswith("#") else line for line in _lines(to_markdown(table))
+        ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _lines(text: str) -> Iterator[str]:
+    yield from text.splitlines()
+    yield ""
+
+
+def _network(variant: str, runs: Sequence[Run], descriptions: Mapping[str, str]) -> list[str]:
+    t = runs[0].training
+    minutes = mean(run.training.wall_s for run in runs) / 60
+    control = f" {runs[0].control.capitalize()}." if runs[0].control else ""
+    lines = [f"## `{variant}`", "", f"{descriptions.get(variant, '')}.{control}", ""]
+    lines += ["| | | |", "|:--|--:|:--|"]
+    for fact in headline(runs[0].dataset, runs):
+        lines.append(f"| {fact.label}, {fact.protocol} | **{fact.value}** | {fact.comparison} |")
+    networks = "; ".join(text for _, text in describe_networks(runs))
+    versions = ", ".join(f"{name} {v}" for name, v in sorted(t.versions.items()))
+    lines += [
+        "",
+        f"{networks}. {t.balance}. Trained in {number(minutes, 0)} minutes on {t.hardware}; "
+        f"parameters' digest {t.params_digest}, commit {t.commit}, {versions}.",
+    ]
+    return lines
+
+
+def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) -> Figure:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.4, 5.4), layout="constrained")
+        training, depth, gain, coc = figure.subplots(2, 2).ravel()
+        for (variant, _), table in history.groupby(["variant", "seed"], sort=False):
+            for column, dash in (("train/l1", "-"), ("train/charbonnier", "--")):
+                if column in table and table[column].notna().any():
+                    label = f"{variant}, {'depth' if dash == '-' else 'image'}"
+                    training.plot(table["epoch"], table[column], dash, label=label, linewidth=1.2)
+        training.set(yscale="log", xlabel="epoch", title="training loss: L1 depth, image")
+        _legend(training)
+        for axes, over, label in (
+            (depth, "depth_m", "depth [m]"),
+            (coc, "coc_px", "signed circle of confusion [px]"),
+        ):
+            if len(errors):
+                chosen = errors[errors["over"] == over]
+                for (variant, _), table in chosen.groupby(["variant", "seed"], sort=False):
+                    middle = (table["bin_low"] + table["bin_high"]) / 2
+                    axes.plot(middle, table["rmse"], linewidth=1.2, label=variant)
+            axes.set(xlabel=label, ylabel="RMSE [m]", ylim=(0, None), title=f"error over {label}")
+            _legend(axes)
+        if "psnr" in images:
+            for (variant, _), table in images.groupby(["variant", "seed"], sort=False):
+                values = (table["psnr"] - table["input_psnr"]).replace(np.inf, np.nan).dropna()
+                if len(values):
+                    gain.hist(values, bins=40, histtype="step", label=variant, linewidth=1.2)
+        gain.axvline(0, color="0.5", linewidth=0.8)
+        gain.set(
+            xlabel="gain over the input [dB]", ylabel="images", title="PSNR gain of each image"
+        )
+        _legend(gain)
+        return figure
+
+
+def _legend(axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, fontsize=7)

@@ -1,0 +1,27 @@
+"""Keep what `run` of params.yaml selects: reports/results/NAME, for version control.
+
+    python -m pipeline.publish --name nyu      # after `dvc repro`
+
+No photograph of the dataset is written.
+"""
+
+from hded.params import load_params
+from hded.report.results import write_results
+from hded.report.runs import read_selection
+from pipeline import stage
+
+
+def main() -> None:
+    """Write the page, its figures and its plots."""
+    name = stage.parser(__doc__, "name").parse_args().name
+    params = load_params(stage.PARAMS)
+    run = params.run
+    selection = read_selection(
+        stage.EVALUATED, stage.TRAINED, run.datasets, run.variants, run.seeds
+    )
+    descriptions = {name: variant.description for name, variant in params.variants.items()}
+    write_results(selection, stage.EVALUATED, descriptions, stage.REPORTS / "results" / name)
+
+
+if __name__ == "__main__":
+    stage.run(main)
