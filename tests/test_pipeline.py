@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from imports import ROOT
 from PIL import Image
 from ruamel.yaml import YAML
@@ -22,6 +23,7 @@ TINY = {
     "train.size_px": 64,
     "evaluate.scenes": 3,
 }
+VARIANTS = ("full", "wrong_focus", "sharp_input")
 
 
 class Clone:
@@ -162,9 +164,9 @@ def test_runs_are_named_tagged_and_hold_the_test_figures(clone: Clone) -> None:
     [
         ("evaluate.scenes", 4, {"evaluate", "report"}),
         ("train.loss.lambda", 0.02, {"train", "report"}),
-        ("variants.full.train", {"loss": {"psi": 1.0}}, {"train", "report"}),
+        ("variants.full.train", {"loss": {"psi": 1.0}}, {"train", "evaluate", "report"}),
         ("variants.depth_only.description", "other words", {"report"}),
-        ("defocus.focus_distance_m", 1.5, {"defocus", "train", "report"}),
+        ("defocus.focus_distance_m", 1.5, {"defocus", "train", "evaluate", "report"}),
         ("convert.subset", 2, {"convert", "report"}),
     ],
 )
@@ -244,6 +246,40 @@ def test_a_list_of_distances_a_drawn_lens_and_the_layered_renderer_reach_the_rep
         page = (clone.root / "reports/index.html").read_text(encoding="utf-8")
         assert "renderer layered" in page and "drawn anew for each picture" in page
         assert not (clone.root / "reports/tables/focus.md").exists()
+    finally:
+        (clone.root / "params.yaml").write_bytes(before)
+        clone.run("dvc", "repro")
+
+
+def test_controls_are_trained_or_tested_without_the_blur_that_the_network_knows(
+    clone: Clone,
+) -> None:
+    before = (clone.root / "params.yaml").read_bytes()
+    clone.change({"run.datasets": ["nyu"], "run.variants": ["full", "wrong_focus", "sharp_input"]})
+    try:
+        clone.run("dvc", "repro")
+        trained, evaluated = (clone.root / f"data/{name}/nyu" for name in ("trained", "evaluated"))
+        # the same fit under another name is not done twice
+        runs = {v: json.loads((trained / v / "0/run.json").read_text()) for v in VARIANTS}
+        assert runs["full"]["run_id"] != runs["wrong_focus"]["run_id"]
+        assert runs["full"]["fit_s"] == runs["wrong_focus"]["fit_s"] > 0
+        states = {
+            v: torch.load(trained / v / "0/weights.pt", weights_only=True)["state_dict"]
+            for v in VARIANTS
+        }
+        for name, tensor in states["full"].items():
+            assert torch.equal(tensor, states["wrong_focus"][name])
+        assert any(not torch.equal(t, states["sharp_input"][n]) for n, t in states["full"].items())
+        # what each was tested on, told by the input's own score
+        scores = {
+            v: json.loads((evaluated / v / "0/metrics.json").read_text())["restoration"]["native"]
+            for v in VARIANTS
+        }
+        assert scores["full"]["input"]["psnr"] != scores["wrong_focus"]["input"]["psnr"] < 40
+        assert scores["sharp_input"]["input"]["ssim"] == pytest.approx(1.0)
+        table = (clone.root / "reports/tables/controls.md").read_text(encoding="utf-8")
+        assert "tested on pictures focused at 4 m" in table
+        assert "tested on all-in-focus images" in table
     finally:
         (clone.root / "params.yaml").write_bytes(before)
         clone.run("dvc", "repro")
