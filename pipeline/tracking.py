@@ -8,17 +8,13 @@ buffered and written in one batch, since every call costs about 15 ms.
 import logging
 import os
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock
 
-import hded
 from pipeline.stage import project_root
 
 EXPERIMENT = "hded"
@@ -56,25 +52,6 @@ class Tracker:
         """Log a file, or the files of a folder, under `folder`."""
         log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
         log(self.run_id, str(path), folder)
-
-    def model(self, weights: Path, heads: Sequence[str]) -> None:
-        """Log what `save_weights` wrote as a model that `mlflow models serve` can serve."""
-        from mlflow import pyfunc
-
-        from pipeline import serving
-
-        with TemporaryDirectory() as folder, warnings.catch_warnings():
-            # an example would be a photograph, and need the network run for its answer
-            warnings.filterwarnings("ignore", "An input example was not provided")
-            pyfunc.save_model(
-                Path(folder) / "model",
-                python_model=serving.__file__,
-                artifacts={"weights": str(weights)},
-                code_paths=[str(Path(hded.__file__).parent)],
-                signature=serving.signature(heads),
-                pip_requirements=[f"{name}=={version(name)}" for name in serving.PACKAGES],
-            )
-            self._client.log_artifacts(self.run_id, str(Path(folder) / "model"), "model")
 
 
 @contextmanager

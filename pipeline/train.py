@@ -27,6 +27,7 @@ from hded.recipe import Recipe, prepare
 from hded.store import open_store
 from hded.training import NotFiniteError, fit
 from pipeline import keys, launch, machine, stage
+from pipeline.model import log_model
 from pipeline.tracking import EXPERIMENT, Tracker, portable, track
 
 
@@ -105,7 +106,7 @@ def main() -> None:
                 "wall_s": round(time.perf_counter() - start, 1),
             }
             stage.write_json(out / "run.json", run)
-            tracker.model(out / "weights.pt", network.heads)
+            log_model(tracker, out / "weights.pt", network.heads)
             for file in ("history.csv", "run.json"):
                 tracker.artifacts(out / file)
 

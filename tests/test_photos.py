@@ -287,9 +287,10 @@ def free_port() -> int:
 
 def test_the_logged_model_is_served_by_mlflow_and_answers(crop, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from pipeline.tracking import track\n"
+        "import sys; from pathlib import Path\n"
+        "from pipeline.model import log_model; from pipeline.tracking import track\n"
         "with track('t', {}) as tracker:\n"
-        "    tracker.model(Path(sys.argv[1]), ('depth', 'all_in_focus'))\n"
+        "    log_model(tracker, Path(sys.argv[1]), ('depth', 'all_in_focus'))\n"
         "print(tracker.run_id)\n"
     )
     env = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
