@@ -1,20 +1,23 @@
 """From checked parameters and stores to everything that a fit is made of."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hded.checkpoint import Checkpoints
+from hded.errors import HDEDError
 from hded.frames import Frames, validation_split
+from hded.group import Group
 from hded.losses import HDEDLoss, LossWeights
 from hded.network import HDEDNet
 from hded.network.weights import Loaded, load_weights
 from hded.optics import AnyCamera
 from hded.sections import Network, Train
 from hded.store import Store
-from hded.training import FitSettings
+from hded.training import FitSettings, NotFiniteError, fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +72,57 @@ def prepare(
     chosen = {key: getattr(train, key) for key in names}
     settings = FitSettings(**{**chosen, "betas": tuple(train.betas), "seed": seed})
     return Recipe(model, loss, frames, validation, settings, arguments, loaded)
+
+
+def fit_recipe(
+    recipe: Recipe,
+    device: torch.device,
+    checkpoints: Checkpoints,
+    *,
+    group: Group,
+    should_stop: Callable[[], bool],
+    on_epoch: Callable[[Mapping[str, float]], None] = lambda record: None,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Fit, from the last of `checkpoints` on, and leave the result there.
+
+    The result holds `state`, `history`, `record` (what was fitted, as plain values) and `facts`, as
+    every checkpoint does. Its `wall_s` counts the training steps [s], over all interruptions. See
+    `fit` for the other arguments. A loss that is not finite leaves its batch beside the checkpoints
+    and raises HDEDError with its place.
+    """
+    facts = dict(facts or {})
+    resident = recipe.train.reside(device)
+    try:
+        result = fit(
+            recipe.network,
+            recipe.loss,
+            recipe.train,
+            recipe.validation,
+            recipe.settings,
+            device,
+            on_epoch,
+            save=lambda state: checkpoints.save({**state, **facts}),
+            resume=checkpoints.load(),
+            should_stop=should_stop,
+            group=group,
+        )
+    except NotFiniteError as error:
+        batch = {name: getattr(error.batch, name) for name in error.batch.__slots__}
+        raise HDEDError(f"{error}; its tensors are in {checkpoints.save_batch(batch)}") from None
+    record = {
+        "model": recipe.arguments,
+        "weights_loaded": recipe.loaded and asdict(recipe.loaded),
+        "parameters": sum(p.numel() for p in recipe.network.parameters()),
+        "epochs": recipe.settings.epochs,
+        "best_epoch": result.best_epoch,
+        "train_frames": len(recipe.train),
+        "val_frames": len(recipe.validation or ()),
+        "resident": resident,
+        "devices": group.size,
+        "wall_s": round(sum(epoch["seconds"] for epoch in result.history), 1),
+    }
+    if group.leads:
+        checkpoints.finish(
+            {"state": result.state, "history": result.history, "record": record, **facts}
+        )

@@ -8,24 +8,17 @@ stage goes on from the last one, in the same MLflow run; a fit that is done is n
 """
 
 import os
-import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import partial
-from typing import Any
 
 import pandas as pd
-import torch
 
 from hded.checkpoint import Checkpoints
-from hded.errors import HDEDError
-from hded.group import Group
 from hded.inference import save_weights
 from hded.network.weights import find_weights
 from hded.params import load_params
-from hded.recipe import Recipe, prepare
+from hded.recipe import fit_recipe, prepare
 from hded.store import open_store
-from hded.training import NotFiniteError, fit
 from pipeline import keys, launch, machine, stage
 from pipeline.model import log_model
 from pipeline.tracking import EXPERIMENT, Tracker, portable, track
@@ -64,21 +57,28 @@ def main() -> None:
     if experiment := os.environ.get("DVC_EXP_NAME"):
         tags["dvc_experiment"] = experiment
     with launch.group(train.device) as (group, device):
-        cook = partial(
+        read = partial(
             prepare, network, train, scenes, defocused, seed=args.seed, weights=weights,
             cameras=params.defocus.cameras(), rank=group.rank,
         )  # fmt: skip
+        done = checkpoints.result() is not None
         if not group.leads:
-            if checkpoints.result() is None:
-                _fit(cook(), device, group, checkpoints, None)
+            if not done:
+                with launch.interrupts() as should_stop:
+                    fit_recipe(read(), device, checkpoints, group=group, should_stop=should_stop)
             return
         with track(name, tags, (checkpoints.load() or {}).get("run_id")) as tracker:
             tracker.params(settings)
-            start = time.perf_counter()
+            if not done:
+                with launch.interrupts() as should_stop:
+                    fit_recipe(
+                        read(), device, checkpoints, group=group, should_stop=should_stop,
+                        on_epoch=lambda record: _log(tracker, record),
+                        facts={"run_id": tracker.run_id, "hardware": machine.hardware(device)},
+                    )  # fmt: skip
             result = checkpoints.result()
-            if result is None:
-                result = _fit(cook(), device, group, checkpoints, tracker)
-            else:
+            assert result is not None
+            if done:
                 tracker.tag("fitted_in_run", result["run_id"])
                 for record in result["history"]:
                     _log(tracker, record)
@@ -94,6 +94,7 @@ def main() -> None:
             pd.DataFrame(result["history"]).to_csv(out / "history.csv", index=False)
             run = {
                 **result["record"],
+                "hardware": result["hardware"],
                 "run_id": tracker.run_id,
                 "run_name": name,
                 "experiment": EXPERIMENT,
@@ -103,7 +104,6 @@ def main() -> None:
                 "params_digest": tags["params_digest"],
                 "commit": tags["commit"],
                 "versions": machine.versions(),
-                "wall_s": round(time.perf_counter() - start, 1),
             }
             stage.write_json(out / "run.json", run)
             log_model(tracker, out / "weights.pt", network.heads)
@@ -111,63 +111,9 @@ def main() -> None:
                 tracker.artifacts(out / file)
 
 
-def _fit(
-    recipe: Recipe,
-    device: torch.device,
-    group: Group,
-    checkpoints: Checkpoints,
-    tracker: Tracker | None,
-) -> dict[str, Any]:
-    """Fit, from the last checkpoint on; give the result as `Checkpoints.finish` keeps it."""
-    resident = recipe.train.reside(device)
-    run_id = tracker.run_id if tracker else ""
-    try:
-        with launch.interrupts() as should_stop:
-            result = fit(
-                recipe.network,
-                recipe.loss,
-                recipe.train,
-                recipe.validation,
-                recipe.settings,
-                device,
-                on_epoch=lambda record: _log(tracker, record),
-                save=lambda state: checkpoints.save({**state, "run_id": run_id}),
-                resume=checkpoints.load(),
-                should_stop=should_stop,
-                group=group,
-            )
-    except NotFiniteError as error:
-        batch = {name: getattr(error.batch, name) for name in error.batch.__slots__}
-        file = checkpoints.save_batch(batch)
-        raise HDEDError(f"{error}; its tensors are in {file}") from None
-    done = {
-        "state": result.state,
-        "history": result.history,
-        "run_id": run_id,
-        "record": {
-            "model": recipe.arguments,
-            "weights_loaded": recipe.loaded and asdict(recipe.loaded),
-            "parameters": sum(p.numel() for p in recipe.network.parameters()),
-            "epochs": recipe.settings.epochs,
-            "best_epoch": result.best_epoch,
-            "train_frames": len(recipe.train),
-            "val_frames": len(recipe.validation or ()),
-            "resident": resident,
-            "devices": group.size,
-            "hardware": machine.hardware(device),
-            "fit_s": round(sum(record["seconds"] for record in result.history), 1),
-        },
-    }
-    if group.leads:
-        checkpoints.finish(done)
-    return done
-
-
-def _log(tracker: Tracker | None, record: Mapping[str, float]) -> None:
-    """Log an epoch's figures; in the first process alone."""
-    if tracker:
-        figures = {name: value for name, value in record.items() if name != "epoch"}
-        tracker.metrics(figures, step=int(record["epoch"]))
+def _log(tracker: Tracker, record: Mapping[str, float]) -> None:
+    figures = {name: value for name, value in record.items() if name != "epoch"}
+    tracker.metrics(figures, step=int(record["epoch"]))
 
 
 if __name__ == "__main__":
