@@ -377,3 +377,51 @@ def test_a_batch_of_one_frame_at_the_smallest_size_trains_or_is_refused(stores, 
         assert "size_px" in str(error) or "batch_size" in str(error)
     else:
         assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+@pytest.mark.parametrize("encoder", ["densenet121", "efficientnet_lite0"])
+def test_bfloat16_learns_as_float32_does(stores, encoder):
+    decoder = "transposed" if encoder == "densenet121" else "bilinear"
+    losses = {}
+    for precision in ("float32", "bf16"):
+        network = tiny_network(width=0.125, encoder=encoder, decoder=decoder)
+        settings = FitSettings(
+            epochs=12, batch_size=4, lr=3e-3, keep="last", precision=precision, optimizer="adamw"
+        )
+        frames = some_frames(stores, range(8), 64)
+        history = fit(network, HDEDLoss(LossWeights(), 8.0), frames, None, settings, CPU).history
+        losses[precision] = [record["train/total"] for record in history]
+        assert all(p.dtype == torch.float32 for p in network.parameters())
+    assert losses["bf16"] != losses["float32"]
+    assert losses["bf16"][0] == pytest.approx(losses["float32"][0], rel=0.02)
+    assert losses["bf16"][-1] < 0.7 * losses["bf16"][0]
+    assert losses["bf16"][-1] == pytest.approx(losses["float32"][-1], rel=0.3)
+
+
+def test_weight_decay_is_adamws_own(stores):
+    network = tiny_network()
+    names = [n for n, p in network.named_parameters() if n == "encoder.features.conv0.weight"]
+    before = {n: p.detach().clone() for n, p in network.named_parameters() if n in names}
+    settings = FitSettings(
+        epochs=1, batch_size=6, lr=1e-2, keep="last", optimizer="adamw", weight_decay=0.5
+    )
+    fit(network, HDEDLoss(LossWeights(), 8.0), some_frames(stores, range(6)), None, settings, CPU)
+    # at the identity start nothing but the decay moves the encoder in the first step
+    for name, tensor in before.items():
+        expected = tensor * (1 - 1e-2 * 0.5)
+        torch.testing.assert_close(dict(network.named_parameters())[name].data, expected)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_takes_the_same_steps(stores):
+    states = {}
+    for compiled in (False, True):
+        settings = FitSettings(
+            epochs=2, batch_size=4, lr=1e-4, keep="last", optimizer="sgd", compile=compiled
+        )
+        frames = some_frames(stores, range(8), 64)
+        loss = HDEDLoss(LossWeights(), 8.0)
+        result = fit(tiny_network(dropout=0.0), loss, frames, None, settings, CPU)
+        states[compiled] = result.state
+    for name, tensor in states[False].items():
+        torch.testing.assert_close(states[True][name], tensor, rtol=1e-3, atol=1e-5)
