@@ -43,7 +43,9 @@ def main() -> None:
     }
     who = {"dataset": args.dataset, "seed": args.seed}
     data = [*stores, *([weights] if weights else [])]
-    checkpoints = Checkpoints(stage.checkpoints(), keys.of_fit(settings | who, data))
+    # how often it is saved changes nothing of a fit
+    decides = {**settings, "train": {**settings["train"], "checkpoint_minutes": None}}
+    checkpoints = Checkpoints(stage.checkpoints(), keys.of_fit(decides | who, data))
     name = f"{args.dataset}-{args.variant}-seed{args.seed}"
     tags = {
         **{key: str(value) for key, value in who.items()},
