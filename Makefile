@@ -50,7 +50,7 @@ format: $(STAMP)  ## rewrite the code in the house style
 lock: $(STAMP)  ## pin the newest versions that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet pip-tools
 	echo "$(TORCH)" > .venv/torch.txt
-	pip-compile --quiet --upgrade --extra dev --constraint .venv/torch.txt --generate-hashes \
+	pip-compile --quiet --upgrade --all-extras --constraint .venv/torch.txt --generate-hashes \
 		--unsafe-package torch --strip-extras --no-annotate --no-header --no-emit-index-url \
 		--no-emit-find-links --no-emit-trusted-host --output-file .venv/lock.txt pyproject.toml
 	{ grep '^#' .ci/requirements.txt; \
