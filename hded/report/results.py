@@ -152,7 +152,7 @@ def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) ->
                 if column in table and table[column].notna().any():
                     label = f"{variant}, {'depth' if dash == '-' else 'image'}"
                     training.plot(table["epoch"], table[column], dash, label=label, linewidth=1.2)
-        training.set(yscale="log", xlabel="epoch", title="training loss; depth in units of its scale")
+        training.set(yscale="log", xlabel="epoch", title="training loss; depth in its unit")
         _legend(training)
         for axes, over, label in (
             (depth, "depth_m", "depth [m]"),
