@@ -11,9 +11,7 @@ from hded.optics import Camera
 from hded.retake import Retaken
 
 SIZE = (40, 56)
-FAR = Camera(
-    name="far", focal_length_m=0.07, aperture_m=0.0448, focus_distance_m=4.0, max_coc_px=12.0
-)
+FAR = Camera(name="far", focal_length_m=0.07, aperture_m=0.4, focus_distance_m=4.0, max_coc_px=12.0)
 
 
 @pytest.fixture(scope="module")
