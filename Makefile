@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 TORCH  := torch==2.13.0
+PYTEST := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 BIN    := .venv/bin
 STAMP  := .venv/.ready
 
@@ -31,10 +32,10 @@ repro: $(STAMP)  ## run the pipeline: whatever changed since the last run
 	dvc repro
 
 test: $(STAMP)  ## run the tests (minutes)
-	pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(STAMP)  ## run the slow tests too
-	pytest
+	$(PYTEST)
 
 lint: $(STAMP)  ## check style and types
 	ruff check .

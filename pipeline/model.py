@@ -20,7 +20,7 @@ def log_model(tracker: Tracker, weights: Path, heads: Sequence[str]) -> None:
 
     with TemporaryDirectory() as folder, warnings.catch_warnings():
         # an example would be a photograph, and need the network run for its answer
-        warnings.filterwarnings("ignore", "An input example was not provided")
+        warnings.filterwarnings("ignore", ".*An input example was not provided")
         model = Path(folder) / "model"
         pyfunc.save_model(
             model,

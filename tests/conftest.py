@@ -35,6 +35,15 @@ REAL_DATA = "HDED_REAL_DATA"
 CAMERA = {"name": "paper", "max_coc_px": 12.0}
 
 
+# the files that take minutes, longest first
+LONG = ("test_pipeline.py", "test_resume.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the long files first, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The project's root."""

@@ -22,6 +22,7 @@ from hded.losses import HDEDLoss, LossWeights
 from hded.network import HDEDNet
 from hded.store import open_store
 from hded.training import FitSettings, fit
+from pipeline.launch import relaunch_if_many
 
 # MLflow's own, of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -152,5 +153,10 @@ def test_the_stage_trains_on_two_devices_into_one_run(tmp_path):
     code, errors = project.run(*torchrun, "--nproc-per-node=2")
     assert code == 0, errors
     assert "train:" not in errors
-    code, errors = project.run(*torchrun, "--nproc-per-node=1")
-    assert code != 0 and "train.devices is 2, but torchrun started 1" in errors
+
+
+def test_as_many_processes_as_devices(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(HDEDError, match=r"train.devices is 2, but torchrun started 1"):
+        relaunch_if_many(2, "pipeline.train")
+    relaunch_if_many(1, "pipeline.train")

@@ -115,6 +115,8 @@ def initialise(network: HDEDNet, init: Literal["identity", "normal"]) -> None:
     own score, and the depth head starts at 0 m rather than at noise of its scale.
     `normal`: every convolution from N(0, 0.02), every norm's scale from N(1, 0.02), as D3-Net.
     """
+    if next(network.parameters()).is_meta:
+        return  # there are shapes only, and drawing them would load torch's compiler
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             if init == "normal":
