@@ -7,17 +7,22 @@ buffered and written in one batch, since every call costs about 15 ms.
 
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from hded.errors import HDEDError
 from pipeline.stage import project_root
 
 EXPERIMENT = "hded"
+EVALUATION = "evaluation"  # artifact: what the stage `evaluate` writes
+OF_TRAINING = ("run.json", "history.csv")  # artifacts: what the stage `train` writes
 MAX_PARAM_CHARS = 6000
 
 
@@ -48,10 +53,94 @@ class Tracker:
         """Set a tag of the run."""
         self._client.set_tag(self.run_id, key, value)
 
+    def image(self, path: Path, key: str) -> None:
+        """Log a picture under a name that MLflow's compare view puts side by side."""
+        from PIL import Image
+
+        key = re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", key)  # what MLflow takes
+        with Image.open(path) as image:
+            self._client.log_image(self.run_id, image, key=key, step=0, synchronous=True)
+
     def artifacts(self, path: Path, folder: str | None = None) -> None:
         """Log a file, or the files of a folder, under `folder`."""
         log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
         log(self.run_id, str(path), folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A run that an evaluation was logged to."""
+
+    run_id: str
+    name: str
+    params: dict[str, str]
+    client: Any
+
+    def fetch(self, folder: Path) -> None:
+        """Write the run's `evaluation`, run.json and history.csv into a new `folder`."""
+        from mlflow.exceptions import MlflowException
+
+        folder.mkdir(parents=True)
+        for name in (EVALUATION, *OF_TRAINING):
+            try:
+                self.client.download_artifacts(self.run_id, name, str(folder))
+            except (MlflowException, OSError) as error:
+                raise HDEDError(
+                    f"MLflow run {self.run_id} ({self.name}): its artifact {name} cannot be had "
+                    f"({' '.join(str(error).split())[:200]}); evaluate it again"
+                ) from error
+
+
+def find_evaluated(text: str) -> Evaluated:
+    """Find a run by its id, the beginning of it, or its name; of one name, the latest evaluated.
+
+    Raises HDEDError where there is none, or where an id's beginning fits several.
+    """
+    client, experiment_id = _open()
+    runs, token = [], None
+    while token is None or token:
+        page = client.search_runs([experiment_id], page_token=token)
+        runs += page
+        token = page.token or ""
+    # the newest come first
+    fitting = [r for r in runs if text and r.info.run_id.startswith(text)]
+    if len(fitting) > 1:
+        raise HDEDError(f"MLflow: {len(fitting)} runs have an id that begins with {text}")
+    fitting = fitting or [r for r in runs if r.info.run_name == text]
+    if not fitting:
+        known = sorted({r.info.run_name for r in runs})
+        names = f"; there are {', '.join(known[:10])}" if known else "; there is no run yet"
+        raise HDEDError(f"MLflow: no run has the id or the name {text!r}{names}")
+    for run in fitting:
+        if any(f.path == EVALUATION for f in client.list_artifacts(run.info.run_id)):
+            return Evaluated(run.info.run_id, run.info.run_name, dict(run.data.params), client)
+    raise HDEDError(f"MLflow: {text} was trained but not evaluated; run `dvc repro`")
+
+
+def _open() -> tuple[Any, str]:
+    """Give a client of the database, made where there is none, and the experiment's id."""
+    # read by mlflow at import
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    root = project_root()
+    uri = _uri()
+    # two processes must not create one new database
+    with FileLock(root / "mlflow.db.lock"):
+        if uri.startswith("sqlite:///"):
+            _create(Path(uri.removeprefix("sqlite:///")))
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is not None:
+            return client, experiment.experiment_id
+        place = (root / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+        return client, client.create_experiment(EXPERIMENT, artifact_location=place)
+
+
+def _uri() -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
 
 
 @contextmanager
@@ -61,27 +150,9 @@ def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iter
     Where `run_id` is not in the database (a fresh clone, a deleted file) a new run takes its place,
     tagged with the id of the one that was trained.
     """
-    # read by mlflow at import
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    from mlflow import MlflowClient
+    client, experiment_id = _open()
     from mlflow.exceptions import MlflowException
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    root = project_root()
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
-    # two processes must not create one new database
-    with FileLock(root / "mlflow.db.lock"):
-        if uri.startswith("sqlite:///"):
-            _create(Path(uri.removeprefix("sqlite:///")))
-        client = MlflowClient(uri)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        if experiment is None:
-            local = uri.startswith("sqlite:")
-            place = (root / "mlartifacts").as_uri() if local else None
-            experiment_id = client.create_experiment(EXPERIMENT, artifact_location=place)
-        else:
-            experiment_id = experiment.experiment_id
     try:
         run = client.get_run(run_id) if run_id else None
     except MlflowException:
@@ -94,7 +165,7 @@ def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iter
         client.set_tag(run_id, key, value)
     status = "FAILED"
     try:
-        yield Tracker(client, run_id, uri)
+        yield Tracker(client, run_id, _uri())
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"

@@ -21,7 +21,7 @@ from hded.recipe import fit_recipe, prepare
 from hded.store import open_store
 from pipeline import keys, launch, machine, stage
 from pipeline.model import log_model
-from pipeline.tracking import EXPERIMENT, Tracker, portable, track
+from pipeline.tracking import EXPERIMENT, OF_TRAINING, Tracker, portable, track
 
 
 def main() -> None:
@@ -109,7 +109,7 @@ def main() -> None:
             }
             stage.write_json(out / "run.json", run)
             log_model(tracker, out / "weights.pt", network.heads)
-            for file in ("history.csv", "run.json"):
+            for file in OF_TRAINING:
                 tracker.artifacts(out / file)
 
 

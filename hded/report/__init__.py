@@ -7,6 +7,7 @@ from hded.report.architecture import build_architecture
 from hded.report.balance import build_balance
 from hded.report.blur import build_cameras, build_focus, read_defocused
 from hded.report.controls import build_controls
+from hded.report.differences import build_differences
 from hded.report.page import render_page
 from hded.report.rendering import to_csv, to_latex, to_markdown
 from hded.report.runs import read_selection
@@ -45,6 +46,7 @@ def write_report(
         build_speed(benchmark),
         build_controls(selection, all_variants),
         build_balance(selection),
+        build_differences(selection),
     )
     tables = (
         build_architecture(selection.runs),

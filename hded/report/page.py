@@ -144,8 +144,8 @@ def render_page(
                 seeds=len(selection.seeds),
             )
         )
-    script, style = _template("page.js"), _template("page.css")
-    return _environment().get_template("index.html.j2").render(
+    return render(
+        "index.html.j2",
         paper=PAPER,
         datasets=views,
         tables=tables,
@@ -155,6 +155,14 @@ def render_page(
         seeds=seeds_sentence(selection.seeds).capitalize(),
         local_uris=_local_uris(selection.runs),
         ui_address=UI_ADDRESS,
+    )
+
+
+def render(template: str, **content: object) -> str:
+    """Fill a template that `base.html.j2` makes a page: style and script inlined, no requests."""
+    script, style = _template("page.js"), _template("page.css")
+    return _environment().get_template(template).render(
+        **content,
         run_link=_run_link,
         style=Markup(style),
         script=Markup(script),

@@ -29,6 +29,34 @@ BOTH, ALONE = 5, 2  # a bar's intervals under two maps and under one
 ROLES = ("best", "median", "worst", "fixed")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Pictures:
+    """What one scene's files hold; what its network cannot give is None.
+
+    Images (H, W, 3) uint8; depth (H, W) [m], 0 where unknown; CoC (H, W) [px].
+    """
+
+    sharp: NDArray[np.uint8]
+    defocused: NDArray[np.uint8]
+    restored: NDArray[np.uint8] | None
+    depth_gt: NDArray[np.float64]
+    depth_pred: NDArray[np.float64] | None
+    coc_px: NDArray[np.float64]
+
+    def image_error(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Mean absolute difference of the channels from the sharp image, in 8-bit levels."""
+        return np.abs(image.astype(np.float64) - self.sharp).mean(2)
+
+    def depth_error(self, depth_m: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Absolute depth error [m], NaN where the truth is unknown."""
+        return np.where(self.depth_gt > 0, np.abs(depth_m - self.depth_gt), np.nan)
+
+    @property
+    def known_depth(self) -> NDArray[np.float64]:
+        """True depth [m], NaN where unknown."""
+        return np.where(self.depth_gt > 0, self.depth_gt, np.nan)
+
+
 @dataclass(frozen=True, slots=True)
 class SceneView:
     """What the page shows of one scene; what its network cannot give is None."""
@@ -105,23 +133,34 @@ def _ordered(scenes: Sequence[Scene]) -> list[Scene]:
     return sorted(scenes, key=lambda s: ROLES.index(s.role) if s.role in ROLES else len(ROLES))
 
 
-def view_scene(run: Run, scene: Scene, side_px: int, map_px: int, quality: int) -> SceneView:
-    """Read one scene's files and inline them.
-
-    The longest side of photographs is at most `side_px`, of maps `map_px`.
+def read_pictures(run: Run, scene: Scene) -> Pictures:
+    """Read one scene's files.
 
     Raises HDEDError for a file that is missing or no image, or of another size than the rest.
     """
     folder = scene.folder
-    sharp, defocused = _rgb(folder / "sharp.png"), _rgb(folder / "input.png")
-    gt = _counts(folder / "depth_gt.png") / MM_PER_M
-    coc_px = (_counts(folder / "coc.png") - COC_ZERO) / COC_STEPS_PER_PX
     has_depth, has_image = "depth" in run.heads, "all_in_focus" in run.heads
-    restored = _rgb(folder / "restored.png") if has_image else None
-    pred = _counts(folder / "depth_pred.png") / MM_PER_M if has_depth else None
-    for array in (defocused, restored, gt, pred, coc_px):
-        if array is not None and array.shape[:2] != sharp.shape[:2]:
+    pictures = Pictures(
+        sharp=_rgb(folder / "sharp.png"),
+        defocused=_rgb(folder / "input.png"),
+        restored=_rgb(folder / "restored.png") if has_image else None,
+        depth_gt=_counts(folder / "depth_gt.png") / MM_PER_M,
+        depth_pred=_counts(folder / "depth_pred.png") / MM_PER_M if has_depth else None,
+        coc_px=(_counts(folder / "coc.png") - COC_ZERO) / COC_STEPS_PER_PX,
+    )
+    for name in pictures.__dataclass_fields__:
+        array = getattr(pictures, name)
+        if array is not None and array.shape[:2] != pictures.sharp.shape[:2]:
             raise HDEDError(f"{folder}: its images differ in size; {REPAIR}")
+    return pictures
+
+
+def view_scene(run: Run, scene: Scene, side_px: int, map_px: int, quality: int) -> SceneView:
+    """Read one scene's files and inline them; raises HDEDError as `read_pictures` does.
+
+    The longest side of photographs is at most `side_px`, of maps `map_px`.
+    """
+    p = read_pictures(run, scene)
 
     def photo(rgb: NDArray[np.uint8]) -> Inlined:
         return photograph(rgb, side_px, quality)
@@ -129,26 +168,26 @@ def view_scene(run: Run, scene: Scene, side_px: int, map_px: int, quality: int) 
     def draw(scale: Scale, values: NDArray) -> Inlined:
         return scale.draw(values, map_px, quality)
 
-    valid = gt > 0
-    depths = Scale.of_depth(gt[valid], BOTH if has_depth else ALONE)
+    has_depth, has_image = p.depth_pred is not None, p.restored is not None
+    depths = Scale.of_depth(p.depth_gt[p.depth_gt > 0], BOTH if has_depth else ALONE)
     depth_map, depth_error_bar = None, None
-    if pred is not None:
-        error = np.where(valid, np.abs(pred - gt), np.nan)
+    if p.depth_pred is not None:
+        error = p.depth_error(p.depth_pred)
         depth_errors = Scale.from_zero(error, "m", "magma", ALONE)
         depth_map, depth_error_bar = draw(depth_errors, error), depth_errors.bar
-    input_error = _image_error(defocused, sharp)
-    restored_error = None if restored is None else _image_error(restored, sharp)
+    input_error = p.image_error(p.defocused)
+    restored_error = None if p.restored is None else p.image_error(p.restored)
     shown = [e for e in (input_error, restored_error) if e is not None]
     image_errors = Scale.from_zero(np.stack(shown), "", "magma", BOTH if has_image else ALONE)
-    blur = Scale.from_zero(np.abs(coc_px), "px", "cividis", ALONE)
+    blur = Scale.from_zero(np.abs(p.coc_px), "px", "cividis", ALONE)
     return SceneView(
         scene=scene,
         side_px=side_px,
-        sharp=photo(sharp),
-        defocused=photo(defocused),
-        restored=None if restored is None else photo(restored),
-        depth_gt=draw(depths, np.where(valid, gt, np.nan)),
-        depth_pred=None if pred is None else draw(depths, pred),
+        sharp=photo(p.sharp),
+        defocused=photo(p.defocused),
+        restored=None if p.restored is None else photo(p.restored),
+        depth_gt=draw(depths, p.known_depth),
+        depth_pred=None if p.depth_pred is None else draw(depths, p.depth_pred),
         depth_bar=depths.bar,
         depth_log=depths.log,
         depth_error=depth_map,
@@ -156,14 +195,9 @@ def view_scene(run: Run, scene: Scene, side_px: int, map_px: int, quality: int) 
         defocused_error=draw(image_errors, input_error),
         restored_error=None if restored_error is None else draw(image_errors, restored_error),
         image_error_bar=image_errors.bar,
-        coc=draw(blur, np.abs(coc_px)),
+        coc=draw(blur, np.abs(p.coc_px)),
         coc_bar=blur.bar,
     )
-
-
-def _image_error(image: NDArray[np.uint8], sharp: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Mean absolute difference of the channels, in 8-bit levels."""
-    return np.abs(image.astype(np.float64) - sharp).mean(2)
 
 
 def _rgb(path: Path) -> NDArray[np.uint8]:

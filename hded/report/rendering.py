@@ -28,17 +28,22 @@ def to_markdown(table: Table) -> str:
     for sentence in table.intro:
         lines += [_md(sentence), ""]
     for part in table.parts:
-        lines += [f"## {_md(part.title)}", ""]
-        for warning in part.warnings:
-            lines += [f"> **{_md(warning)}**", ""]
-        lines += [*_md_rows(part), ""]
-        lines += [f"- <sup>{mark}</sup> {_md(note)}" for note, mark in part.letters.items()]
-        if part.statements:
-            lines += [""] if part.letters else []
-            lines += ["How it was measured:", ""]
-            lines += [f"- **{_md(title)}**: {_md(text)}" for title, text in part.statements]
-        lines.append("")
+        lines += [f"## {_md(part.title)}", "", part_to_markdown(part)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def part_to_markdown(part: Part) -> str:
+    """Render one part without its title."""
+    lines = []
+    for warning in part.warnings:
+        lines += [f"> **{_md(warning)}**", ""]
+    lines += [*_md_rows(part), ""]
+    lines += [f"- <sup>{mark}</sup> {_md(note)}" for note, mark in part.letters.items()]
+    if part.statements:
+        lines += [""] if part.letters else []
+        lines += ["How it was measured:", ""]
+        lines += [f"- **{_md(title)}**: {_md(text)}" for title, text in part.statements]
+    return "\n".join([*lines, ""])
 
 
 def _md_rows(part: Part) -> list[str]:

@@ -97,6 +97,7 @@ class Run:
     by_depth: pd.DataFrame | None
     by_coc: pd.DataFrame | None
     training: Training
+    rows: Mapping[str, pd.DataFrame]  # kind -> a row an image, protocol and method
 
     @property
     def name(self) -> str:
@@ -110,6 +111,21 @@ class Run:
     def value(self, kind: str, protocol: str, method: str, metric: str) -> float | None:
         """Look up one aggregate; None where it was not taken."""
         return self.metrics.get(kind, {}).get(protocol, {}).get(method, {}).get(metric)
+
+    def per_image(self, kind: str, protocol: str, method: str, metric: str) -> pd.Series | None:
+        """Look up one figure of every image, by frame; None where it was not taken.
+
+        `gain` is the network's less the input's. NaN where an image has no valid pixel.
+        """
+        if kind not in self.rows:
+            return None
+        rows = self.rows[kind]
+        table = rows[rows["protocol"] == protocol].pivot(
+            index="frame", columns="method", values=metric
+        )
+        if method == "gain" and {"network", "input"} <= set(table):
+            table = table.assign(gain=table["network"] - table["input"])
+        return table[method].sort_index() if method in table else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,7 +158,7 @@ def read_selection(
         if not values:
             raise HDEDError(f"report: run.{key} is empty in params.yaml; name at least one")
     runs = [
-        _read_run(evaluated, trained, dataset, variant, seed)
+        _read_cell(evaluated, trained, dataset, variant, seed)
         for dataset in datasets
         for variant in variants
         for seed in seeds
@@ -153,16 +169,15 @@ def read_selection(
     return selection
 
 
-def _read_run(evaluated: Path, trained: Path, dataset: str, variant: str, seed: int) -> Run:
+def _read_cell(evaluated: Path, trained: Path, dataset: str, variant: str, seed: int) -> Run:
     cell = Path(dataset) / variant / str(seed)
-    folder = evaluated / cell
-    for place in (folder, trained / cell):
+    for place in (evaluated / cell, trained / cell):
         if not place.is_dir():
             raise HDEDError(
                 f"report: {cell.as_posix()} is selected by `run` in params.yaml but {place} does "
                 f"not exist; {REPAIR}, or take it out of `run`"
             )
-    path = folder / "evaluation.json"
+    path = evaluated / cell / "evaluation.json"
     record = JsonObject(path)
     for key, expected in (("dataset", dataset), ("variant", variant), ("seed", seed)):
         if record[key] != expected:
@@ -170,24 +185,40 @@ def _read_run(evaluated: Path, trained: Path, dataset: str, variant: str, seed: 
                 f"{path}: {key} is {record[key]!r}, its folder says {expected!r}; the file belongs "
                 f"to another run, {REPAIR}"
             )
+    return read_run(evaluated / cell, trained / cell)
+
+
+def read_run(folder: Path, trained: Path) -> Run:
+    """Read what `evaluate` left in `folder` and `train` in `trained`.
+
+    Raises HDEDError for a file that is missing, damaged or of another network.
+    """
+    path = folder / "evaluation.json"
+    record = JsonObject(path)
     heads = tuple(record["heads"])
     keys = ("name", "kind", "title", "statement", "available", "why_not")
     protocols = tuple(
         Protocol(*(JsonObject(path, p)[key] for key in keys)) for p in record["protocols"]
     )
-    measured, frames = _check_images(folder, heads, protocols, record["frames"])
+    rows = _read_images(folder, heads, record["frames"])
+    some = rows[DEPTH][rows[DEPTH]["valid_px"] > 0]
+    measured = {
+        p.name: int(some.loc[some["protocol"] == p.name, "frame"].nunique())
+        for p in protocols
+        if p.kind == DEPTH
+    }
     metrics, focus = _read_metrics(folder / "metrics.json", heads, protocols)
     return Run(
-        dataset=dataset,
-        variant=variant,
-        seed=seed,
+        dataset=record["dataset"],
+        variant=record["variant"],
+        seed=record["seed"],
         format=record["format"],
         source=record["source"],
         heads=heads,
         geometry=record["geometry"],
         camera=record["camera"],
         median_depth_m=record["median_depth_m"],
-        frames=frames,
+        frames=tuple(sorted(rows[DEPTH]["frame"].unique())),
         skipped=tuple(record["skipped"]),
         control=record.get("control", ""),
         protocols=protocols,
@@ -197,7 +228,8 @@ def _read_run(evaluated: Path, trained: Path, dataset: str, variant: str, seed: 
         scenes=_read_scenes(folder),
         by_depth=_read_curve(folder / "error_by_depth.csv", heads),
         by_coc=_read_curve(folder / "error_by_coc.csv", heads),
-        training=_read_training(trained / cell, heads),
+        training=_read_training(trained, heads),
+        rows=rows,
     )
 
 
@@ -238,30 +270,23 @@ def _read_metrics(
     return {DEPTH: depth, RESTORATION: restoration}, metrics.get("focus", {})
 
 
-def _check_images(
-    folder: Path, heads: tuple[str, ...], protocols: Iterable[Protocol], count: int
-) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Check the per-image rows; give the images with depth by protocol, and the frames' names."""
+def _read_images(folder: Path, heads: tuple[str, ...], count: int) -> dict[str, pd.DataFrame]:
+    """Read and check the per-image rows of each kind that the network has a head for."""
     path = folder / "depth.csv"
     rows = read_csv(path, ("frame", "protocol", "method", "valid_px", *DEPTH_METRICS))
     _check_frames(path, rows, count)
-    some = rows[rows["valid_px"] > 0]
-    _check_numbers(path, some, DEPTH_METRICS)
-    measured = {
-        p.name: int(some.loc[some["protocol"] == p.name, "frame"].nunique())
-        for p in protocols
-        if p.kind == DEPTH
-    }
-    frames = tuple(sorted(rows["frame"].unique()))
+    _check_numbers(path, rows[rows["valid_px"] > 0], DEPTH_METRICS)
+    found = {DEPTH: rows}
     if NEEDED_HEAD[RESTORATION] in heads:
         path = folder / "restoration.csv"
         images = read_csv(path, ("frame", "protocol", "method", *IMAGE_METRICS))
         _check_frames(path, images, count)
         # an infinite PSNR is a perfect image, not a mistake
         _check_numbers(path, images.replace({"psnr": {math.inf: 0.0}}), IMAGE_METRICS)
-        if tuple(sorted(images["frame"].unique())) != frames:
+        if set(images["frame"]) != set(rows["frame"]):
             raise HDEDError(f"{path}: its frames are not those of depth.csv; {REPAIR}")
-    return measured, frames
+        found[RESTORATION] = images
+    return found
 
 
 def _check_frames(path: Path, rows: pd.DataFrame, count: int) -> None:

@@ -1,11 +1,16 @@
 "use strict";
-// A divide between two of three pictures: a native range moves it, radio buttons choose the pair.
+// A divide between two of several pictures: a native range moves it, radio buttons choose the pair.
 for (const compare of document.querySelectorAll(".compare")) {
   const stage = compare.querySelector(".stage");
   const range = compare.querySelector("input[type=range]");
   const tags = compare.querySelectorAll(".tag");
+  const layers = [...compare.querySelectorAll(".layer")];
   const show = () => {
-    const [left, right] = compare.dataset.pair.split("-");
+    const pair = compare.dataset.pair.split("-");
+    for (const layer of layers) {
+      layer.dataset.side = ["left", "right"][pair.indexOf(layer.dataset.name)] ?? "";
+    }
+    const [left, right] = pair.map((name) => layers.find((e) => e.dataset.name === name).dataset.label);
     stage.style.setProperty("--x", `${range.value}%`);
     tags[0].textContent = left;
     tags[1].textContent = right;

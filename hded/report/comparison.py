@@ -1,0 +1,181 @@
+"""Two runs side by side, as a page of its own: differences, settings, the same scenes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hded.errors import HDEDError
+from hded.report.colour import Bar, Inlined, Scale, photograph
+from hded.report.describe import camera_sentence, dataset_title, sample_warning
+from hded.report.differences import COLUMNS, INTERVAL, compare_networks
+from hded.report.grid import Cell, Column, Part, Row, missing, number
+from hded.report.page import render
+from hded.report.pictures import Pictures, read_pictures
+from hded.report.rendering import part_to_markdown
+from hded.report.runs import DEPTH, RESTORATION, Run
+
+SIDE_PX, MAP_PX, QUALITY = 560, 300, 88
+BOTH = 4  # a bar's intervals
+ABSENT = "not a setting of this run"
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """Maps on one scale: each with its label, and the bar."""
+
+    images: Sequence[tuple[str, Inlined]]
+    bar: Bar
+
+
+@dataclass(frozen=True, slots=True)
+class PairView:
+    """One scene in both runs; a map that neither can give is None."""
+
+    frame: str
+    scores: str
+    layers: Mapping[str, tuple[str, Inlined]]
+    pairs: Sequence[tuple[str, str]]
+    image_errors: Maps | None
+    depths: Maps
+    depth_errors: Maps | None
+
+
+def write_comparison(
+    runs: tuple[Run, Run],
+    names: tuple[str, str],
+    settings: tuple[Mapping[str, str], Mapping[str, str]],
+    out: Path,
+) -> str:
+    """Write the page `out` and give its table of differences as Markdown.
+
+    names: what to call the runs, different; settings: each run's parameters by name. Raises
+    HDEDError where they were not measured on the same frames, or share no head.
+    """
+    first, second = runs
+    if first.frames != second.frames:
+        raise HDEDError(
+            f"compare: {names[0]} was measured on {len(first.frames)} frames of {first.dataset}, "
+            f"{names[1]} on {len(second.frames)} of {second.dataset}, and they are not the same; "
+            "choose runs of one dataset and split"
+        )
+    rows = compare_networks([first], [second], names)
+    if not rows:
+        raise HDEDError(f"compare: {names[0]} and {names[1]} have no head in common")
+    differences = Part("Differences", COLUMNS, tuple(rows), heading="Networks")
+    changed = _changed(names, *settings)
+    page = render(
+        "comparison.html.j2",
+        names=names,
+        runs=runs,
+        title=dataset_title(first),
+        warnings=list(sample_warning([first])),
+        cameras=list(dict.fromkeys(camera_sentence(run.camera) for run in runs)),
+        intro=INTERVAL,
+        differences=differences,
+        changed=changed,
+        scenes=_views(runs, names),
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding="utf-8", newline="\n")
+    return part_to_markdown(differences)
+
+
+def _changed(
+    names: tuple[str, str], first: Mapping[str, str], second: Mapping[str, str]
+) -> Part | None:
+    rows = []
+    for key in sorted({*first, *second}):
+        values = first.get(key), second.get(key)
+        if values[0] != values[1]:
+            cells = (missing(ABSENT) if v is None else Cell(v, v) for v in values)
+            rows.append(Row("plain", key, tuple(cells)))
+    columns = tuple(Column(key, name, numeric=False) for key, name in zip("ab", names, strict=True))
+    return Part("Settings", columns, tuple(rows), heading="Setting") if rows else None
+
+
+def _views(runs: tuple[Run, Run], names: tuple[str, str]) -> list[PairView]:
+    """Give the scenes that both runs have pictures of, in the frames' order."""
+    scenes = [{scene.frame: scene for scene in run.scenes} for run in runs]
+    shared = [frame for frame in runs[0].frames if frame in scenes[0] and frame in scenes[1]]
+    views = []
+    for frame in shared:
+        pictures = [read_pictures(r, s[frame]) for r, s in zip(runs, scenes, strict=True)]
+        views.append(_view(frame, pictures, names, _scores(runs, names, frame)))
+    return views
+
+
+def _view(
+    frame: str, pictures: Sequence[Pictures], names: tuple[str, str], scores: str
+) -> PairView:
+    keys = ("first", "second")
+    layers, restored, inputs = {}, [], []
+    one_input = np.array_equal(pictures[0].defocused, pictures[1].defocused)
+    for key, name, p in zip(keys, names, pictures, strict=True):
+        if p.restored is not None:
+            restored.append(key)
+            layers[key] = (name, photograph(p.restored, SIDE_PX, QUALITY))
+        if not (one_input and inputs):
+            inputs.append(f"{key}_input")
+            label = "input" if one_input else f"input of {name}"
+            layers[inputs[-1]] = (label, photograph(p.defocused, SIDE_PX, QUALITY))
+    layers["sharp"] = ("sharp", photograph(pictures[0].sharp, SIDE_PX, QUALITY))
+    pairs = [tuple(restored)] if len(restored) == 2 else []
+    pairs += [(key, "sharp") for key in restored]
+    pairs += [(inputs[0], restored[0])] if restored else [(key, "sharp") for key in inputs]
+    image_errors = [
+        (f"{name}, error", p.image_error(p.restored))
+        for name, p in zip(names, pictures, strict=True)
+        if p.restored is not None
+    ]
+    estimates = [
+        (name, p, p.depth_pred)
+        for name, p in zip(names, pictures, strict=True)
+        if p.depth_pred is not None
+    ]
+    truth = pictures[0]
+    depth = Scale.of_depth(truth.depth_gt[truth.depth_gt > 0], BOTH)
+    return PairView(
+        frame=frame,
+        scores=scores,
+        layers=layers,
+        pairs=pairs,
+        image_errors=_errors(image_errors, ""),
+        depths=_maps(
+            [("true depth", truth.known_depth), *((name, pred) for name, _, pred in estimates)],
+            depth,
+        ),
+        depth_errors=_errors([(f"{n}, error", p.depth_error(d)) for n, p, d in estimates], "m"),
+    )
+
+
+def _maps(maps: Sequence[tuple[str, NDArray]], scale: Scale) -> Maps:
+    drawn = [(label, scale.draw(values, MAP_PX, QUALITY)) for label, values in maps]
+    return Maps(drawn, scale.bar)
+
+
+def _errors(maps: Sequence[tuple[str, NDArray]], unit: str) -> Maps | None:
+    if not maps:
+        return None
+    values = np.stack([error for _, error in maps])
+    return _maps(maps, Scale.from_zero(values, unit, "magma", BOTH))
+
+
+def _scores(runs: tuple[Run, Run], names: tuple[str, str], frame: str) -> str:
+    """Say what each scored on this frame."""
+    parts = []
+    for kind, metric, label, unit, digits in (
+        (RESTORATION, "psnr", "PSNR", "dB", 2),
+        (DEPTH, "rmse", "depth RMSE", "m", 3),
+    ):
+        found = []
+        for run, name in zip(runs, names, strict=True):
+            protocol = next((p.name for p in run.protocols_of(kind)), "")
+            values = run.per_image(kind, protocol, "network", metric)
+            if values is not None:
+                found.append(f"{name} {number(float(values[frame]), digits)}")
+        if found:
+            parts.append(f"{label} [{unit}]: {', '.join(found)}")
+    return "; ".join(parts)

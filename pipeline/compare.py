@@ -1,0 +1,52 @@
+"""Two runs side by side: differences with their intervals, changed settings, the same scenes.
+
+    python -m pipeline.compare RUN RUN [--out reports/comparison.html]
+
+RUN is an MLflow run id, its beginning, or a run's name (its latest evaluation counts). Everything
+is read from MLflow, so that a run which a later `dvc repro` replaced can still be compared.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hded.errors import HDEDError
+from hded.report.comparison import write_comparison
+from hded.report.runs import read_run
+from pipeline import stage
+from pipeline.tracking import Evaluated, find_evaluated
+
+SHORT_ID = 8
+
+
+def main() -> None:
+    """Write the page and print the differences."""
+    parser = stage.parser(__doc__)
+    parser.add_argument("runs", nargs=2, metavar="RUN")
+    parser.add_argument("--out", type=Path, default=stage.REPORTS / "comparison.html")
+    args = parser.parse_args()
+    found = [find_evaluated(text) for text in args.runs]
+    if found[0].run_id == found[1].run_id:
+        raise HDEDError(
+            f"compare: {args.runs[0]} and {args.runs[1]} are one run, {found[0].run_id}; where a "
+            "name has several runs, give ids"
+        )
+    with TemporaryDirectory() as folder:
+        runs = []
+        for each in found:
+            place = Path(folder) / each.run_id
+            each.fetch(place)
+            runs.append(read_run(place / "evaluation", place))
+        settings = found[0].params, found[1].params
+        print(write_comparison((runs[0], runs[1]), _names(*found), settings, args.out))
+    print(f"{args.out}: the same scenes side by side")
+
+
+def _names(first: Evaluated, second: Evaluated) -> tuple[str, str]:
+    """Tell two runs of one name apart by their ids."""
+    if first.name != second.name:
+        return first.name, second.name
+    return f"{first.name} {first.run_id[:SHORT_ID]}", f"{second.name} {second.run_id[:SHORT_ID]}"
+
+
+if __name__ == "__main__":
+    stage.run(main)
