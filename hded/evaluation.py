@@ -1,18 +1,23 @@
 """Measuring a network on a dataset's test frames: per-image rows first, aggregates from them.
 
-Frames are read, predicted and measured one at a time, so memory does not grow with their number.
-Beside the network stand two predictors that look at nothing: the training set's median depth, and
-the defocused input itself.
+The network takes a batch at a time; threads measure its last outputs meanwhile, and no more than a
+few wait, so memory does not grow with the number of frames. Beside the network stand two predictors
+that look at nothing: the training set's median depth, and the defocused input itself.
 """
 
-from collections.abc import Callable
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hded.errors import HDEDError
 from hded.progress import progress
 from hded.protocols import (
     MIN_DEPTH_M,
@@ -27,7 +32,8 @@ from hded.resample import resize_bilinear
 from hded.retake import Pictures
 from hded.store import Store
 
-Predict = Callable[[NDArray[np.uint8]], dict[str, NDArray]]
+# images (H, W, 3) to the outputs of each, as `Predictor.batch` has them
+Predict = Callable[[Sequence[NDArray[np.uint8]]], Sequence[Mapping[str, NDArray]]]
 DEPTH_BINS = 20
 COC_BIN_PX = 1.0
 
@@ -42,11 +48,22 @@ class ErrorCurve:
     def __post_init__(self) -> None:
         self.sums = np.zeros((4, len(self.edges) - 1))
 
+    def sums_of(
+        self, quantity: NDArray, pred: NDArray, gt: NDArray, valid: NDArray
+    ) -> NDArray[np.float64]:
+        """Give what one frame's valid pixels add; all arguments (H, W)."""
+        x, error = quantity[valid], (pred[valid] - gt[valid]).astype(np.float64)
+        bins = len(self.edges) - 1
+        place = np.searchsorted(self.edges, x, "right") - 1
+        place[x == self.edges[-1]] = bins - 1  # the last bin has both its ends
+        # what lies outside goes to a bin that is cut off
+        place[(place < 0) | (place >= bins)] = bins
+        weights = (None, error**2, np.abs(error) / gt[valid], error)
+        return np.stack([np.bincount(place, w, bins + 1)[:bins] for w in weights])
+
     def add(self, quantity: NDArray, pred: NDArray, gt: NDArray, valid: NDArray) -> None:
         """Add one frame's valid pixels; all arguments (H, W)."""
-        x, error = quantity[valid], (pred[valid] - gt[valid]).astype(np.float64)
-        for i, weight in enumerate((None, error**2, np.abs(error) / gt[valid], error)):
-            self.sums[i] += np.histogram(x, self.edges, weights=weight)[0]
+        self.sums += self.sums_of(quantity, pred, gt, valid)
 
     def table(self) -> pd.DataFrame:
         """Columns bin_low, bin_high, pixels, rmse [m], abs_rel, bias [m]; empty bins left out."""
@@ -96,12 +113,15 @@ def evaluate(
     *,
     heads: tuple[str, ...],
     size_px: int | None,
+    batch_size: int = 1,
 ) -> Evaluation:
     """Measure `predict` on the test frames under every protocol of the dataset.
 
     A frame with several defocused copies, one a focus distance, counts once for each of them.
 
-    size_px: side of the squashed frames of a `resize` network, None for a native one.
+    size_px: side of the squashed frames of a `resize` network, None for a native one; batch_size:
+    how many images `predict` is given at once. Raises HDEDError, naming the frame, for a depth that
+    is not a positive number.
     """
     attributes = scenes.attributes
     native: tuple[int, int] = tuple(attributes["size"])
@@ -115,50 +135,47 @@ def evaluate(
             if not p.raw and p.crop is None
         )
     has_raw = "raw_valid" in scenes.arrays
-    protocols = [p for p in every if has_raw or not p.raw]
-    kinds = {p.per_image for p in protocols}
-    sizes = [network_size] if network_size else list(dict.fromkeys([native, PAPER_SIZE]))
-    median_m = median_depth_m(scenes)
-    top = attributes["max_depth_m"]
     max_coc = defocused.attributes["camera"]["max_coc_px"]
-    by_depth = ErrorCurve(np.linspace(0, top, DEPTH_BINS + 1))
-    by_coc = ErrorCurve(np.arange(-np.ceil(max_coc), np.ceil(max_coc) + 1, COC_BIN_PX))
-    depth_rows: list[dict[str, Any]] = []
-    image_rows: list[dict[str, Any]] = []
     table = defocused.frames
     several = table["camera_index"].nunique() > 1
-    for copy in progress(defocused.indices("test"), desc="evaluate", unit="frame"):
-        name, index = table["frame"].iloc[copy], table["scene_index"].iloc[copy]
-        blurred, gt = defocused.read("defocused", copy), scenes.read("depth", index)
-        outputs = predict(blurred)
-        raw = scenes.read("raw_valid", index) if has_raw else None
-        guesses = {"median": np.full(gt.shape, median_m, np.float32)}
-        if "depth" in outputs:
-            guesses["network"] = outputs["depth"]
-            valid = (gt > MIN_DEPTH_M) & (gt <= top)
-            pred = np.clip(resize_bilinear(outputs["depth"], gt.shape), MIN_DEPTH_M, top)
-            by_depth.add(gt, pred, gt, valid)
-            by_coc.add(defocused.read("coc", copy).astype(np.float32), pred, gt, valid)
-        copy_key = {"frame": name}
-        if several:
-            copy_key["focus_distance_m"] = table["focus_distance_m"].iloc[copy]
-        for method, guess in guesses.items():
-            key = {**copy_key, "method": method}
-            rows = {kind: kind.measure(guess, gt, raw) for kind in kinds}
-            depth_rows += [{**key, "protocol": p.name, **rows[p.per_image]} for p in protocols]
-        if "all_in_focus" in heads:
-            sharp = scenes.read("rgb", index)
-            images = {"network": outputs["all_in_focus"], "input": blurred}
-            for size in sizes:
-                for method, scores in measure_restoration(images, sharp, size).items():
-                    key = {**copy_key, "method": method, "protocol": _size_name(size, native)}
-                    image_rows.append({**key, **scores})
+    sizes = [network_size] if network_size else list(dict.fromkeys([native, PAPER_SIZE]))
+    ruler = _Ruler(
+        protocols=[p for p in every if has_raw or not p.raw],
+        sizes=sizes if "all_in_focus" in heads else [],
+        native=native,
+        median_m=median_depth_m(scenes),
+        by_depth=ErrorCurve(np.linspace(0, attributes["max_depth_m"], DEPTH_BINS + 1)),
+        by_coc=ErrorCurve(np.arange(-np.ceil(max_coc), np.ceil(max_coc) + 1, COC_BIN_PX)),
+    )
+
+    def frames() -> Iterator[_Frame]:
+        for copy in progress(defocused.indices("test"), desc="evaluate", unit="frame"):
+            index = table["scene_index"].iloc[copy]
+            key = {"frame": table["frame"].iloc[copy]}
+            if several:
+                key["focus_distance_m"] = table["focus_distance_m"].iloc[copy]
+            yield _Frame(
+                key=key,
+                defocused=defocused.read("defocused", copy),
+                coc_px=defocused.read("coc", copy).astype(np.float32),
+                depth_m=scenes.read("depth", index),
+                raw_valid=scenes.read("raw_valid", index) if has_raw else None,
+                sharp=scenes.read("rgb", index) if ruler.sizes else None,
+            )
+
+    depth_rows: list[dict[str, Any]] = []
+    image_rows: list[dict[str, Any]] = []
+    for found in _stream(predict, frames(), ruler.measure, batch_size):
+        depth_rows += found.depth
+        image_rows += found.images
+        ruler.by_depth.sums += found.by_depth
+        ruler.by_coc.sums += found.by_coc
     depth, restoration = pd.DataFrame(depth_rows), pd.DataFrame(image_rows)
-    metrics = _aggregate(depth, restoration, protocols)
+    metrics = _aggregate(depth, restoration, ruler.protocols)
     if several:
         images = dict(list(restoration.groupby("focus_distance_m"))) if len(restoration) else {}
         metrics["focus"] = {
-            f"{focus:.10g}": _aggregate(rows, images.get(focus, restoration), protocols)
+            f"{focus:.10g}": _aggregate(rows, images.get(focus, restoration), ruler.protocols)
             for focus, rows in depth.groupby("focus_distance_m")
         }
     return Evaluation(
@@ -167,10 +184,92 @@ def evaluate(
         metrics=metrics,
         protocols=[_depth_block(p, native, has_raw) for p in every]
         + [_image_block(size, native) for size in sizes],
-        by_depth=by_depth,
-        by_coc=by_coc,
-        median_depth_m=median_m,
+        by_depth=ruler.by_depth,
+        by_coc=ruler.by_coc,
+        median_depth_m=ruler.median_m,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """One test picture and its truth, all at native size."""
+
+    key: dict[str, Any]
+    defocused: NDArray[np.uint8]
+    coc_px: NDArray[np.float32]
+    depth_m: NDArray[np.float32]
+    raw_valid: NDArray[np.bool_] | None
+    sharp: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """One frame's rows, and what it adds to the curves."""
+
+    depth: list[dict[str, Any]]
+    images: list[dict[str, Any]]
+    by_depth: NDArray[np.float64] | float = 0.0
+    by_coc: NDArray[np.float64] | float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Ruler:
+    """What every frame is measured by."""
+
+    protocols: list[DepthProtocol]
+    sizes: list[tuple[int, int]]
+    native: tuple[int, int]
+    median_m: float
+    by_depth: ErrorCurve
+    by_coc: ErrorCurve
+
+    def measure(self, frame: _Frame, outputs: Mapping[str, NDArray]) -> _Measured:
+        gt, top = frame.depth_m, self.by_depth.edges[-1]
+        guesses = {"median": np.full(gt.shape, self.median_m, np.float32)}
+        curves = {}
+        if "depth" in outputs:
+            guesses["network"] = outputs["depth"]
+            valid = (gt > MIN_DEPTH_M) & (gt <= top)
+            pred = np.clip(resize_bilinear(outputs["depth"], gt.shape), MIN_DEPTH_M, top)
+            curves["by_depth"] = self.by_depth.sums_of(gt, pred, gt, valid)
+            curves["by_coc"] = self.by_coc.sums_of(frame.coc_px, pred, gt, valid)
+        depth, images = [], []
+        for method, guess in guesses.items():
+            key = {**frame.key, "method": method}
+            # protocols that differ in pooling alone share their rows
+            kinds = {p.per_image for p in self.protocols}
+            try:
+                rows = {kind: kind.measure(guess, gt, frame.raw_valid) for kind in kinds}
+            except HDEDError as error:
+                raise HDEDError(f"frame {frame.key['frame']}: {error}") from None
+            depth += [{**key, "protocol": p.name, **rows[p.per_image]} for p in self.protocols]
+        if frame.sharp is not None:
+            shown = {"network": outputs["all_in_focus"], "input": frame.defocused}
+            for size in self.sizes:
+                for method, scores in measure_restoration(shown, frame.sharp, size).items():
+                    key = {**frame.key, "method": method}
+                    images.append({**key, "protocol": _size_name(size, self.native), **scores})
+        return _Measured(depth, images, **curves)
+
+
+def _stream(
+    predict: Predict,
+    frames: Iterator[_Frame],
+    measure: Callable[[_Frame, Mapping[str, NDArray]], _Measured],
+    batch_size: int,
+) -> Iterator[_Measured]:
+    """Predict here and measure in threads; give the results in the frames' order."""
+    threads = os.cpu_count() or 1
+    waiting: deque[Future[_Measured]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        while batch := list(islice(frames, batch_size)):
+            outputs = predict([frame.defocused for frame in batch])
+            for frame, output in zip(batch, outputs, strict=True):
+                waiting.append(pool.submit(measure, frame, output))
+            while len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _aggregate(

@@ -28,22 +28,27 @@ class Predictor:
     size_px: int
     device: torch.device
 
-    @torch.no_grad()
     def __call__(self, defocused: NDArray[np.uint8]) -> dict[str, NDArray]:
         """Estimate from one image (H, W, 3) uint8.
 
         `depth` float32 metres (h, w) and `all_in_focus` uint8 (h, w, 3), by the network's heads.
         (h, w) is the image's size, or size_px x size_px for a network trained on squashed frames.
         """
+        return self.batch([defocused])[0]
+
+    @torch.no_grad()
+    def batch(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, NDArray]]:
+        """Estimate from images of one size at once: each gives what it gives alone, to rounding."""
         if self.geometry == "resize":
-            defocused = resize_rgb(defocused, (self.size_px, self.size_px))
-        outputs = self.network(to_unit(defocused)[None].to(self.device))
+            images = [resize_rgb(image, (self.size_px, self.size_px)) for image in images]
+        given = torch.stack([to_unit(image) for image in images]).to(self.device)
+        outputs = self.network(given)
         arrays: dict[str, NDArray] = {}
         if "depth" in outputs:
-            arrays["depth"] = outputs["depth"][0, 0].float().cpu().numpy()
+            arrays["depth"] = outputs["depth"][:, 0].float().cpu().numpy()
         if "all_in_focus" in outputs:
-            arrays["all_in_focus"] = to_uint8(outputs["all_in_focus"].float())[0]
-        return arrays
+            arrays["all_in_focus"] = to_uint8(outputs["all_in_focus"].float())
+        return [{head: array[i] for head, array in arrays.items()} for i in range(len(images))]
 
 
 def save_weights(

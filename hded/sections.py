@@ -228,12 +228,15 @@ class Evaluate(Section):
 
     `scenes`: how many test scenes are pictured, best, median and worst among them. `input: sharp`
     and a `focus_distance_m` of its own are for controls: all-in-focus images, or pictures focused
-    elsewhere than those that the network was trained on.
+    elsewhere than those that the network was trained on. `batch_size` images go through the network
+    at once on `device`.
     """
 
     scenes: Annotated[int, Field(ge=3)] = 6
     input: Literal["defocused", "sharp"] = "defocused"
     focus_distance_m: Positive | None = None
+    batch_size: Count = 4
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @model_validator(mode="after")
     def _one_control(self) -> "Evaluate":

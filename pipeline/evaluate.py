@@ -15,8 +15,8 @@ from hded.params import load_params
 from hded.pictured import pick_scenes, write_scene
 from hded.retake import Retaken
 from hded.store import open_store
-from pipeline import stage
-from pipeline.tracking import flatten, track
+from pipeline import launch, stage
+from pipeline.tracking import EVALUATION, OF_TRAINING, flatten, track
 
 
 def main() -> None:
@@ -35,10 +35,14 @@ def main() -> None:
         defocused = Retaken(scenes, camera, params.defocus.renderer)
         focus = f"pictures focused at {how.focus_distance_m:g} m" if camera else ""
         control = f"tested on {focus or 'all-in-focus images'}"
-    predictor = load_predictor(trained / "weights.pt")
+    device = launch.device(how.device, "evaluate.device")
+    predictor = load_predictor(trained / "weights.pt", device)
     heads = predictor.network.heads
     size_px = predictor.size_px if predictor.geometry == "resize" else None
-    result = evaluate(predictor, scenes, defocused, heads=heads, size_px=size_px)
+    result = evaluate(
+        predictor.batch, scenes, defocused,
+        heads=heads, size_px=size_px, batch_size=how.batch_size,
+    )  # fmt: skip
     result.depth.to_csv(out / "depth.csv", index=False)
     if "all_in_focus" in heads:
         result.restoration.to_csv(out / "restoration.csv", index=False)
@@ -73,10 +77,23 @@ def main() -> None:
     for frame in picked["frame"]:
         write_scene(out / "scenes" / frame, frame, predictor, scenes, defocused)
     run = json.loads((trained / "run.json").read_text())
-    tags = {"stage": "evaluate", "dataset": args.dataset, "variant": args.variant}
+    tags = {
+        "dataset": args.dataset,
+        "variant": args.variant,
+        "seed": str(args.seed),
+        "source": attributes["source"],
+        "camera": defocused.attributes["camera"]["name"],
+        "params_digest": run["params_digest"],
+        "commit": run["commit"],
+        "stage": "evaluate",
+    }
     with track(run["run_name"], tags, run["run_id"]) as tracker:
         tracker.metrics(flatten(result.metrics, "test/", separator="/"))
-        tracker.artifacts(out, "evaluation")
+        tracker.artifacts(out, EVALUATION)
+        for file in OF_TRAINING:
+            tracker.artifacts(trained / file)
+        for frame in picked["frame"]:
+            tracker.image(out / "scenes" / frame / "grid.png", f"scenes/{frame}")
 
 
 def summarise(result: Evaluation) -> dict[str, float]:

@@ -40,13 +40,19 @@ def _torchrun(devices: int, module: str) -> NoReturn:
     )
 
 
+def device(name: str, key: str) -> str:
+    """Give cpu or cuda for what the setting `key` names: auto, cpu or cuda."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise HDEDError(f"{key}: cuda is not available here; set auto or cpu")
+    return name
+
+
 @contextmanager
 def group(name: str) -> Iterator[tuple[Group, torch.device]]:
     """Give this process's group and the device that `train.device` names for it."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise HDEDError("train.device: cuda is not available here; set auto or cpu")
+    name = device(name, "train.device")
     if WORLD not in os.environ:
         yield Group(), torch.device(name)
         return

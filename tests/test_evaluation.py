@@ -2,8 +2,9 @@
 
 import itertools
 import math
+import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import pytorch_msssim
 import torch
 from PIL import Image
 
+from hded import evaluation
 from hded.defocus import list_copies
 from hded.errors import HDEDError
 from hded.evaluation import ErrorCurve, Evaluation, evaluate, median_depth_m
@@ -52,8 +54,10 @@ def oracle(
 
 
 def run(data: SimpleNamespace, predict: Callable, **options) -> Evaluation:
+    """Evaluate a predictor of one image."""
+    chosen = {"heads": BOTH_HEADS, "size_px": None, **options}
     return evaluate(
-        predict, data.scenes, data.defocused, **{"heads": BOTH_HEADS, "size_px": None, **options}
+        lambda images: [predict(i) for i in images], data.scenes, data.defocused, **chosen
     )
 
 
@@ -199,6 +203,72 @@ def test_a_test_frame_without_depth_counts_in_no_depth_mean(make_stores):
     for protocol in ("headline", "pooled"):
         assert result.metrics["depth"][protocol]["network"]["abs_rel"] == pytest.approx(0.1)
     assert len(result.restoration["frame"].unique()) == 2
+
+
+# --- streaming ---
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 9])
+def test_the_batch_changes_no_figure_and_no_order(stores, result, batch_size):
+    given = []
+
+    def predict(images: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        given.append(len(images))
+        return [oracle(stores)[0](image) for image in images]
+
+    other = evaluate(
+        predict, stores.scenes, stores.defocused,
+        heads=BOTH_HEADS, size_px=None, batch_size=batch_size,
+    )  # fmt: skip
+    assert given == [min(batch_size, 4 - i) for i in range(0, 4, batch_size)]
+    pd.testing.assert_frame_equal(other.depth, result.depth, check_exact=True)
+    pd.testing.assert_frame_equal(other.restoration, result.restoration, check_exact=True)
+    assert other.metrics == result.metrics
+    pd.testing.assert_frame_equal(other.by_coc.table(), result.by_coc.table(), check_exact=True)
+
+
+def test_a_batch_gives_what_each_image_gives_alone(stores, tmp_path):
+    torch.manual_seed(0)
+    network = HDEDNet(width=0.05, dropout=0.0)
+    for module in network.modules():  # a new network gives back its input, and no depth
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.normal_(module.weight, 0, 0.05)
+    arguments = {"heads": list(BOTH_HEADS), "width": 0.05, "dropout": 0.0}
+    save_weights(tmp_path / "w.pt", network.state_dict(), arguments, "crop", 64)
+    predictor = load_predictor(tmp_path / "w.pt")
+    images = list(stores.defocused_rgb[:3])
+    for image, outputs in zip(images, predictor.batch(images), strict=True):
+        alone = predictor(image)
+        np.testing.assert_allclose(outputs["depth"], alone["depth"], rtol=1e-4, atol=1e-5)
+        off = outputs["all_in_focus"].astype(int) - alone["all_in_focus"]
+        assert abs(off).max() <= 1 and (off != 0).mean() < 0.01
+    assert len({predictor(image)["depth"].tobytes() for image in images}) == 3
+
+
+def test_only_a_few_frames_are_held_however_many_there_are():
+    """Frames are numbers here, each alive until it is measured."""
+    alive, most = 0, 0
+
+    def frames() -> Iterator[SimpleNamespace]:
+        nonlocal alive, most
+        for i in range(500):
+            alive += 1
+            most = max(most, alive)
+            yield SimpleNamespace(number=i, defocused=i)
+
+    seen = []
+    stream = evaluation._stream(
+        lambda numbers: [{"depth": n} for n in numbers],
+        frames(),
+        lambda frame, outputs: (frame.number, outputs["depth"]),
+        batch_size=4,
+    )
+    for number, output in stream:
+        assert number == output
+        seen.append(number)
+        alive -= 1
+    assert seen == list(range(500))
+    assert most <= 2 * (os.cpu_count() or 1) + 2 * 4
 
 
 # --- error curves --------------------------------------------------------------------------------
@@ -369,7 +439,7 @@ def test_a_diverged_network_is_named_as_such(stores):
     def predict(defocused: np.ndarray) -> dict[str, np.ndarray]:
         return {"depth": np.full((40, 56), np.nan, np.float32), "all_in_focus": defocused}
 
-    with pytest.raises(HDEDError, match="prediction"):
+    with pytest.raises(HDEDError, match=r"frame 0009: .*prediction has NaN"):
         run(stores, predict)
 
 
@@ -482,8 +552,8 @@ def test_every_copy_of_a_test_frame_counts_and_each_distance_has_its_own_aggrega
         depth = np.where(data.depth[scene] > 0, factor * data.depth[scene], 1.0)
         return {"depth": depth.astype(np.float32), "all_in_focus": image}
 
-    result = evaluate(
-        predict, data.scenes, open_store(tmp_path / "copies"), heads=BOTH_HEADS, size_px=None
+    result = run(
+        SimpleNamespace(scenes=data.scenes, defocused=open_store(tmp_path / "copies")), predict
     )
     assert result.depth["frame"].nunique() == 4
     error = {

@@ -1,5 +1,7 @@
 """The pictures of controls: another focus, or all in focus, in a store's place."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from conftest import write_stores
@@ -44,10 +46,10 @@ def test_without_a_camera_the_sharp_image_is_the_picture(tiny):
 def test_evaluation_reads_them_as_a_store(tiny):
     seen = []
 
-    def give_back(picture: np.ndarray) -> dict[str, np.ndarray]:
-        seen.append(picture)
-        depth = np.full(picture.shape[:2], 2.0, np.float32)
-        return {"depth": depth, "all_in_focus": picture}
+    def give_back(pictures: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        seen.extend(pictures)
+        depth = np.full(pictures[0].shape[:2], 2.0, np.float32)
+        return [{"depth": depth, "all_in_focus": picture} for picture in pictures]
 
     heads = ("depth", "all_in_focus")
     retaken = Retaken(tiny.scenes, FAR)
