@@ -35,7 +35,7 @@ test: $(STAMP)  ## run the tests (minutes)
 	$(PYTEST) -m "not slow"
 
 test-all: $(STAMP)  ## run the slow tests too
-	$(PYTEST)
+	HDED_FUZZ=300 $(PYTEST)
 
 lint: $(STAMP)  ## check style and types
 	ruff check .

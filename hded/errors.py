@@ -6,8 +6,18 @@ from collections.abc import Iterable
 class HDEDError(Exception):
     """One line: what is wrong, where it is, and what to do about it.
 
-    Command lines print the message without a traceback and exit with status 2.
+    Command lines print the message without a traceback and exit with status 2. What of a user's own
+    text cannot be printed is escaped, so that it is one line whatever a file or a name holds.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """Join lines, and escape what cannot be printed."""
+    joined = " ".join(line.strip() for line in text.splitlines())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in joined)
 
 
 def check_choice(what: str, value: object, choices: Iterable[object]) -> None:

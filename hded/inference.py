@@ -98,8 +98,6 @@ def load_predictor(
     except FileNotFoundError:
         raise HDEDError(f"{path}: no such file; train a network first (`dvc repro`)") from None
     except (UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
-        raise HDEDError(
-            f"{path}: not a checkpoint of this program ({' '.join(str(error).split())[:200]})"
-        ) from error
+        raise HDEDError(f"{path}: not a checkpoint of this program ({str(error)[:200]})") from error
     device = torch.device(device)
     return Predictor(network.to(device).eval(), geometry, size_px, device)

@@ -101,7 +101,7 @@ def load_params(path: Path) -> Params:
         raw = YAML(typ="safe", pure=True).load(StringIO(text))
     # a scalar that looks like a date or a number and is none raises plain errors
     except (YAMLError, ValueError, KeyError) as error:
-        raise HDEDError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise HDEDError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(raw, Mapping):
         raise HDEDError(f"{path}: a mapping of sections is needed, found {type(raw).__name__}")
     params = _validate(Params, raw, f"{path.name}: ")
@@ -143,7 +143,7 @@ def _validate(section: type[T], raw: Mapping[str, Any], where: str) -> T:
         # an unknown key first: it often is the misspelt one that is then "missing"
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
-        raise HDEDError(" ".join(f"{where}{_explain(key, first)}".split())) from None
+        raise HDEDError(f"{where}{_explain(key, first)}") from None
 
 
 def _explain(key: str, error: Mapping[str, Any]) -> str:

@@ -2,10 +2,12 @@
 
     <folder>/arrays.zarr/<name>   an array a quantity, (N, ...): inner chunk one frame, shards of 64
     <folder>/frames.csv           a row a frame: index, frame, split (train | test), scene, ...
-    <folder>/store.json           attributes; written last, so its presence means the store is whole
+    <folder>/store.json           attributes, and every other file with its size; written last and
+                                  removed first
 
-Shards keep the number of files small (DVC hashes and links every one of them) while one frame can
-still be read alone. Strings stay out of zarr.
+A store is whole where store.json is there and every file that it lists has its size: a missing
+shard would otherwise be read as zeros. Shards keep the number of files small (DVC hashes and links
+every one of them) while one frame can still be read alone. Strings stay out of zarr.
 """
 
 import json
@@ -24,7 +26,7 @@ from zarr.codecs import BloscCodec
 
 from hded.errors import HDEDError
 
-FORMAT = 1
+FORMAT = 2
 SHARD_FRAMES = 64
 MARKER = "store.json"
 
@@ -57,11 +59,18 @@ def open_store(folder: Path) -> Store:
         raise HDEDError(f"{folder}: no finished store ({MARKER} is missing); run `dvc repro`")
     try:
         meta = json.loads(marker.read_text(encoding="utf-8"))
-        found, names, attributes = meta["format"], meta["arrays"], meta["attributes"]
+        if meta["format"] != FORMAT:
+            raise HDEDError(
+                f"{folder}: store format {meta['format']}, expected {FORMAT}; rebuild it"
+            )
+        names, attributes, files = meta["arrays"], meta["attributes"], dict(meta["files"])
     except (ValueError, KeyError, TypeError) as error:
         raise HDEDError(f"{marker}: damaged ({error}); rebuild the store") from error
-    if found != FORMAT:
-        raise HDEDError(f"{folder}: store format {found}, expected {FORMAT}; rebuild it")
+    present = _files(folder)
+    for name, size in files.items():
+        if present.get(name) != size:
+            state = f"has {present[name]} bytes of {size}" if name in present else "is missing"
+            raise HDEDError(f"{folder}: {name} {state}; rebuild the store")
     text = {"frame": str, "split": str, "scene": str}
     try:
         table = folder / "frames.csv"
@@ -74,8 +83,6 @@ def open_store(folder: Path) -> Store:
         # "NA" is a name, but a figure that was not taken is an empty field
         with suppress(ValueError):
             frames[name] = pd.to_numeric(frames[name])
-    if any(array.shape[0] != len(frames) for array in arrays.values()):
-        raise HDEDError(f"{folder}: its arrays and frames.csv differ in length; rebuild it")
     return Store(folder, frames, attributes, arrays)
 
 
@@ -96,6 +103,7 @@ def write_store(
     if not len(frames):
         raise HDEDError(f"{folder}: there are no frames to store")
     if folder.exists():
+        (folder / MARKER).unlink(missing_ok=True)  # while it is removed, it is no store
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     root = zarr.create_group(folder / "arrays.zarr")
@@ -137,8 +145,22 @@ def write_store(
         raise HDEDError(f"{folder}: {written} records for the {count} rows of frames.csv")
     frames = frames.assign(**pd.DataFrame(facts, index=frames.index))
     frames.to_csv(folder / "frames.csv", index_label="index")
-    meta = {"format": FORMAT, "arrays": sorted(arrays), "attributes": dict(attributes)}
+    meta = {
+        "format": FORMAT,
+        "arrays": sorted(arrays),
+        "attributes": dict(attributes),
+        "files": _files(folder),
+    }
     # a marker that appears whole or not at all
     draft = folder / f"{MARKER}.part"
     draft.write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
     draft.replace(folder / MARKER)
+
+
+def _files(folder: Path) -> dict[str, int]:
+    """Give every file below the folder with its size [bytes]."""
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MARKER
+    }

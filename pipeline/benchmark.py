@@ -7,7 +7,7 @@
   each one's largest error. On a GPU, if there is one, batches of it.
 - The stages `convert` and `defocus` on NYU's raw files, each in a process of its own in a temporary
   folder: frames a second, and the largest memory of the process.
-- Training of the paper's network (`benchmark_training`).
+- Training of the paper's network (`benchmark_training`), and evaluation (`benchmark_evaluation`).
 """
 
 import math
@@ -33,7 +33,7 @@ from hded.errors import HDEDError
 from hded.optics import CAMERAS
 from hded.progress import progress
 from hded.store import Store, open_store
-from pipeline import benchmark_training, machine, stage
+from pipeline import benchmark_evaluation, benchmark_training, machine, stage
 
 DATASET = "nyu"
 RUNS = 7
@@ -53,6 +53,7 @@ def main() -> None:
     defocused = open_store(stage.DEFOCUSED / DATASET)
     for name in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         sections.append(benchmark_training.measure(scenes, defocused, torch.device(name)))
+        sections.append(benchmark_evaluation.measure(scenes, defocused, torch.device(name)))
     stage.write_json(
         stage.BENCHMARK,
         {

@@ -87,7 +87,7 @@ class Evaluated:
             except (MlflowException, OSError) as error:
                 raise HDEDError(
                     f"MLflow run {self.run_id} ({self.name}): its artifact {name} cannot be had "
-                    f"({' '.join(str(error).split())[:200]}); evaluate it again"
+                    f"({str(error)[:200]}); evaluate it again"
                 ) from error
 
 
@@ -96,6 +96,9 @@ def find_evaluated(text: str) -> Evaluated:
 
     Raises HDEDError where there is none, or where an id's beginning fits several.
     """
+    database = Path(_uri().removeprefix("sqlite:///"))
+    if _uri().startswith("sqlite:///") and not database.exists():
+        raise HDEDError(f"MLflow: there is no run yet, no {database}; run `dvc repro`")
     client, experiment_id = _open()
     runs, token = [], None
     while token is None or token:

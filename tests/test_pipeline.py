@@ -1,101 +1,17 @@
 """The whole pipeline in a clone of this project, on a tiny sample: real `dvc`, real MLflow."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from imports import ROOT
+from clones import Clone, stages_run
 from PIL import Image
-from ruamel.yaml import YAML
 
-TINY = {
-    "download.nyu.sample": {"train": 4, "test": 3, "seed": 1},
-    "download.make3d.sample": {"train": 3, "test": 3, "seed": 1},
-    "network.width": 0.04,
-    "train.epochs": 2,
-    "train.size_px": 64,
-    "evaluate.scenes": 3,
-}
 VARIANTS = ("full", "wrong_focus", "sharp_input")
-
-
-class Clone:
-    """A copy of the project's files under git, and the commands run in it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        files = self._git("ls-files", "-co", "--exclude-standard", cwd=ROOT).splitlines()
-        for name in files:
-            if (ROOT / name).is_file():
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, root / name)
-        self._git("init", "-q")
-        self.change(TINY)
-        self.commit("start")
-
-    def _git(self, *args: str, cwd: Path | None = None) -> str:
-        identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
-        command = ["git", *identity, *args]
-        done = subprocess.run(
-            command, cwd=cwd or self.root, capture_output=True, text=True, check=True
-        )
-        return done.stdout
-
-    def commit(self, message: str) -> None:
-        self._git("add", "-A")
-        self._git("commit", "-qm", message)
-
-    def change(self, values: dict[str, object]) -> None:
-        yaml = YAML()
-        path = self.root / "params.yaml"
-        content = yaml.load(path)
-        for key, value in values.items():
-            *parents, last = key.split(".")
-            section = content
-            for parent in parents:
-                section = section[parent]
-            section[last] = value
-        yaml.dump(content, path)
-
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        env = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "HDED_DATA_DIR": str(self.root.parent / "downloads"),
-        }
-        for name in ("MLFLOW_TRACKING_URI", "PYTHONPATH", "DVC_ROOT"):
-            env.pop(name, None)
-        done = subprocess.run(
-            command, cwd=self.root, env=env, capture_output=True, text=True, timeout=600
-        )
-        if check:
-            assert done.returncode == 0, done.stdout + done.stderr
-        return done
-
-    def would_run(self) -> set[str]:
-        """Which stages have changed inputs now; those after them follow once they have run."""
-        return stages_run(self.run("dvc", "repro", "--dry").stdout)
-
-    def mlflow_runs(self) -> list[dict]:
-        code = (
-            "import json, mlflow\n"
-            "runs = mlflow.MlflowClient('sqlite:///mlflow.db').search_runs(['1'])\n"
-            "print(json.dumps([dict(name=r.info.run_name, status=r.info.status,"
-            " tags=r.data.tags, params=r.data.params, metrics=r.data.metrics) for r in runs]))"
-        )
-        return json.loads(self.run(sys.executable, "-c", code).stdout.splitlines()[-1])
-
-
-def stages_run(output: str) -> set[str]:
-    """Which stages `dvc repro` says that it runs, without their cell."""
-    lines = [line for line in output.splitlines() if line.startswith("Running stage")]
-    return {line.split("'")[1].split("@")[0] for line in lines}
 
 
 @pytest.fixture(scope="module")
@@ -279,9 +195,45 @@ def test_controls_are_trained_or_tested_without_the_blur_that_the_network_knows(
         table = (clone.root / "reports/tables/controls.md").read_text(encoding="utf-8")
         assert "tested on pictures focused at 4 m" in table
         assert "tested on all-in-focus images" in table
+        check_comparison(clone)
     finally:
         (clone.root / "params.yaml").write_bytes(before)
         clone.run("dvc", "repro")
+
+
+def check_comparison(clone: Clone) -> None:
+    """Compare two runs out of MLflow alone, and refuse what cannot be compared."""
+    compare = (sys.executable, "-m", "pipeline.compare")
+    evaluated = clone.root / "data/evaluated"
+    hidden = evaluated.rename(clone.root / "data/hidden")  # it is MLflow that is read
+    try:
+        done = clone.run(*compare, "nyu-full-seed0", "nyu-wrong_focus-seed0")
+    finally:
+        hidden.rename(evaluated)
+    (line,) = [text for text in done.stdout.splitlines() if text.startswith("| RMSE")]
+    shown = [float(cell.replace("−", "-")) for cell in line.split("|")[2:5]]
+    for variant, value in zip(("full", "wrong_focus"), shown, strict=False):
+        metrics = json.loads((evaluated / f"nyu/{variant}/0/metrics.json").read_text())
+        assert value == pytest.approx(metrics["depth"]["headline"]["network"]["rmse"], abs=1e-4)
+    assert shown[2] == pytest.approx(shown[0] - shown[1], abs=1.1e-4)
+    page = (clone.root / "reports/comparison.html").read_text(encoding="utf-8")
+    assert page.count("<article") == 3  # every scene is a fixed one: three are all there are
+    assert "tested on pictures focused at 4 m" in page
+    for runs, message in (
+        (("nyu-full-seed0", "nobody"), "no run has the id or the name 'nobody'; there are make3d-"),
+        (("nyu-full-seed0", "nyu-full-seed0"), "are one run"),
+        (("nyu-full-seed0", "make3d-full-seed0"), "are not the same"),
+        (("nyu-full-seed0",), "arguments are required"),
+    ):
+        done = clone.run(*compare, *runs, check=False)
+        assert done.returncode == 2
+        assert message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    for run in clone.mlflow_runs():
+        assert {"dataset", "variant", "seed", "camera", "params_digest", "commit"} <= set(
+            run["tags"]
+        )
+    images = [path.name for path in (clone.root / "mlartifacts").rglob("images/*.png")]
+    assert len({name.split("+")[0] for name in images}) == 6  # by scene, whatever the run
 
 
 def test_a_mistake_in_params_is_one_line_and_exit_status_2(clone: Clone) -> None:

@@ -45,7 +45,7 @@ def read_csv(path: Path, columns: Sequence[str], *, may_be_empty: bool = False) 
     except FileNotFoundError:
         raise HDEDError(f"{path}: is missing; {REPAIR}") from None
     except (OSError, ValueError) as error:
-        raise HDEDError(f"{path}: cannot be read ({_one_line(error)}); {REPAIR}") from error
+        raise HDEDError(f"{path}: cannot be read ({error}); {REPAIR}") from error
     if missing := [name for name in columns if name not in table]:
         raise HDEDError(f"{path}: no column {missing[0]!r}; not written by this program, {REPAIR}")
     if table.empty and not may_be_empty:
@@ -59,8 +59,4 @@ def _load(path: Path) -> Any:
     except FileNotFoundError:
         raise HDEDError(f"{path}: is missing; {REPAIR}") from None
     except (OSError, ValueError) as error:
-        raise HDEDError(f"{path}: cannot be read ({_one_line(error)}); {REPAIR}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        raise HDEDError(f"{path}: cannot be read ({error}); {REPAIR}") from error

@@ -215,5 +215,4 @@ def _read(path: Path, mode: str | None) -> NDArray:
     except FileNotFoundError:
         raise HDEDError(f"{path}: is missing; {REPAIR}") from None
     except OSError as error:
-        reason = " ".join(str(error).split())
-        raise HDEDError(f"{path}: cannot be read as an image ({reason}); {REPAIR}") from error
+        raise HDEDError(f"{path}: cannot be read as an image ({error}); {REPAIR}") from error

@@ -1,0 +1,212 @@
+"""Whatever is written into params.yaml or on a command line: it works, or one line names it.
+
+`make test-all` tries more of it (HDED_FUZZ, the number of examples).
+"""
+
+import copy
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from imports import ROOT
+from ruamel.yaml import YAML
+
+from hded.errors import HDEDError
+from hded.params import Params, load_params
+
+COMMITTED = (ROOT / "params.yaml").read_text(encoding="utf-8")
+CONTENT = YAML(typ="safe").load(COMMITTED)
+ODD_SCALARS = (
+    "1e-4", "1.e3", "-0.0", ".inf", ".nan", "no", "on", "y", "null", "~", "2020-01-01", "0x1f",
+    "0o17", "1_000", "12:30:45", "'1'", '"\\u0000"', "!!python/object:os.system x", "!!binary aGk=",
+    "!!set {a, b}", "*alias", "&anchor 3", "<<", "=", "[", "{", "}", "- 1", "? x", "|", ">", "%",
+    "@", "`", "\t1", "1e400", "-1", "[1, [2]]", "{a: {b: c}}", "'", "🙂", "\u2028", "1.0.0",
+)  # fmt: skip
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=20),
+    st.dates(), st.binary(max_size=5),
+)  # fmt: skip
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+def leaves(content: Any, path: tuple = ()) -> Iterator[tuple]:
+    """Every place in the file: sections, lists and values."""
+    if path:
+        yield path
+    items = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in items:
+        if isinstance(value, dict | list):
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key)
+
+
+PLACES = sorted(leaves(CONTENT), key=str)
+
+
+def outcome(path: Path, text: str) -> Params | str:
+    """What the file gives: parameters that can be used, or one line that names the file."""
+    path.write_text(text, encoding="utf-8", newline="\n")
+    try:
+        params = load_params(path)
+    except HDEDError as error:
+        message = str(error)
+        assert message.startswith("params.yaml: ") or f"{path}: " in message
+        assert "\n" not in message and message.isprintable(), message
+        return message
+    for name in params.variants:
+        params.variant(name)
+    return params
+
+
+def dumped(content: Any) -> str:
+    stream = io.StringIO()
+    YAML(typ="safe").dump(content, stream)
+    return stream.getvalue()
+
+
+EXAMPLES = int(os.environ.get("HDED_FUZZ", "20"))
+quiet = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@quiet
+@given(place=st.sampled_from(PLACES), value=VALUES)
+@example(place=("train", "epochs"), value=True)
+@example(place=("variants",), value=[])
+@example(place=("variants", "pretrained", "network"), value={"heads": None})
+@example(place=("download", "nyu", "official"), value={})
+def test_any_value_anywhere_is_taken_or_refused_in_one_line(
+    tmp_path: Path, place: tuple, value: Any
+) -> None:
+    content = copy.deepcopy(CONTENT)
+    parent = content
+    for key in place[:-1]:
+        parent = parent[key]
+    parent[place[-1]] = value
+    try:
+        text = dumped(content)
+    except Exception:  # YAML cannot write it, so no user can
+        return
+    found = outcome(tmp_path / "params.yaml", text)
+    if isinstance(found, str) and place[0] != "presets":
+        # the line names the key, or one that it makes impossible
+        assert str(place[0]) in found or any(str(p) in found for p in place), found
+
+
+@quiet
+@given(place=st.sampled_from(PLACES), name=st.text(max_size=12), value=SCALARS)
+def test_an_unknown_key_anywhere_is_named(
+    tmp_path: Path, place: tuple, name: str, value: Any
+) -> None:
+    content = copy.deepcopy(CONTENT)
+    parent = content
+    for key in place[:-1]:
+        parent = parent[key]
+    if not isinstance(parent, dict) or name in parent:
+        return
+    parent[name] = value
+    try:
+        text = dumped(content)
+    except Exception:
+        return
+    outcome(tmp_path / "params.yaml", text)
+
+
+@quiet
+@given(
+    line=st.integers(0, COMMITTED.count("\n")),
+    scalar=st.sampled_from(ODD_SCALARS) | st.text(max_size=15),
+)
+@example(line=0, scalar="\ufeff")
+def test_what_yaml_makes_of_odd_scalars_is_taken_or_refused_in_one_line(
+    tmp_path: Path, line: int, scalar: str
+) -> None:
+    lines = COMMITTED.split("\n")
+    head, colon, _ = lines[line].partition(":")
+    lines[line] = f"{head}{colon} {scalar}" if colon else scalar
+    text = "\n".join(lines)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return
+    outcome(tmp_path / "params.yaml", text)
+
+
+@quiet
+@given(cut=st.integers(0, len(COMMITTED)), junk=st.binary(max_size=12))
+def test_a_file_cut_short_or_damaged_is_refused_or_read(
+    tmp_path: Path, cut: int, junk: bytes
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(COMMITTED.encode()[:cut] + junk)
+    try:
+        load_params(path)
+    except HDEDError as error:
+        assert "\n" not in str(error) and str(error).isprintable()
+
+
+# --- command lines ---
+
+
+def commands() -> dict[str, Callable[[], None]]:
+    from hded import __main__
+    from pipeline import (
+        compare,
+        convert,
+        defocus,
+        download,
+        evaluate,
+        preset,
+        publish,
+        report,
+        train,
+    )
+
+    modules = (compare, convert, defocus, download, evaluate, preset, publish, report, train)
+    return {"hded": __main__.main} | {m.__name__: m.main for m in modules}
+
+
+OPTIONS = (
+    "--dataset", "--variant", "--seed", "--name", "--out", "--checkpoint", "--tile", "--overlap",
+    "--heads", "--device", "--help", "-h", "--", "-", "predict", "export", "nyu", "make3d", "full",
+    "../..", "/", "", " ", "0", "-1", "1e9", "nan", "--dataset=nyu", "--seed=0", "\n", "🙂", "\x00",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+@quiet
+@given(arguments=st.lists(st.sampled_from(OPTIONS) | st.text(max_size=10), max_size=7))
+def test_any_command_line_ends_with_one_line_or_does_its_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, arguments: list[str]
+) -> None:
+    """In an empty folder, where nothing can succeed but asking for help."""
+    from hded.cli import run
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        run(commands()[name])
+    if ended.value.code == 0:
+        assert "usage:" in out.getvalue()
+    else:
+        assert ended.value.code == 2
+        assert err.getvalue().count("\n") == 1 and "error: " in err.getvalue(), err.getvalue()
+    assert list(tmp_path.iterdir()) == []
