@@ -11,7 +11,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all lint format lock benchmark ui paper sample clean
+.PHONY: help setup repro test test-all lint format lock licences benchmark ui paper sample clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -41,6 +41,7 @@ lint: $(STAMP)  ## check style and types
 	ruff check .
 	ruff format --check .
 	pyright
+	python .ci/check_lock.py
 
 format: $(STAMP)  ## rewrite the code in the house style
 	ruff check --fix .
@@ -58,6 +59,11 @@ lock: $(STAMP)  ## pin the newest versions that pyproject.toml allows
 		awk '/^[a-z]/ { cuda = /^(nvidia|cuda)-/ } /^triton==/ { $$1 = $$1 " ; sys_platform == \"linux\"" } \
 			NF && !/^#/ && !cuda' .venv/lock.txt; } > .venv/new.txt
 	mv .venv/new.txt .ci/requirements.txt
+
+licences: $(STAMP)  ## list every dependency's licence in .ci/licences.md
+	$(BIN)/python -m pip install --quiet pip-licenses
+	pip-licenses --with-system --format=markdown --output-file .ci/licences.md \
+		--ignore-packages hded pip pip-licenses pip-tools
 
 benchmark: $(STAMP)  ## measure speed and memory into reports/benchmark.json, after `make repro`
 	python -m pipeline.benchmark

@@ -1,11 +1,22 @@
 """How every command line of the project ends: a user's mistake is one line and exit status 2."""
 
 import argparse
+import errno
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from hded.errors import HDEDError, one_line
+
+# what a disk says that takes nothing more, by number or in the words of a library around it
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+WORDS = (
+    *(os.strerror(number) for number in UNWRITABLE[:3]),
+    "database or disk is full",
+    "attempt to write a readonly database",
+    "disk I/O error",
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,12 +31,37 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Run a command and exit: 0, 2 after a mistake of the user, 130 after Ctrl-C."""
+    """Run a command and exit: 0, 2 after a mistake of the user, 130 after Ctrl-C.
+
+    A disk that is full or read-only counts as a mistake, whichever library met it.
+    """
     try:
         main()
     except HDEDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        reason = unwritable(error)
+        if reason is None:
+            raise
+        _fail(f"cannot write {reason}: free some space or make it writable, then run again")
     sys.exit(0)
+
+
+def unwritable(error: BaseException) -> str | None:
+    """Say what a disk refused, if that is what `error` or one that it came from is about."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OSError) and link.errno in UNWRITABLE:
+            return f"{link.filename or 'a file'} ({os.strerror(link.errno)})"
+        for words in WORDS:
+            if words in str(link):
+                return f"a file ({words})"
+        link = link.__cause__ or link.__context__
+    return None
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {one_line(message)}", file=sys.stderr)
+    sys.exit(2)

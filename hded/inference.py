@@ -67,7 +67,8 @@ def save_weights(
         "state_dict": dict(state),
     }
     draft = path.with_suffix(".part")
-    torch.save(content, draft)
+    with draft.open("wb") as stream:  # whose errors say why, where torch's own writer does not
+        torch.save(content, stream)
     draft.replace(path)
 
 

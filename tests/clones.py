@@ -20,11 +20,35 @@ TINY = {
 }
 
 
+# every Python process that a command starts notes where it wants to connect
+SITECUSTOMIZE = """
+import os, socket
+def note(address):
+    with open(os.environ["CONNECTIONS"], "a") as file:
+        file.write(f"{address}\\n")
+def noting(function):
+    def connect(self, address):
+        if self.family != socket.AF_UNIX:
+            note(address)
+        return function(self, address)
+    return connect
+class Socket(socket.socket):
+    connect, connect_ex = noting(socket.socket.connect), noting(socket.socket.connect_ex)
+def resolve(host, *args, resolve=socket.getaddrinfo, **kwargs):
+    note(host)
+    return resolve(host, *args, **kwargs)
+socket.socket, socket.getaddrinfo = Socket, resolve
+"""
+
+
 class Clone:
     """A copy of the project's files under git, and the commands run in it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.connections = root.parent / "connections.txt"
+        (root.parent / "site").mkdir(parents=True)
+        (root.parent / "site/sitecustomize.py").write_text(SITECUSTOMIZE)
         files = self._git("ls-files", "-co", "--exclude-standard", cwd=ROOT).splitlines()
         for name in files:
             if (ROOT / name).is_file():
@@ -64,8 +88,10 @@ class Clone:
         own = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "HDED_DATA_DIR": str(self.root.parent / "downloads"),
+            "PYTHONPATH": str(self.root.parent / "site"),
+            "CONNECTIONS": str(self.connections),
         }
-        foreign = ("MLFLOW_TRACKING_URI", "PYTHONPATH", "DVC_ROOT")
+        foreign = ("MLFLOW_TRACKING_URI", "DVC_ROOT")
         return {k: v for k, v in os.environ.items() if k not in foreign} | own
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -40,6 +40,14 @@ def test_every_stage_leaves_its_results(clone: Clone) -> None:
     assert "<html" in (clone.root / "reports/index.html").read_text(encoding="utf-8")
 
 
+def test_no_network_is_asked_for_anything(clone: Clone) -> None:
+    assert not clone.connections.exists(), clone.connections.read_text()
+    code = "import socket; socket.create_connection(('127.0.0.1', 9))"
+    clone.run(sys.executable, "-c", code, check=False)
+    assert "127.0.0.1" in clone.connections.read_text()  # it would have been noted
+    clone.connections.unlink()
+
+
 def test_aggregates_follow_from_the_rows(clone: Clone) -> None:
     folder = clone.root / "data/evaluated/nyu/full/0"
     metrics = json.loads((folder / "metrics.json").read_text())
