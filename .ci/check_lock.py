@@ -37,9 +37,7 @@ def locked(text: str) -> dict[str, str]:
             continue
         match = re.match(r"([\w.-]+)==([\w.+!]+)[^\n]*\\\n +--hash=sha256:[0-9a-f]{64}", entry)
         if match is None:
-            raise ValueError(
-                f"requirements.txt: {entry.splitlines()[0]!r} is not pinned and hashed"
-            )
+            raise ValueError(f"requirements.txt: {entry.split()[0]!r} is not pinned and hashed")
         found[canonicalize_name(match[1])] = match[2]
     return found
 
