@@ -209,6 +209,7 @@ class Train(Section):
     input: Literal["defocused", "sharp"] = "defocused"
     precision: Literal["float32", "bf16"] = "float32"
     compile: bool = False
+    deterministic: bool = False
     checkpoint_minutes: NonNegative = 10.0
     devices: Count = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -11,8 +11,10 @@
 
 import copy
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,6 +55,7 @@ class FitSettings:
     keep: Literal["best", "last"] = "best"
     precision: Literal["float32", "bf16"] = "float32"
     compile: bool = False
+    deterministic: bool = False
     checkpoint_minutes: float = 10.0
     seed: int = 0
 
@@ -110,10 +113,25 @@ def fit(
     the first. Raises NotFiniteError for a loss that is not finite, HDEDError for a batch that batch
     norm cannot take.
     """
-    run = _Fit(network, loss, train, validation, settings, device, group)
-    if resume is not None:
-        run.restore(resume)
-    return run(on_epoch, save, should_stop)
+    with _algorithms(settings.deterministic):
+        run = _Fit(network, loss, train, validation, settings, device, group)
+        if resume is not None:
+            run.restore(resume)
+        return run(on_epoch, save, should_stop)
+
+
+@contextmanager
+def _algorithms(deterministic: bool) -> Iterator[None]:
+    """Hold torch to algorithms that give equal bytes on equal input, if so wished."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if deterministic:
+        # read by cuBLAS when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 class _Fit:

@@ -120,6 +120,23 @@ def test_one_seed_gives_one_result_to_the_bit(stores, optimizer):
     assert not same(first.state, other.state)
 
 
+@pytest.mark.parametrize("decoder", ["transposed", "bilinear"])
+def test_deterministic_algorithms_are_held_to_while_it_fits(stores, decoder):
+    held = []
+    torch.manual_seed(0)
+    fit(
+        HDEDNet(encoder="efficientnet_lite0", decoder=decoder, width=0.1),
+        HDEDLoss(LossWeights()),
+        some_frames(stores, range(2)),
+        None,
+        FitSettings(epochs=1, batch_size=2, deterministic=True),
+        CPU,
+        on_epoch=lambda _: held.append(torch.are_deterministic_algorithms_enabled()),
+    )
+    assert held == [True]
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_looking_at_validation_frames_changes_nothing(stores):
     blind, _ = fit_tiny(stores)
     seen, _ = fit_tiny(stores, validation=True, validate_every=1)
