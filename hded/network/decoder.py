@@ -64,13 +64,16 @@ class TransposedDecoder(nn.Module):
 
 
 class BilinearDecoder(nn.Module):
-    """Bilinear doubling, the skip beside it, then twice 3x3, BN, [dropout], ReLU.
+    """Bilinear doubling, the skip beside it, then 3x3, BN, [dropout], ReLU a few times.
 
-    The last block's skip is the image, so that fine detail need not pass a strided layer. Channels
-    of the blocks are `CHANNELS` times `width`, whatever the encoder's.
+    It ends at stride 2, where the image stands beside the last skip and the output comes from, both
+    with their 2x2 pixels as channels (Shi et al. 2016): no detail is lost, and a convolution there
+    sees twice as far as one at full size for the same arithmetic. Channels of the blocks are
+    `CHANNELS` times `width`, whatever the encoder's.
     """
 
-    CHANNELS = (256, 128, 64, 32, 32)
+    CHANNELS = (256, 128, 64, 64)
+    CONVOLUTIONS = (2, 2, 2, 4)
 
     def __init__(
         self,
@@ -80,28 +83,30 @@ class BilinearDecoder(nn.Module):
         width: float = 1.0,
     ) -> None:
         super().__init__()
-        *skips, channels = encoder_channels
+        c2, *deeper, channels = encoder_channels
+        plan = zip(self.CHANNELS, [*reversed(deeper), c2 + 3 * 4], self.CONVOLUTIONS, strict=True)
         blocks = []
-        for n, (wide, skip) in enumerate(zip(self.CHANNELS, [*reversed(skips), 3], strict=True)):
+        for n, (wide, skip, convolutions) in enumerate(plan):
             inner = max(1, round(wide * width))
             drop = nn.Dropout(dropout if n < DROPOUT_BLOCKS else 0.0)
             layers: list[nn.Module] = []
-            for channels_in in (channels + skip, inner):
+            for channels_in in (channels + skip, *[inner] * (convolutions - 1)):
                 conv = nn.Conv2d(channels_in, inner, 3, padding=1, bias=False)
                 layers += [conv, nn.BatchNorm2d(inner), drop, nn.ReLU(inplace=True)]
             blocks.append(nn.Sequential(*layers))
             channels = inner
         self.blocks = nn.ModuleList(blocks)
-        self.predict = nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
+        self.predict = nn.Conv2d(channels, 4 * out_channels, 3, padding=1, bias=False)
 
     def forward(self, maps: Sequence[Tensor], rgb: Tensor) -> Tensor:
         """Five maps at strides 2 to 32 and rgb (B, 3, H, W) -> (B, out_channels, H, W)."""
-        *skips, x = maps
-        for block, skip in zip(self.blocks, [*reversed(skips), rgb], strict=True):
+        c2, *deeper, x = maps
+        skips = [*reversed(deeper), torch.cat([c2, F.pixel_unshuffle(rgb, 2)], 1)]
+        for block, skip in zip(self.blocks, skips, strict=True):
             # a factor, not a size: exported networks stay free in their size
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
             x = block(torch.cat([x, skip], 1))
-        return self.predict(x)
+        return F.pixel_shuffle(self.predict(x), 2)
 
 
 def build_decoder(
