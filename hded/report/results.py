@@ -14,10 +14,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hded.report.balance import build_balance
 from hded.report.controls import build_controls
 from hded.report.describe import camera_sentence, dataset_title, describe_networks
-from hded.report.files import read_csv
-from hded.report.grid import number
+from hded.report.differences import build_differences
+from hded.report.grid import Table, number
 from hded.report.headline import headline
 from hded.report.rendering import to_markdown
 from hded.report.runs import DEPTH, RESTORATION, Run, Selection
@@ -28,19 +29,16 @@ DEPTH_COLUMNS = ("rmse", "abs_rel", "log10", "delta1")
 IMAGE_COLUMNS = ("psnr", "ssim")
 
 
-def write_results(
-    selection: Selection, evaluated: Path, descriptions: Mapping[str, str], out: Path
-) -> None:
+def write_results(selection: Selection, descriptions: Mapping[str, str], out: Path) -> None:
     """Write out/README.md, summary.csv, per_image.csv, history.csv, errors.csv and plots.png.
 
-    evaluated: the tree that `selection` was read from. Equal inputs give equal bytes, but for the
-    plots' where matplotlib or a font differs.
+    Equal inputs give equal bytes, but for the plots' where matplotlib or a font differs.
     """
     out.mkdir(parents=True, exist_ok=True)
     runs = list(selection.runs)
     (out / "README.md").write_text(_page(selection, descriptions), encoding="utf-8")
     _summary(runs).to_csv(out / "summary.csv", index=False, float_format="%.6g")
-    images = pd.concat([_images(run, evaluated) for run in runs], ignore_index=True)
+    images = pd.concat([_images(run) for run in runs], ignore_index=True)
     images.to_csv(out / "per_image.csv", index=False, float_format="%.6g")
     history = pd.concat([_named(run, run.training.history) for run in runs], ignore_index=True)
     history.to_csv(out / "history.csv", index=False, float_format="%.6g")
@@ -73,27 +71,17 @@ def _summary(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _images(run: Run, evaluated: Path) -> pd.DataFrame:
+def _images(run: Run) -> pd.DataFrame:
     """Give a row a test image, under the first protocol of depth and of restoration."""
-    folder = evaluated / run.dataset / run.variant / str(run.seed)
-    rows = pd.DataFrame({"frame": run.frames})
-    for kind, file, columns in (
-        (DEPTH, "depth.csv", DEPTH_COLUMNS),
-        (RESTORATION, "restoration.csv", IMAGE_COLUMNS),
-    ):
-        path = folder / file
-        if not path.is_file():
-            continue
-        table = read_csv(path, ("frame", "protocol", "method", *columns))
-        table = table[table["protocol"] == run.protocols_of(kind)[0].name]
-        for method in ("network", "input"):
-            some = table[table["method"] == method]
-            if some.empty:
-                continue
-            prefix = "input_" if method == "input" else ""
-            names = {column: f"{prefix}{column}" for column in columns}
-            rows = rows.merge(some[["frame", *columns]].rename(columns=names), how="left")
-    return _named(run, rows)
+    table = pd.DataFrame({"frame": run.frames})
+    for kind, columns in ((DEPTH, DEPTH_COLUMNS), (RESTORATION, IMAGE_COLUMNS)):
+        for protocol in run.protocols_of(kind)[:1]:
+            for method, prefix in (("network", ""), ("input", "input_")):
+                for column in columns:
+                    values = run.per_image(kind, protocol.name, method, column)
+                    if values is not None:
+                        table[f"{prefix}{column}"] = values.to_numpy()
+    return _named(run, table)
 
 
 def _page(selection: Selection, descriptions: Mapping[str, str]) -> str:
@@ -110,14 +98,24 @@ def _page(selection: Selection, descriptions: Mapping[str, str]) -> str:
         "`python -m pipeline.publish`.",
         "",
     ]
-    controls = build_controls(selection, descriptions)
-    chosen = [t for t in build_tables(selection, descriptions) if t.number == "IV"]
-    for table in [*([controls] if controls else []), *chosen]:
+    tables = (
+        build_differences(selection),
+        build_controls(selection, descriptions),
+        build_balance(selection),
+        *(table for table in build_tables(selection, descriptions) if _was_run(table)),
+    )
+    for table in (table for table in tables if table is not None):
         # one level below the page's own title
         lines += [
             f"#{line}" if line.startswith("#") else line for line in _lines(to_markdown(table))
         ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _was_run(table: Table) -> bool:
+    """Whether any of our networks stands in the table with a figure."""
+    rows = [row for part in table.parts for row in part.rows if row.kind == "ours"]
+    return any(cell.value for row in rows for cell in row.cells)
 
 
 def _lines(text: str) -> Iterator[str]:
