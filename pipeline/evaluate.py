@@ -69,9 +69,12 @@ def main() -> None:
             "protocols": result.protocols,
         },
     )
-    summary = stage.METRICS / f"{args.dataset}-{args.variant}-{args.seed}.json"
-    summary.parent.mkdir(parents=True, exist_ok=True)
-    stage.write_json(summary, summarise(result))
+    name = (args.dataset, args.variant, args.seed)
+    stage.write_json(stage.shown(stage.METRICS, *name, ".json"), summarise(result))
+    errors = result.by_depth.table()  # without a row where the network has no depth head
+    errors["depth_m"] = (errors["bin_low"] + errors["bin_high"]) / 2
+    errors = errors.rename(columns={"rmse": "rmse_m"})[["depth_m", "rmse_m"]]
+    errors.to_csv(stage.shown(stage.ERRORS, *name, ".csv"), index=False)
     picked = pick_scenes(result, how.scenes)
     picked.to_csv(out / "scenes.csv", index=False)
     for frame in picked["frame"]:

@@ -19,7 +19,10 @@ EVALUATED = Path("data/evaluated")  # <dataset>/<variant>/<seed>/
 REPORTS = Path("reports")
 DEFOCUS_REPORT = REPORTS / "defocus"  # <dataset>/: contact sheet, histogram, the input's scores
 BENCHMARK = REPORTS / "benchmark.json"  # of `make benchmark`
-METRICS = REPORTS / "metrics"  # <dataset>-<variant>-<seed>.json: what `dvc metrics` shows
+# <dataset>-<variant>-<seed>: what `dvc metrics` and `dvc plots` show
+METRICS = REPORTS / "metrics"
+CURVES = REPORTS / "curves"  # of training
+ERRORS = REPORTS / "errors"  # of depth
 
 
 def parser(doc: str | None, *arguments: str) -> Parser:
@@ -28,6 +31,12 @@ def parser(doc: str | None, *arguments: str) -> Parser:
     for name in arguments:
         result.add_argument(f"--{name}", required=True, type=int if name == "seed" else str)
     return result
+
+
+def shown(folder: Path, dataset: str, variant: str, seed: int, suffix: str) -> Path:
+    """Give the file that DVC shows of one network, in a folder that is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{dataset}-{variant}-{seed}{suffix}"
 
 
 def project_root() -> Path:

@@ -93,7 +93,10 @@ def main() -> None:
                 train.geometry,
                 train.size_px,
             )
-            pd.DataFrame(result["history"]).to_csv(out / "history.csv", index=False)
+            history = pd.DataFrame(result["history"])
+            history.to_csv(out / "history.csv", index=False)
+            curve = stage.shown(stage.CURVES, args.dataset, args.variant, args.seed, ".csv")
+            history.to_csv(curve, index=False)
             run = {
                 **result["record"],
                 "hardware": result["hardware"],

@@ -137,6 +137,14 @@ def test_dvc_shows_the_blur_as_metrics_and_plots(clone: Clone) -> None:
     clone.run("dvc", "plots", "show", "--out", str(clone.root.parent / "plots"))
     page = (clone.root.parent / "plots/index.html").read_text(encoding="utf-8")
     assert "Signed circle of confusion, nyu" in page and "contact_sheet" in page
+    assert "Training loss, nyu, full, seed 0" in page
+    assert "Depth error over depth, make3d, full, seed 0" in page
+    curve = pd.read_csv(clone.root / "reports/curves/nyu-full-0.csv")
+    history = pd.read_csv(clone.root / "data/trained/nyu/full/0/history.csv")
+    pd.testing.assert_frame_equal(curve, history)
+    errors = pd.read_csv(clone.root / "reports/errors/nyu-full-0.csv")
+    table = pd.read_csv(clone.root / "data/evaluated/nyu/full/0/error_by_depth.csv")
+    assert list(errors["rmse_m"]) == list(table["rmse"])
 
 
 def test_a_list_of_distances_and_a_drawn_lens_reach_what_is_read_of_them(
