@@ -4,6 +4,7 @@ import contextlib
 import io
 import struct
 import tarfile
+import tracemalloc
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -155,6 +156,19 @@ def test_a_compressed_splits_file_is_read_and_one_with_a_flipped_bit_is_refused(
         open_nyu(folder, stack)
 
 
+@pytest.mark.parametrize(("position", "byte"), [(145, 255), (172, 1), (193, 127), (289, 14)])
+def test_a_byte_that_crashes_scipy_is_one_clear_line(tmp_path, stack, position, byte):
+    """Each of these kills the process that hands the file to scipy 1.17."""
+    folder = write_nyu(tmp_path)
+    numbers = {"trainNdxs": np.arange(1.0, 5)[:, None], "testNdxs": np.arange(5.0, 7)[:, None]}
+    savemat(folder / "splits.mat", numbers)
+    data = bytearray((folder / "splits.mat").read_bytes())
+    data[position] = byte
+    (folder / "splits.mat").write_bytes(data)
+    with pytest.raises(HDEDError, match=r"splits\.mat: no readable trainNdxs"):
+        open_nyu(folder, stack)
+
+
 @pytest.mark.parametrize(
     ("train", "test", "what"),
     [
@@ -168,6 +182,45 @@ def test_a_compressed_splits_file_is_read_and_one_with_a_flipped_bit_is_refused(
 def test_splits_that_do_not_fit_the_frames_are_refused(tmp_path, stack, train, test, what):
     folder = write_nyu(tmp_path / "nyu", train=train, test=test)
     with pytest.raises(HDEDError, match=rf"splits\.mat.*frame {what}\b"):
+        open_nyu(folder, stack)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"images": ((10**9, 3, 640, 480), "u1"), "depths": ((10**9, 640, 480), "f4")},
+        {"images": ((2, 3, 640, 480), "S4000000"), "depths": ((2, 640, 480), "f4")},
+        {"images": ((2, 3, 640, 480), "u1"), "depths": ((2, 640, 480), "c16")},
+    ],
+    ids=["frames", "bytes a pixel", "kind"],
+)
+def test_absurd_claims_cost_no_memory(tmp_path, stack, claim):
+    """Chunked arrays of petabytes that no byte was written of."""
+    folder = write_nyu(tmp_path / "nyu")
+    with h5py.File(folder / "nyu_depth_v2_labeled.mat", "w") as file:
+        for name, (shape, dtype) in claim.items():
+            file.create_dataset(name, shape, dtype, chunks=(1,) * (len(shape) - 1) + (48,))
+    tracemalloc.start()
+    try:
+        with pytest.raises(HDEDError, match=r"labeled\.mat: arrays images"):
+            open_nyu(folder, stack)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("damage", ["long", "code", "reference"])
+def test_a_damaged_scene_name_is_one_clear_line(tmp_path, stack, damage):
+    folder = write_nyu(tmp_path / "nyu", scenes=["attic", "bath", "cellar"])
+    with h5py.File(folder / "nyu_depth_v2_labeled.mat", "r+") as file:
+        if damage == "long":
+            data = file.create_dataset("long", (10**12,), "u2", chunks=(1024,))
+        else:
+            data = file.create_dataset("codes", data=np.array([2**32 - 1], np.uint32))
+        file["scenes"][0, 1] = data.ref
+        if damage == "reference":
+            del file["codes"]
+    with pytest.raises(HDEDError, match=r"labeled\.mat: the names in `scenes`"):
         open_nyu(folder, stack)
 
 

@@ -5,6 +5,9 @@ filled; where the file carries `rawDepths`, their holes are a second validity ma
 border is cropped (rows 44:471, columns 40:601, 0-based): 427x561, the paper's "561x427".
 """
 
+import json
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,7 +15,6 @@ import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.io import loadmat
 
 from hded.datasets.scenes import Scenes
 from hded.errors import HDEDError
@@ -24,6 +26,16 @@ CROP_ROWS = slice(44, 471)
 CROP_COLUMNS = slice(40, 601)
 SIZE = (427, 561)
 MAX_DEPTH_M = 10.0
+MAX_FRAMES = 100_000  # what a damaged file claims must not fill the memory
+MAX_NAME = 1000  # characters
+# in a process of its own: one wrong byte makes scipy's C code crash (as of 1.17)
+PARSER = """
+import json, sys
+from scipy.io import loadmat
+names = {"train": "trainNdxs", "test": "testNdxs"}
+mat = loadmat(sys.argv[1], variable_names=list(names.values()))
+print(json.dumps({k: mat[v].astype("int64").ravel().tolist() for k, v in names.items()}))
+"""
 
 
 def open_nyu(folder: Path, stack: ExitStack) -> Scenes:
@@ -37,10 +49,17 @@ def open_nyu(folder: Path, stack: ExitStack) -> Scenes:
     height, width = FRAME_SIZE
     count = next(iter(shapes.get("images", ())), 0)
     expected = {"images": (count, 3, width, height), "depths": (count, width, height)}
-    if shapes != expected or not count:
+    kinds = [mat[name].dtype for name in shapes]
+    if (
+        shapes != expected
+        or not 0 < count <= MAX_FRAMES
+        or kinds[0] != "u1"
+        or kinds[1].kind != "f"
+    ):
+        found = ", ".join(f"{n} {s} {k}" for (n, s), k in zip(shapes.items(), kinds, strict=True))
         raise HDEDError(
-            f"{folder / LABELED}: arrays {shapes or 'missing'}, expected images (N, 3, 640, 480) "
-            "and depths (N, 640, 480); fetch the file again"
+            f"{folder / LABELED}: arrays {found or 'missing'}; expected images (N, 3, 640, 480) "
+            f"uint8 and depths (N, 640, 480) float, N up to {MAX_FRAMES}; fetch the file again"
         )
     has_raw = "rawDepths" in mat and mat["rawDepths"].shape == shapes["depths"]
     split = _splits(folder / SPLITS, count)
@@ -48,7 +67,7 @@ def open_nyu(folder: Path, stack: ExitStack) -> Scenes:
         {
             "frame": [f"{i + 1:04d}" for i in range(count)],
             "split": split,
-            "scene": _scene_names(mat, count),
+            "scene": _scene_names(folder / LABELED, mat, count),
         }
     )
     used = np.flatnonzero(frames["split"] != "")
@@ -99,17 +118,15 @@ def _splits(path: Path, count: int) -> list[str]:
     """Give "train", "test" or "" for each frame, from the 1-based trainNdxs and testNdxs."""
     if not path.is_file():
         raise HDEDError(f"{path}: missing; run the download stage")
-    try:
-        mat = loadmat(path)
-        numbers = {
-            "train": mat["trainNdxs"].astype(np.int64).ravel(),
-            "test": mat["testNdxs"].astype(np.int64).ravel(),
-        }
-    # damaged bytes make scipy and zlib raise a dozen kinds of error
-    except Exception as error:
+    parsed = subprocess.run(
+        [sys.executable, "-c", PARSER, str(path)], capture_output=True, text=True, check=False
+    )
+    if parsed.returncode:
+        reason = parsed.stderr.strip().splitlines()[-1:] or ["its bytes crash the parser"]
         raise HDEDError(
-            f"{path}: no readable trainNdxs and testNdxs ({error}); fetch the file again"
-        ) from error
+            f"{path}: no readable trainNdxs and testNdxs ({reason[0]}); fetch the file again"
+        )
+    numbers: dict[str, list[int]] = json.loads(parsed.stdout)
     split = [""] * count
     for name, ids in numbers.items():
         for number in ids:
@@ -124,9 +141,20 @@ def _splits(path: Path, count: int) -> list[str]:
     return split
 
 
-def _scene_names(mat: h5py.File, count: int) -> list[str]:
+def _scene_names(path: Path, mat: h5py.File, count: int) -> list[str]:
     """Read the cell array `scenes`: references to character codes; "" where the file has none."""
     if "scenes" not in mat or mat["scenes"].size != count:
         return [""] * count
-    references = mat["scenes"][()].ravel()
-    return ["".join(chr(code) for code in np.asarray(mat[ref]).ravel()) for ref in references]
+    names = []
+    try:
+        for reference in mat["scenes"][()].ravel():
+            codes = mat[reference]
+            if codes.size > MAX_NAME:
+                raise ValueError(f"a name of {codes.size} characters")
+            names.append("".join(chr(code) for code in codes[()].ravel()))
+    # damaged references and codes make h5py raise a dozen kinds of error
+    except Exception as error:
+        raise HDEDError(
+            f"{path}: the names in `scenes` are unreadable ({error}); fetch the file again"
+        ) from error
+    return names
