@@ -11,7 +11,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all lint format lock licences benchmark ui paper sample clean
+.PHONY: help setup repro test test-all lint format lock licences benchmark ui paper small sample clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -73,6 +73,9 @@ ui: $(STAMP)  ## open MLflow on the project's runs, at http://127.0.0.1:5000
 
 paper: $(STAMP)  ## set params.yaml to the paper's configuration on the official files
 	python -m pipeline.preset paper
+
+small: $(STAMP)  ## set params.yaml to a small pretrained network on the official files
+	python -m pipeline.preset small
 
 sample: $(STAMP)  ## set params.yaml back to the embedded sample
 	python -m pipeline.preset sample

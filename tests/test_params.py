@@ -80,7 +80,7 @@ def test_the_committed_file_is_valid(tmp_path):
 
 def test_every_committed_variant_changes_what_it_says_and_nothing_else():
     params = load_params(ROOT / "params.yaml")
-    assert len(params.variants) == 12
+    assert len(params.variants) == 10
     network, train, _ = params.variant("full")
     assert (network, train) == (params.network, params.train)
     losses = {
@@ -486,6 +486,14 @@ def test_the_paper_preset_is_the_papers_setting_and_keeps_every_comment(tmp_path
     assert f"train.epochs: {CONTENT['train']['epochs']} -> 500" in done.stdout
 
 
+def test_the_small_preset_is_the_network_of_the_variant_pretrained(tmp_path):
+    assert apply(tmp_path, "small").returncode == 0
+    params = load_params(tmp_path / "params.yaml")
+    assert params.variant("full") == params.variant("pretrained")
+    for source in (params.download["nyu"].source, params.download["make3d"].source):
+        assert source == "official"
+
+
 def test_a_preset_changes_its_keys_and_no_others(tmp_path):
     apply(tmp_path, "paper")
     before, after = copy.deepcopy(CONTENT), content((tmp_path / "params.yaml").read_text())
@@ -513,7 +521,7 @@ def test_the_sample_preset_changes_no_byte_of_the_committed_file(tmp_path):
     assert (tmp_path / "params.yaml").read_text(encoding="utf-8") == COMMITTED
 
 
-@pytest.mark.parametrize("preset", ["paper", "paper_sgd"])
+@pytest.mark.parametrize("preset", ["paper", "paper_sgd", "small"])
 def test_every_preset_leaves_a_valid_file(tmp_path, preset):
     assert apply(tmp_path, preset).returncode == 0
     params = load_params(tmp_path / "params.yaml")
