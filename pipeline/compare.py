@@ -2,10 +2,12 @@
 
     python -m pipeline.compare RUN RUN [--out reports/comparison.html]
 
-RUN is an MLflow run id, its beginning, or a run's name (its latest evaluation counts). Everything
-is read from MLflow, so that a run which a later `dvc repro` replaced can still be compared.
+RUN is a network that is here, as nyu/full/0, or an MLflow run: its id, the beginning of it, or its
+name (of several, the one started last). Everything is read from MLflow, so that a run which a later
+`dvc repro` replaced can still be compared.
 """
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,7 +26,7 @@ def main() -> None:
     parser.add_argument("runs", nargs=2, metavar="RUN")
     parser.add_argument("--out", type=Path, default=stage.REPORTS / "comparison.html")
     args = parser.parse_args()
-    found = [find_evaluated(text) for text in args.runs]
+    found = [find_evaluated(_run_id(text)) for text in args.runs]
     if found[0].run_id == found[1].run_id:
         raise HDEDError(
             f"compare: {args.runs[0]} and {args.runs[1]} are one run, {found[0].run_id}; where a "
@@ -39,6 +41,14 @@ def main() -> None:
         settings = found[0].params, found[1].params
         print(write_comparison((runs[0], runs[1]), _names(*found), settings, args.out))
     print(f"{args.out}: the same scenes side by side")
+
+
+def _run_id(text: str) -> str:
+    """Give the run of a network that is here; anything else as it stands."""
+    try:
+        return json.loads((stage.TRAINED / text / "run.json").read_text("utf-8"))["run_id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return text
 
 
 def _names(first: Evaluated, second: Evaluated) -> tuple[str, str]:

@@ -92,7 +92,7 @@ class Evaluated:
 
 
 def find_evaluated(text: str) -> Evaluated:
-    """Find a run by its id, the beginning of it, or its name; of one name, the latest evaluated.
+    """Find a run by its id, the beginning of it, or its name; of one name, the one started last.
 
     Raises HDEDError where there is none, or where an id's beginning fits several.
     """
@@ -124,6 +124,7 @@ def _open() -> tuple[Any, str]:
     """Give a client of the database, made where there is none, and the experiment's id."""
     # read by mlflow at import
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
 
     logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -223,7 +223,7 @@ def check_comparison(clone: Clone) -> None:
     evaluated = clone.root / "data/evaluated"
     hidden = evaluated.rename(clone.root / "data/hidden")  # it is MLflow that is read
     try:
-        done = clone.run(*compare, "nyu-full-seed0", "nyu-wrong_focus-seed0")
+        done = clone.run(*compare, "nyu/full/0", "nyu-wrong_focus-seed0")
     finally:
         hidden.rename(evaluated)
     (line,) = [text for text in done.stdout.splitlines() if text.startswith("| RMSE")]
@@ -237,8 +237,8 @@ def check_comparison(clone: Clone) -> None:
     assert "tested on pictures focused at 4 m" in page
     for runs, message in (
         (("nyu-full-seed0", "nobody"), "no run has the id or the name 'nobody'; there are make3d-"),
-        (("nyu-full-seed0", "nyu-full-seed0"), "are one run"),
-        (("nyu-full-seed0", "make3d-full-seed0"), "are not the same"),
+        (("nyu/full/0", "nyu/full/0"), "are one run"),
+        (("nyu/full/0", "make3d-full-seed0"), "are not the same"),
         (("nyu-full-seed0",), "arguments are required"),
     ):
         done = clone.run(*compare, *runs, check=False)
