@@ -2,16 +2,19 @@
 
 from collections.abc import Iterable
 
+from hded.secrets import hide_secrets
+
 
 class HDEDError(Exception):
     """One line: what is wrong, where it is, and what to do about it.
 
     Command lines print the message without a traceback and exit with status 2. What of a user's own
-    text cannot be printed is escaped, so that it is one line whatever a file or a name holds.
+    text cannot be printed is escaped, so that it is one line whatever a file or a name holds; what
+    a URL holds that is secret is hidden.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+        super().__init__(hide_secrets(one_line(message)))
 
 
 def one_line(text: str) -> str:

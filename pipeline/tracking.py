@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from hded.errors import HDEDError
+from hded.secrets import hide_secrets
 from pipeline.stage import project_root
 
 EXPERIMENT = "hded"
@@ -38,7 +39,7 @@ class Tracker:
         """Log settings, nested mappings by dotted names."""
         from mlflow.entities import Param
 
-        flat = {k: str(v)[:MAX_PARAM_CHARS] for k, v in flatten(values).items()}
+        flat = {k: hide_secrets(str(v))[:MAX_PARAM_CHARS] for k, v in flatten(values).items()}
         self._client.log_batch(self.run_id, params=[Param(k, v) for k, v in flat.items()])
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
@@ -190,8 +191,13 @@ def _create(database: Path) -> None:
 
 
 def portable(uri: str) -> str:
-    """Give a local database by its name alone: results must not hold paths of one machine."""
-    return f"sqlite:///{Path(uri).name}" if uri.startswith("sqlite:") else uri
+    """Give a local database by its name alone, and a server without what is secret.
+
+    Results must not hold paths of one machine; links must lead to the server all the same.
+    """
+    if uri.startswith("sqlite:"):
+        return f"sqlite:///{Path(uri).name}"
+    return hide_secrets(uri).replace("...@", "")
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "", *, separator: str = ".") -> dict[str, Any]:

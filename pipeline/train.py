@@ -18,6 +18,7 @@ from hded.inference import save_weights
 from hded.network.weights import find_weights
 from hded.params import load_params
 from hded.recipe import fit_recipe, prepare
+from hded.secrets import hide_secrets
 from hded.store import open_store
 from pipeline import keys, launch, machine, stage
 from pipeline.model import log_model
@@ -105,7 +106,7 @@ def main() -> None:
                 "experiment": EXPERIMENT,
                 "tracking_uri": portable(tracker.uri),
                 "train": settings["train"],
-                "weights": network.weights,
+                "weights": hide_secrets(network.weights),
                 "params_digest": tags["params_digest"],
                 "commit": tags["commit"],
                 "versions": machine.versions(),

@@ -299,3 +299,12 @@ def test_screenshots_show_a_page(several: tuple[Tree, Path], tmp_path: Path) -> 
     with Image.open(shot) as image:
         assert image.size == (390, 1600)
         assert np.asarray(image.convert("L")).std() > 15
+
+
+def test_no_secret_of_a_url_reaches_the_page(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path, frames=1, pictured=1)
+    secret = "source: https://me:hunter2@example.org/nyu?token=abc123#sha256=00"
+    page = report(tree, tmp_path / "out", params_yaml=f"download: {{nyu: {{{secret}}}}}\n")
+    assert "https://...@example.org/nyu?...#sha256=00" in page
+    for text in ("hunter2", "abc123", "me:"):
+        assert text not in page

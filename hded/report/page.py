@@ -36,6 +36,7 @@ from hded.report.pictures import SceneView, build_gallery
 from hded.report.published import PAPER
 from hded.report.runs import Run, Selection
 from hded.report.tables import MAIN_VARIANT
+from hded.secrets import hide_secrets
 
 PAGE_BYTES = 9_500_000  # below 10 MB, with room for an estimate
 LEAST_PICTURE_BYTES = 1_000_000
@@ -151,7 +152,7 @@ def render_page(
         tables=tables,
         selection=selection,
         left_out=gallery.left_out,
-        params_yaml=params_yaml,
+        params_yaml=hide_secrets(params_yaml),
         seeds=seeds_sentence(selection.seeds).capitalize(),
         local_uris=_local_uris(selection.runs),
         ui_address=UI_ADDRESS,
