@@ -236,7 +236,7 @@ class Evaluate(Section):
     scenes: Annotated[int, Field(ge=3)] = 6
     input: Literal["defocused", "sharp"] = "defocused"
     focus_distance_m: Positive | None = None
-    batch_size: Count = 4
+    batch_size: Count = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @model_validator(mode="after")

@@ -110,6 +110,8 @@ def find_evaluated(text: str) -> Evaluated:
     fitting = [r for r in runs if text and r.info.run_id.startswith(text)]
     if len(fitting) > 1:
         raise HDEDError(f"MLflow: {len(fitting)} runs have an id that begins with {text}")
+    # a run that took the place of one whose database is gone
+    fitting = fitting or [r for r in runs if r.data.tags.get("trained_run_id") == text]
     fitting = fitting or [r for r in runs if r.info.run_name == text]
     if not fitting:
         known = sorted({r.info.run_name for r in runs})

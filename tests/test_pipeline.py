@@ -274,7 +274,14 @@ def test_a_deleted_database_loses_no_figure(clone: Clone) -> None:
         clone.run("dvc", "repro", "--force", "--single-item", "evaluate@nyu-full-0")
         (run,) = clone.mlflow_runs()
         assert run["name"] == "nyu-full-seed0"
-        assert run["tags"]["trained_run_id"]
+        trained = run["tags"]["trained_run_id"]
+        assert (
+            trained
+            == json.loads((clone.root / "data/trained/nyu/full/0/run.json").read_text())["run_id"]
+        )
+        # found by the network that is here, although its run is gone
+        compare = (sys.executable, "-m", "pipeline.compare", "nyu/full/0", "nyu-full-seed0")
+        assert "are one run" in clone.run(*compare, check=False).stderr
         assert "test/depth/headline/network/rmse" in run["metrics"]
     finally:
         kept.replace(database)
