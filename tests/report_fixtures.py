@@ -28,7 +28,7 @@ from hded.protocols import (
 )
 
 VARIANTS = {
-    "full": "L1 + gradient, Charbonnier + SSIM, both heads (the paper's network)",
+    "full": "L1 + gradient, Charbonnier + SSIM, both heads (the paper's)",
     "l1_l1": "L1 depth, L1 image",
     "l1_charbonnier": "L1 depth, Charbonnier",
     "grad_charbonnier": "L1 + gradient, Charbonnier",
