@@ -6,9 +6,11 @@
 import copy
 import io
 import os
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +168,6 @@ def test_a_file_cut_short_or_damaged_is_refused_or_read(
 
 
 def commands() -> dict[str, Callable[[], None]]:
-    from hded import __main__
     from pipeline import (
         compare,
         convert,
@@ -180,7 +181,8 @@ def commands() -> dict[str, Callable[[], None]]:
     )
 
     modules = (compare, convert, defocus, download, evaluate, preset, publish, report, train)
-    return {"hded": __main__.main} | {m.__name__: m.main for m in modules}
+    hded = partial(runpy.run_module, "hded", run_name="__main__")  # leaves no module behind
+    return {"hded": hded} | {m.__name__: m.main for m in modules}
 
 
 OPTIONS = (
