@@ -149,7 +149,7 @@ def _scene_names(path: Path, mat: h5py.File, count: int) -> list[str]:
     try:
         for reference in mat["scenes"][()].ravel():
             codes = mat[reference]
-            if codes.size > MAX_NAME:
+            if (codes.size or 0) > MAX_NAME:
                 raise ValueError(f"a name of {codes.size} characters")
             names.append("".join(chr(code) for code in codes[()].ravel()))
     # damaged references and codes make h5py raise a dozen kinds of error
