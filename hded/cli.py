@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from tqdm import tqdm
+
 from hded.errors import HDEDError, one_line
 
 # what a disk says that takes nothing more, by number or in the words of a library around it
@@ -45,7 +47,10 @@ def run(main: Callable[[], None]) -> NoReturn:
         reason = unwritable(error)
         if reason is None:
             raise
-        _fail(f"cannot write {reason}: free some space or make it writable, then run again")
+        _say(f"cannot write {reason}: free some space or make it writable, then run again")
+        # without clean-up: a library that cannot close its file crashes there (HDF5 does)
+        sys.stdout.flush()
+        os._exit(2)
     sys.exit(0)
 
 
@@ -63,5 +68,11 @@ def unwritable(error: BaseException) -> str | None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {one_line(message)}", file=sys.stderr)
+    _say(message)
     sys.exit(2)
+
+
+def _say(message: str) -> None:
+    # a line of its own, whatever progress bar still stands
+    tqdm.write(f"error: {one_line(message)}", file=sys.stderr)
+    sys.stderr.flush()
