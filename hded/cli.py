@@ -73,6 +73,6 @@ def _fail(message: str) -> NoReturn:
 
 
 def _say(message: str) -> None:
-    # a line of its own, whatever progress bar still stands
-    tqdm.write(f"error: {one_line(message)}", file=sys.stderr)
-    sys.stderr.flush()
+    # a line of its own below a progress bar that still stands
+    start = "\n" if getattr(tqdm, "_instances", None) else ""
+    print(f"{start}error: {one_line(message)}", file=sys.stderr, flush=True)

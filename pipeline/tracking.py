@@ -132,6 +132,8 @@ def _open() -> tuple[Any, str]:
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    # its tracebacks, where an error of ours says the same
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     root = project_root()
     uri = _uri()
     # two processes must not create one new database

@@ -80,7 +80,7 @@ def dumped(content: Any) -> str:
     return stream.getvalue()
 
 
-EXAMPLES = int(os.environ.get("HDED_FUZZ", "20"))
+EXAMPLES = int(os.environ.get("HDED_FUZZ", "10"))
 quiet = settings(
     max_examples=EXAMPLES,
     deadline=None,
