@@ -47,7 +47,7 @@ def run(main: Callable[[], None]) -> NoReturn:
         reason = unwritable(error)
         if reason is None:
             raise
-        _say(f"cannot write {reason}: free some space or make it writable, then run again")
+        _say(f"cannot use {reason}: free some space or make it writable, then run again")
         # without clean-up: a library that cannot close its file crashes there (HDF5 does)
         sys.stdout.flush()
         os._exit(2)
