@@ -22,13 +22,19 @@ CHUNK = 500  # resamples at a time: memory stays small for any number of images
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A mean difference and its interval; `low` and `high` are NaN where one cannot be given."""
+    """Two means and their difference's interval, whose ends are NaN where none can be given."""
 
-    value: float
+    first: float
+    second: float
     low: float
     high: float
     images: int
     seeds: tuple[int, int]  # trainings of each of the two
+
+    @property
+    def value(self) -> float:
+        """The first mean less the second."""
+        return self.first - self.second
 
     @property
     def sign(self) -> int:
@@ -63,11 +69,10 @@ def paired_difference(
     first, second = first[:, known], second[:, known]
     images, seeds = int(known.sum()), (len(first), len(second))
     if not images:
-        return Difference(math.nan, math.nan, math.nan, 0, seeds)
-    with np.errstate(invalid="ignore"):
-        value = float(first.mean() - second.mean())
-    if images < 2 or not math.isfinite(value):
-        return Difference(value, math.nan, math.nan, images, seeds)
+        return Difference(math.nan, math.nan, math.nan, math.nan, 0, seeds)
+    centres = float(first.mean()), float(second.mean())
+    if images < 2 or not all(map(math.isfinite, centres)):
+        return Difference(*centres, math.nan, math.nan, images, seeds)
     rng = np.random.default_rng(seed)
     drawn = np.empty(resamples)
     for start in range(0, resamples, CHUNK):
@@ -76,7 +81,7 @@ def paired_difference(
         means = [_draw_seeds(times @ values.T / images, rng) for values in (first, second)]
         drawn[start : start + count] = means[0] - means[1]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Difference(value, float(low), float(high), images, seeds)
+    return Difference(*centres, float(low), float(high), images, seeds)
 
 
 def _draw_seeds(means: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:

@@ -234,10 +234,10 @@ class _Ruler:
             curves["by_depth"] = self.by_depth.sums_of(gt, pred, gt, valid)
             curves["by_coc"] = self.by_coc.sums_of(frame.coc_px, pred, gt, valid)
         depth, images = [], []
+        # protocols that differ in pooling alone share their rows
+        kinds = {p.per_image for p in self.protocols}
         for method, guess in guesses.items():
             key = {**frame.key, "method": method}
-            # protocols that differ in pooling alone share their rows
-            kinds = {p.per_image for p in self.protocols}
             try:
                 rows = {kind: kind.measure(guess, gt, frame.raw_valid) for kind in kinds}
             except HDEDError as error:

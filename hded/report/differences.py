@@ -137,8 +137,6 @@ def _cells(
 ) -> tuple[Cell, ...]:
     found = paired_difference(first, second)
     digits = MEASURES[spec.metric][1] + EXTRA_DIGIT
-    known = ~(np.isnan(first).any(0) | np.isnan(second).any(0))
-    means = [float(v[:, known].mean()) if known.any() else np.nan for v in (first, second)]
 
     def figure(value: float, *, signed: bool = False) -> Cell:
         if np.isnan(value):
@@ -150,7 +148,7 @@ def _cells(
     notes = (ONE_SEED,) if found.seeds == (1, 1) else ()
     counts = f"{found.seeds[0]}, {found.seeds[1]}"
     return (
-        *(figure(mean) for mean in means),
+        *(figure(mean) for mean in (found.first, found.second)),
         *(figure(v, signed=True) for v in (found.value, found.low, found.high)),
         missing(NO_INTERVAL) if np.isnan(found.low) else Cell(verdict, verdict),
         Cell(str(found.images), str(found.images)),
