@@ -115,7 +115,7 @@ class Clone:
         code = (
             "import json, mlflow\n"
             "runs = mlflow.MlflowClient('sqlite:///mlflow.db').search_runs(['1'])\n"
-            "print(json.dumps([dict(name=r.info.run_name, status=r.info.status,"
+            "print(json.dumps([dict(id=r.info.run_id, name=r.info.run_name, status=r.info.status,"
             " tags=r.data.tags, params=r.data.params, metrics=r.data.metrics) for r in runs]))"
         )
         return json.loads(self.run(sys.executable, "-c", code).stdout.splitlines()[-1])
