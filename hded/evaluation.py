@@ -5,6 +5,7 @@ few wait, so memory does not grow with the number of frames. Beside the network 
 that look at nothing: the training set's median depth, and the defocused input itself.
 """
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,6 +92,7 @@ class Evaluation:
     by_depth: ErrorCurve
     by_coc: ErrorCurve
     median_depth_m: float
+    truth: str  # digest of the test frames' depth
 
 
 def median_depth_m(scenes: Store) -> float:
@@ -148,17 +150,23 @@ def evaluate(
         by_coc=ErrorCurve(np.arange(-np.ceil(max_coc), np.ceil(max_coc) + 1, COC_BIN_PX)),
     )
 
+    truth = hashlib.sha256()
+
     def frames() -> Iterator[_Frame]:
         for copy in progress(defocused.indices("test"), desc="evaluate", unit="frame"):
             index = table["scene_index"].iloc[copy]
             key = {"frame": table["frame"].iloc[copy]}
+            depth_m = scenes.read("depth", index)
+            if table["camera_index"].iloc[copy] == 0:
+                truth.update(depth_m)
             if several:
+                key["photograph"] = scenes.frames["frame"].iloc[index]
                 key["focus_distance_m"] = table["focus_distance_m"].iloc[copy]
             yield _Frame(
                 key=key,
                 defocused=defocused.read("defocused", copy),
                 coc_px=defocused.read("coc", copy).astype(np.float32),
-                depth_m=scenes.read("depth", index),
+                depth_m=depth_m,
                 raw_valid=scenes.read("raw_valid", index) if has_raw else None,
                 sharp=scenes.read("rgb", index) if ruler.sizes else None,
             )
@@ -187,6 +195,7 @@ def evaluate(
         by_depth=ruler.by_depth,
         by_coc=ruler.by_coc,
         median_depth_m=ruler.median_m,
+        truth=truth.hexdigest()[:20],
     )
 
 
@@ -263,7 +272,10 @@ def _stream(
     waiting: deque[Future[_Measured]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         while batch := list(islice(frames, batch_size)):
-            outputs = predict([frame.defocused for frame in batch])
+            try:
+                outputs = predict([frame.defocused for frame in batch])
+            except HDEDError as error:
+                raise HDEDError(f"frame {batch[0].key['frame']}: {error}") from None
             for frame, output in zip(batch, outputs, strict=True):
                 waiting.append(pool.submit(measure, frame, output))
             while len(waiting) > 2 * threads:

@@ -11,11 +11,10 @@ from PIL import Image
 
 from hded.evaluation import Evaluation
 from hded.inference import Predictor
+from hded.png16 import encode_coc, encode_depth
 from hded.resample import resize_bilinear, resize_rgb
 from hded.retake import Pictures
 from hded.store import Store
-
-COC_ZERO, COC_STEPS_PER_PX = 32768, 256  # coc.png: 16-bit, signed px
 
 
 def pick_scenes(result: Evaluation, count: int) -> pd.DataFrame:
@@ -33,13 +32,15 @@ def pick_scenes(result: Evaluation, count: int) -> pd.DataFrame:
         table["psnr_gain"] = table["psnr"] - table["input_psnr"]
     headline = result.depth[result.depth["protocol"] == result.depth["protocol"].iloc[0]]
     network = headline[headline["method"] == "network"].set_index("frame")
+    order = pd.Index([])
     if len(network):
-        table["rmse"] = network["rmse"]
-        order = table["rmse"].sort_values(kind="stable").index
-    else:
-        order = (-table["psnr_gain"]).sort_values(kind="stable").index
+        table["rmse"] = network["rmse"]  # NaN where no pixel has depth: neither good nor bad
+        order = table["rmse"].dropna().sort_values(kind="stable").index
+    if order.empty and "psnr_gain" in table:
+        order = (-table["psnr_gain"]).dropna().sort_values(kind="stable").index
     last = len(order) - 1
-    roles = {order[0]: "best", order[last // 2]: "median", order[last]: "worst"}
+    ranks = {0: "best", last // 2: "median", last: "worst"} if len(order) else {}
+    roles = {order[rank]: role for rank, role in ranks.items()}
     others = min(max(count - len(roles), 0), len(table))
     middles = ((np.arange(others) + 0.5) * len(table) / max(others, 1)).astype(int)
     roles |= {frame: "fixed" for frame in table.index[middles] if frame not in roles}
@@ -49,9 +50,9 @@ def pick_scenes(result: Evaluation, count: int) -> pd.DataFrame:
 def write_scene(
     folder: Path, frame: str, predictor: Predictor, scenes: Store, defocused: Pictures
 ) -> None:
-    """Write input, sharp, restored; depth truth and estimate in mm; CoC: all at native size.
+    """Write input, sharp, restored; depth truth and estimate; CoC: all at native size.
 
-    grid.png shows them at once.
+    Depth and CoC are counts of `hded.png16`; grid.png shows everything at once.
     """
     folder.mkdir(parents=True, exist_ok=True)
     copy = defocused.frames.index[defocused.frames["frame"] == frame][0]
@@ -69,9 +70,9 @@ def write_scene(
     if "depth" in outputs:
         depths["depth_pred"] = resize_bilinear(outputs["depth"], gt.shape)
     for name, depth_m in depths.items():
-        _save16(folder / f"{name}.png", np.rint(depth_m * 1000))
+        Image.fromarray(encode_depth(depth_m)).save(folder / f"{name}.png")
     coc_px = defocused.read("coc", copy).astype(np.float32)
-    _save16(folder / "coc.png", np.rint(COC_ZERO + COC_STEPS_PER_PX * coc_px))
+    Image.fromarray(encode_coc(coc_px)).save(folder / "coc.png")
     _draw_grid(pictures, depths, coc_px).savefig(folder / "grid.png", metadata={"Software": None})
 
 
@@ -103,7 +104,3 @@ def _draw_grid(
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
     return figure
-
-
-def _save16(path: Path, values: np.ndarray) -> None:
-    Image.fromarray(np.clip(values, 0, 65535).astype(np.uint16)).save(path)

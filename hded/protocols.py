@@ -64,7 +64,8 @@ class DepthProtocol:
             if raw_valid is None:
                 raise HDEDError(f"protocol {self.name}: the dataset has no rawDepths")
             valid &= raw_valid
-        pred = np.clip(pred_m, *self.clip_m)
+        # infinity is no depth either: it must not be clipped to a plausible one
+        pred = np.where(np.isfinite(pred_m), np.clip(pred_m, *self.clip_m), np.nan)
         if self.cap_m is not None:
             pred, gt_m = np.minimum(pred, self.cap_m), np.minimum(gt_m, self.cap_m)
         if self.crop is not None:
@@ -91,9 +92,9 @@ class DepthProtocol:
     def statement(self, native: tuple[int, int]) -> str:
         """Say in one line how the figures were taken, on a dataset of `native` size (H, W)."""
         size = self.size or native
-        upper = "" if math.isinf(self.mask_below_m) else f" < {self.mask_below_m:g}"
-        lower, clip = f"{self.mask_above_m:g} < ", self.clip_m
-        parts = [f"mask {lower}gt{upper} m" + (" and measured by the sensor" if self.raw else "")]
+        low, high, clip = f"{self.mask_above_m:g}", self.mask_below_m, self.clip_m
+        mask = f"gt > {low} m" if math.isinf(high) else f"{low} < gt < {high:g} m"
+        parts = [f"mask {mask}" + (" and measured by the sensor" if self.raw else "")]
         if self.cap_m is not None:
             parts.append(f"truth and prediction capped at {self.cap_m:g} m")
         parts.append(
@@ -106,7 +107,9 @@ class DepthProtocol:
         else:
             top, bottom, left, right = self.crop
             parts.append(f"crop rows {top}:{bottom}, columns {left}:{right}")
-        parts.append(f"at {size[0]}x{size[1]}")
+        resized = "truth resized by nearest neighbour, prediction bilinearly"
+        other = "a prediction of another size resized bilinearly"
+        parts.append(f"at {size[0]}x{size[1]} ({resized if self.size else other})")
         parts.append("pooled over all pixels" if self.pooled else "mean over images")
         return ", ".join([*parts, "no median scaling"])
 

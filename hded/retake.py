@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hded.defocus import list_copies, take_picture
-from hded.optics import Camera, describe_cameras
+from hded.optics import ALL_IN_FOCUS, Camera, describe_cameras
 from hded.store import Store
 
 
@@ -44,7 +44,7 @@ class Retaken:
         if camera is None:
             table = scenes.frames[["frame", "split", "scene"]]
             table = table.assign(scene_index=np.arange(len(table)), camera_index=0)
-            facts: dict[str, Any] = {"name": "all in focus", "max_coc_px": 1.0}
+            facts: dict[str, Any] = {"name": ALL_IN_FOCUS, "max_coc_px": 1.0}
         else:
             table = list_copies(scenes.frames, [camera])
             facts = {**describe_cameras([camera], width_px), "renderer": renderer}

@@ -263,6 +263,7 @@ class Cell:
                 "geometry": self.geometry,
                 "camera": camera.describe(640),
                 "median_depth_m": median_m,
+                "truth": "0123456789abcdef0123",
                 "frames": len(scenes),
                 "skipped": [],
                 "protocols": blocks,
@@ -309,9 +310,9 @@ class Cell:
             save_image(folder / "sharp.png", scene.sharp)
             if "all_in_focus" in self.heads:
                 save_image(folder / "restored.png", outputs["all_in_focus"])
-            save_image(folder / "depth_gt.png", millimetres(scene.depth_m))
+            save_image(folder / "depth_gt.png", two_millimetres(scene.depth_m))
             if "depth" in self.heads:
-                save_image(folder / "depth_pred.png", millimetres(outputs["depth"]))
+                save_image(folder / "depth_pred.png", two_millimetres(outputs["depth"]))
             coc = 32768 + 256 * self.lens.coc_px(scene.depth_m).astype(float)
             save_image(folder / "coc.png", np.rint(coc).astype(np.uint16))
 
@@ -397,8 +398,8 @@ class Cell:
         )  # fmt: skip
 
 
-def millimetres(depth_m: NDArray) -> NDArray[np.uint16]:
-    return np.clip(np.rint(1000 * depth_m), 0, 65535).astype(np.uint16)
+def two_millimetres(depth_m: NDArray) -> NDArray[np.uint16]:
+    return np.rint(500 * depth_m).astype(np.uint16)
 
 
 def save_image(path: Path, array: NDArray) -> None:

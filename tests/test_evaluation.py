@@ -435,9 +435,10 @@ def test_crops_and_sensor_masks_stay_at_native_size(make_stores):
     assert list(result.metrics["depth"]) == names
 
 
-def test_a_diverged_network_is_named_as_such(stores):
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_diverged_network_is_named_as_such(stores, value):
     def predict(defocused: np.ndarray) -> dict[str, np.ndarray]:
-        return {"depth": np.full((40, 56), np.nan, np.float32), "all_in_focus": defocused}
+        return {"depth": np.full((40, 56), value, np.float32), "all_in_focus": defocused}
 
     with pytest.raises(HDEDError, match=r"frame 0009: .*prediction has NaN"):
         run(stores, predict)
@@ -566,5 +567,9 @@ def test_every_copy_of_a_test_frame_counts_and_each_distance_has_its_own_aggrega
     assert whole == pytest.approx(0.2, abs=1e-6)
     images = result.restoration.query("protocol == 'native'").set_index(["frame", "method"])
     assert images.loc[("0002-4m", "network"), "focus_distance_m"] == 4.0
+    assert images.loc[("0002-4m", "network"), "photograph"] == "0002"
+    # the truth is that of the scenes, whatever the number of their copies
+    one = run(data, lambda image: {"depth": np.ones(size, np.float32), "all_in_focus": image})
+    assert one.truth == result.truth
     gain = result.metrics["focus"]["4"]["restoration"]["native"]["gain"]["psnr"]
     assert gain == pytest.approx(0, abs=1e-9)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from hded.pictured import pick_scenes, write_scene
+from hded.png16 import decode_coc, decode_depth, encode_coc, encode_depth
 
 FRAMES = [f"{i:04d}" for i in range(1, 21)]
 
@@ -57,6 +58,28 @@ def test_fixed_scenes_are_those_of_every_network() -> None:
     assert all(len(frames) <= 7 for frames in shown)
 
 
+def test_a_frame_without_depth_is_neither_best_nor_worst() -> None:
+    result = evaluated(0)
+    result.depth.loc[result.depth["frame"].isin(["0004", "0017"]), "rmse"] = np.nan
+    picked = pick_scenes(result, 3)
+    rows = result.depth.query("method == 'network'").set_index("frame")["rmse"].dropna()
+    order = list(rows.sort_values().index)
+    assert list(picked["frame"]) == [order[0], order[8], order[17]]
+    result.depth["rmse"] = np.nan  # none has any: what the image head does decides
+    assert set(pick_scenes(result, 3)["role"]) == {"best", "median", "worst"}
+    alone = evaluated(0, ("depth",))
+    alone.depth["rmse"] = np.nan
+    assert list(pick_scenes(alone, 3)["role"]) == ["fixed"] * 3
+
+
+def test_depth_and_blur_come_back_from_16_bits_as_far_as_any_dataset_reaches() -> None:
+    depth = np.array([[0.0, 0.4, 9.999, 65.6, 80.0, 81.0]])
+    assert np.abs(decode_depth(encode_depth(depth)) - depth).max() <= 0.001
+    coc = np.array([[-29.0, -0.3, 0.0, 28.999]])
+    assert np.abs(decode_coc(encode_coc(coc)) - coc).max() <= 1 / 512
+    assert encode_depth(depth).dtype == encode_coc(coc).dtype == np.uint16
+
+
 @pytest.mark.parametrize(("count", "least"), [(3, 3), (6, 4), (100, 20)])
 def test_no_more_are_picked_than_asked_for_or_than_there_are(count: int, least: int) -> None:
     assert least <= len(pick_scenes(evaluated(1), count)) <= min(count, 20)
@@ -90,6 +113,6 @@ def test_a_scenes_files_hold_what_the_network_gave(
     assert files == expected
     gt = np.asarray(Image.open(tmp_path / "depth_gt.png"))
     truth = stores.depth[index] if known else 0 * stores.depth[index]
-    np.testing.assert_array_equal(gt, np.rint(1000 * truth))
+    np.testing.assert_array_equal(gt, np.rint(500 * truth.astype(np.float64)))
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.width >= 900 and np.asarray(grid.convert("L")).std() > 10

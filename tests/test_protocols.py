@@ -236,7 +236,7 @@ STATEMENTS = {
     ("nyu", "raw"): ["measured by the sensor", "0.001 < gt < 10 m", "no crop"],
     ("make3d", "c1"): ["0 < gt < 70 m", "at least 0.001 m", "460x345", "mean over images"],
     ("make3d", "c1_pooled"): ["0 < gt < 70 m", "pooled over all pixels"],
-    ("make3d", "c2"): ["0 < gt m", "truth and prediction capped at 80 m", "mean over images"],
+    ("make3d", "c2"): ["gt > 0 m", "truth and prediction capped at 80 m", "mean over images"],
     ("make3d", "c2_pooled"): ["capped at 80 m", "460x345", "pooled over all pixels"],
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from io import StringIO
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import pytest
 from report_fixtures import VARIANTS, Tree, write_tree
 
 from hded.errors import HDEDError
+from hded.report import write_report
 from hded.report.balance import build_balance
 from hded.report.controls import build_controls
+from hded.report.differences import build_differences
 from hded.report.grid import Table
-from hded.report.rendering import to_csv
+from hded.report.rendering import to_csv, to_markdown
+from hded.report.results import write_results
 from hded.report.runs import Selection, read_selection
 from hded.report.tables import build_tables
 
@@ -62,12 +66,62 @@ def test_a_control_stands_beside_the_full_network_and_nowhere_else(tree: Tree) -
         ]
         rmse = sum(m["depth"]["headline"]["network"]["rmse"] for m in metrics) / 2
         gain = sum(m["restoration"]["native"]["gain"]["psnr"] for m in metrics) / 2
-        assert float(cells["depth_network_rmse"]) == pytest.approx(rmse)
-        assert float(cells["restoration_gain_psnr"]) == pytest.approx(gain)
+        assert float(cells["headline.rmse"]) == pytest.approx(rmse)
+        assert float(cells["native.psnr_gain"]) == pytest.approx(gain)
     details = {row.label: row.detail for row in table.parts[0].rows}
     assert CONTROL in details["wrong_focus"] and CONTROL not in details["full"]
     for other in build_tables(selection, VARIANTS):
         assert "wrong_focus" not in to_csv(other)
+
+
+def make_sharp(folder: Path) -> None:
+    """Turn a run into one that was tested on all-in-focus images: input and truth are equal."""
+    camera = {"name": "all in focus", "max_coc_px": 1.0}
+    change(folder / "evaluation.json", camera=camera, control="tested on all-in-focus images")
+    images = pd.read_csv(folder / "restoration.csv", dtype={"frame": str})
+    images.loc[images["method"] == "input", ["psnr", "ssim"]] = math.inf, 1.0
+    images.to_csv(folder / "restoration.csv", index=False)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for scores in metrics["restoration"].values():
+        scores["input"] = {"psnr": math.inf, "ssim": 1.0}
+        scores["gain"] = {k: v - scores["input"][k] for k, v in scores["network"].items()}
+    change(folder / "metrics.json", restoration=metrics["restoration"])
+
+
+@pytest.mark.parametrize(
+    "variants",
+    [("wrong_focus",), ("wrong_focus", "full"), ("full", "wrong_focus"), ("wrong_focus", "l1_l1")],
+)
+def test_a_control_on_sharp_images_is_reported_in_any_order(
+    tmp_path: Path, variants: tuple[str, ...]
+) -> None:
+    tree = write_tree(tmp_path, variants=variants, frames=3, pictured=3)
+    make_sharp(tree.folder("nyu", "wrong_focus"))
+    out = tmp_path / "reports"
+    write_report(
+        tree.evaluated, tree.trained, tree.defocus, out, datasets=tree.datasets,
+        variants=variants, seeds=tree.seeds, all_variants=VARIANTS, params_yaml="",
+    )  # fmt: skip
+    controls = (out / "tables/controls.md").read_text(encoding="utf-8")
+    assert "−∞" in controls and "all-in-focus images" in controls
+    selection = select(tree)
+    write_results(selection, VARIANTS, tmp_path / "results")
+    assert (tmp_path / "results/plots.png").is_file()
+    page = (tmp_path / "results/README.md").read_text(encoding="utf-8")
+    differences = to_csv(build_differences(selection))
+    assert "wrong_focus − training-median depth" in differences
+    assert "wrong_focus − defocused input" not in differences
+    assert "l1_l1 − wrong_focus: PSNR" not in differences
+    if len(variants) == 1:
+        assert "Camera: none: the images are all in focus" in page
+        return
+    # the dataset's own camera and baselines stand in the tables, the control's nowhere
+    plain = next(v for v in variants if v != "wrong_focus")
+    metrics = json.loads((tree.folder("nyu", plain) / "metrics.json").read_text())
+    table4 = build_tables(selection, VARIANTS)[2]
+    psnr = metrics["restoration"]["native"]["input"]["psnr"]
+    assert float(rows_of(table4)["defocused input"]["native.psnr"]) == pytest.approx(psnr)
+    assert "focal length 70 mm" in page and "focal length 70 mm" in to_markdown(table4)
 
 
 def test_without_a_control_there_is_no_table_and_another_camera_is_refused(tree: Tree) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hded.network import HDEDNet
-from hded.report.describe import dataset_title
+from hded.report.describe import dataset_title, network_title
 from hded.report.grid import Cell, Column, Part, Row, Table, missing
 from hded.report.published import Published, published
 from hded.report.runs import Run
@@ -172,7 +172,8 @@ def _widths(runs: Sequence[Run]) -> list[str]:
     """Say how large the networks of this report are."""
     sizes: dict[str, list[str]] = {}
     for run in runs:
-        size = f"width {run.training.width:g}, {run.training.parameters:,} parameters"
+        t = run.training
+        size = f"{network_title(t)}, width {t.width:g}, {t.parameters:,} parameters"
         sizes.setdefault(size, []).append(f"{dataset_title(run)} {run.variant}")
     texts = [f"{size} ({', '.join(dict.fromkeys(names))})" for size, names in sizes.items()]
     return [f"The networks of this report: {'; '.join(texts)}."] if texts else []

@@ -1,5 +1,6 @@
 """What each term of the loss does to the encoder, in numbers."""
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -65,4 +66,6 @@ def _cell(values: Sequence[float]) -> Cell:
     if not len(values):
         return missing(NEVER_ZERO)
     value = float(sum(values) / len(values))
-    return Cell(number(value, 3), value=repr(value))
+    # two digits that count, however small: 0.0002 is the answer, 0.000 is none
+    digits = 3 if value == 0 or value >= 0.01 else 1 - math.floor(math.log10(value))
+    return Cell(number(value, digits), value=repr(value))

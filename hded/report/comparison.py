@@ -1,5 +1,6 @@
 """Two runs side by side, as a page of its own: differences, settings, the same scenes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,13 @@ from numpy.typing import NDArray
 
 from hded.errors import HDEDError
 from hded.report.colour import Bar, Inlined, Scale, photograph
-from hded.report.describe import camera_sentence, dataset_title, sample_warning
-from hded.report.differences import COLUMNS, INTERVAL, compare_networks
+from hded.report.describe import (
+    camera_sentence,
+    dataset_title,
+    describe_protocols,
+    sample_warning,
+)
+from hded.report.differences import COLUMNS, INTERVAL, compare_networks, shared_protocol
 from hded.report.grid import Cell, Column, Part, Row, missing, number
 from hded.report.page import render
 from hded.report.pictures import Pictures, read_pictures
@@ -52,20 +58,26 @@ def write_comparison(
     """Write the page `out` and give its table of differences as Markdown.
 
     names: what to call the runs, different; settings: each run's parameters by name. Raises
-    HDEDError where they were not measured on the same frames, or share no head.
+    HDEDError where they were not measured on the same scenes, or share no head.
     """
     first, second = runs
-    if first.frames != second.frames:
-        raise HDEDError(
-            f"compare: {names[0]} was measured on {len(first.frames)} frames of {first.dataset}, "
-            f"{names[1]} on {len(second.frames)} of {second.dataset}, and they are not the same; "
-            "choose runs of one dataset and split"
-        )
+    _check_same_scenes(runs, names)
     rows = compare_networks([first], [second], names)
     if not rows:
-        raise HDEDError(f"compare: {names[0]} and {names[1]} have no head in common")
-    differences = Part("Differences", COLUMNS, tuple(rows), heading="Networks")
-    changed = _changed(names, *settings)
+        raise HDEDError(
+            f"compare: {names[0]} and {names[1]} have no head in common whose figures can be "
+            "compared"
+        )
+    protocols = [p for kind in (DEPTH, RESTORATION) if (p := shared_protocol(kind, *runs))]
+    differences = Part(
+        "Differences",
+        COLUMNS,
+        tuple(rows),
+        statements=tuple(describe_protocols(runs, protocols)),
+        heading="Networks",
+    )
+    tested = ({"test pictures": run.control or "as the dataset's"} for run in runs)
+    changed = _changed(names, *(given | own for given, own in zip(settings, tested, strict=True)))
     page = render(
         "comparison.html.j2",
         names=names,
@@ -81,6 +93,22 @@ def write_comparison(
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8", newline="\n")
     return part_to_markdown(differences)
+
+
+def _check_same_scenes(runs: tuple[Run, Run], names: tuple[str, str]) -> None:
+    """Raise unless both were measured on the same scenes: names alone do not tell."""
+    first, second = runs
+    if first.frames != second.frames:
+        raise HDEDError(
+            f"compare: {names[0]} was measured on {len(first.frames)} frames of {first.dataset}, "
+            f"{names[1]} on {len(second.frames)} of {second.dataset}, and they are not the same; "
+            "choose runs of one dataset and split"
+        )
+    if (first.format, first.truth) != (second.format, second.truth):
+        raise HDEDError(
+            f"compare: {names[0]} and {names[1]} were measured on frames of the same names and "
+            f"other content (source {first.source} and {second.source}); choose runs of one dataset"
+        )
 
 
 def _changed(
@@ -171,10 +199,10 @@ def _scores(runs: tuple[Run, Run], names: tuple[str, str], frame: str) -> str:
         (DEPTH, "rmse", "depth RMSE", "m", 3),
     ):
         found = []
-        for run, name in zip(runs, names, strict=True):
-            protocol = next((p.name for p in run.protocols_of(kind)), "")
-            values = run.per_image(kind, protocol, "network", metric)
-            if values is not None:
+        protocol = shared_protocol(kind, *runs)
+        for run, name in zip(runs, names, strict=True) if protocol else ():
+            values = run.per_image(kind, protocol.name, "network", metric)
+            if values is not None and not math.isnan(values[frame]):
                 found.append(f"{name} {number(float(values[frame]), digits)}")
         if found:
             parts.append(f"{label} [{unit}]: {', '.join(found)}")

@@ -1,22 +1,19 @@
 """Does the network use blur? Networks on images without any, or with another's."""
 
 from collections.abc import Mapping, Sequence
-from statistics import mean
 
-from hded.report.describe import dataset_title
-from hded.report.grid import Cell, Column, Part, Row, Table, missing, number
-from hded.report.runs import DEPTH, RESTORATION, Run, Selection
-from hded.report.tables import MAIN_VARIANT
-
-COLUMNS = (  # of the headline depth protocol and of native restoration
-    (DEPTH, "network", "rmse", "RMSE [m]", 3),
-    (DEPTH, "network", "abs_rel", "AbsRel", 3),
-    (DEPTH, "network", "delta1", "δ1", 3),
-    (RESTORATION, "network", "psnr", "PSNR [dB]", 2),
-    (RESTORATION, "input", "psnr", "input PSNR [dB]", 2),
-    (RESTORATION, "gain", "psnr", "gain [dB]", 2),
+from hded.report.columns import Spec, main_specs
+from hded.report.describe import (
+    dataset_title,
+    describe_camera,
+    describe_protocols,
+    sample_warning,
 )
-NO_FIGURE = "not measured: the network has no head for it"
+from hded.report.grid import Column, Part, Row, Table, missing
+from hded.report.runs import Run, Selection, comparable
+from hded.report.tables import MAIN_VARIANT, why_not
+
+METRICS = ("rmse", "abs_rel", "delta1", "psnr", "psnr_gain")
 INTRO = (
     "A network that reads depth off blur must do worse without blur to read (trained and tested on "
     "all-in-focus images, it has only what a scene looks like) and much worse with blur that means "
@@ -29,28 +26,54 @@ def build_controls(selection: Selection, descriptions: Mapping[str, str]) -> Tab
     """Build the table of controls beside the full network; None where no control was run."""
     parts = []
     for dataset in selection.datasets:
-        runs = selection.of(dataset)
         variants = [v for v in selection.variants if selection.of(dataset, v)[0].control]
-        if not variants:
-            continue
-        if MAIN_VARIANT in selection.variants:
-            variants = [MAIN_VARIANT, *variants]
-        rows = tuple(_row(v, selection.of(dataset, v), descriptions) for v in variants)
-        columns = tuple(Column(f"{kind}_{m}_{k}", title) for kind, m, k, title, _ in COLUMNS)
-        parts.append(Part(dataset_title(runs[0]), columns, rows, heading="Network"))
-    return (
-        Table("D", "controls", "Does the network use blur?", tuple(parts), INTRO) if parts else None
+        if variants:
+            plain = [v for v in selection.variants if v == MAIN_VARIANT]
+            parts.append(_part(selection, dataset, [*plain, *variants], descriptions))
+    if not parts:
+        return None
+    return Table("D", "controls", "Does the network use blur?", tuple(parts), INTRO)
+
+
+def _part(
+    selection: Selection, dataset: str, variants: Sequence[str], descriptions: Mapping[str, str]
+) -> Part:
+    runs = [run for v in variants for run in selection.of(dataset, v)]
+    key = runs[0].format if runs[0].format == dataset else ""
+    specs = [spec for spec in main_specs(key, runs) if spec.metric in METRICS]
+    plan: list[tuple[Spec, str, Column]] = []  # a metric, of which method, and its column
+    for spec in specs:
+        plan.append((spec, "network", spec.column))
+        if spec.metric == "psnr":  # each control has an input of its own
+            column = Column(f"{spec.column.key}_input", "input PSNR [dB]", spec.group)
+            plan.append((spec, "input", column))
+    shown = {spec.protocol for spec in specs}
+    protocols = {p.name: p for run in runs for p in run.protocols if p.name in shown}
+    own = comparable(runs)
+    return Part(
+        title=dataset_title(runs[0]),
+        columns=tuple(column for _, _, column in plan),
+        rows=tuple(_row(v, selection.of(dataset, v), plan, descriptions) for v in variants),
+        warnings=tuple(sample_warning(runs)),
+        statements=(
+            *describe_protocols(own, protocols.values()),
+            *(describe_camera(own) if any(not run.control for run in own) else ()),
+        ),
+        heading="Network",
     )
 
 
-def _row(variant: str, runs: Sequence[Run], descriptions: Mapping[str, str]) -> Row:
+def _row(
+    variant: str,
+    runs: Sequence[Run],
+    plan: Sequence[tuple[Spec, str, Column]],
+    descriptions: Mapping[str, str],
+) -> Row:
     cells = []
-    for kind, method, metric, _, digits in COLUMNS:
-        name = next(p.name for p in runs[0].protocols_of(kind))
-        values = [v for r in runs if (v := r.value(kind, name, method, metric)) is not None]
-        if values:
-            cells.append(Cell(number(mean(values), digits), repr(mean(values)), seeds=len(values)))
-        else:
-            cells.append(missing(NO_FIGURE))
-    detail = "; ".join(t for t in (descriptions.get(variant, ""), runs[0].control) if t)
+    for spec, method, _ in plan:
+        values = [v for run in runs if (v := spec.value(run, method)) is not None]
+        cells.append(spec.cell(values) if values else missing(why_not(spec, runs[0])))
+    detail, control = descriptions.get(variant, ""), runs[0].control
+    if control not in detail:
+        detail = "; ".join(t for t in (detail, control) if t)
     return Row("plain", variant, tuple(cells), detail)

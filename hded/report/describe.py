@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from hded.report.runs import Run, Training
+from hded.optics import ALL_IN_FOCUS
+from hded.report.runs import Protocol, Run, Training
 
 DATASET_TITLES = {"nyu": "NYU-Depth v2", "make3d": "Make3D"}
 ENCODER_TITLES = {
@@ -29,6 +30,18 @@ def sample_warning(runs: Sequence[Run]) -> Iterable[str]:
         )
 
 
+def describe_protocols(
+    runs: Sequence[Run], protocols: Iterable[Protocol]
+) -> Iterable[tuple[str, str]]:
+    """Say how figures were taken, and of how many images where some have no valid pixel."""
+    for protocol in protocols:
+        tail, total = "", len(runs[0].frames)
+        for count in [r.measured[protocol.name] for r in runs if protocol.name in r.measured][:1]:
+            if count < total:
+                tail = f"; {count} of {total} images have a valid pixel, the others do not count"
+        yield protocol.title, protocol.statement + tail
+
+
 def describe_camera(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
     """Say through which lens the test images were defocused."""
     if runs:
@@ -37,6 +50,8 @@ def describe_camera(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
 
 def camera_sentence(camera: Mapping[str, Any]) -> str:
     """Describe a camera in one line; what is drawn for each picture is said to be."""
+    if camera["name"] == ALL_IN_FOCUS:
+        return "none: the images are all in focus"
     drawn = "drawn for each picture"
 
     def length(key: str, scale: float, unit: str) -> str:
@@ -77,7 +92,7 @@ def describe_networks(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
     for run in runs:
         t = run.training
         text = (
-            f"{_name_network(t)}, width {t.width:g} ({t.parameters:,} parameters), "
+            f"{network_title(t)}, width {t.width:g} ({t.parameters:,} parameters), "
             f"{t.epochs} epochs on {t.train_frames} frames, "
             f"weights of epoch {_best_epochs(runs, run)}, geometry {run.geometry}"
         )
@@ -88,7 +103,8 @@ def describe_networks(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
     yield "Seeds", seeds_sentence(sorted({run.seed for run in runs}))
 
 
-def _name_network(t: Training) -> str:
+def network_title(t: Training) -> str:
+    """Name a network's encoder, decoders and the weights that it began with."""
     text = f"{ENCODER_TITLES.get(t.encoder, t.encoder)}, {t.decoder} decoders"
     if t.weights == "imagenet":
         return f"{text}, encoder from ImageNet weights"

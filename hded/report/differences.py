@@ -8,9 +8,14 @@ from numpy.typing import NDArray
 
 from hded.bootstrap import LEVEL, RESAMPLES, paired_difference
 from hded.report.columns import MEASURES, Spec
-from hded.report.describe import dataset_title
+from hded.report.describe import (
+    dataset_title,
+    describe_camera,
+    describe_protocols,
+    sample_warning,
+)
 from hded.report.grid import Cell, Column, Part, Row, Table, missing, number
-from hded.report.runs import DEPTH, RESTORATION, Run, Selection
+from hded.report.runs import DEPTH, RESTORATION, Protocol, Run, Selection, comparable
 from hded.report.tables import MAIN_VARIANT
 
 MEASURED = {DEPTH: ("rmse", "abs_rel", "delta1"), RESTORATION: ("psnr", "ssim")}
@@ -19,6 +24,7 @@ BETWEEN = {DEPTH: ("network", ""), RESTORATION: ("gain", "_gain")}
 BASELINES = {DEPTH: ("median", "training-median depth"), RESTORATION: ("input", "defocused input")}
 EXTRA_DIGIT = 1  # beyond the tables': a difference is smaller than what it is of
 COLUMNS = (
+    Column("protocol", "protocol", numeric=False),
     Column("first", "mean of the first"),
     Column("second", "of the second"),
     Column("difference", "difference"),
@@ -34,29 +40,56 @@ INTERVAL = (
     "drawn anew for both at once, trainings (seeds) for each apart. An interval that holds 0 does "
     "not tell the two apart. Means are over images, whatever a protocol pools."
 )
-INTRO = (
-    f"Each network against its trivial baselines, then the full network against each other. "
-    f"{INTERVAL}",
-    "The paper gives no interval: by its Table III the depth head helps deblurring by 2.9 dB, the "
-    "difference full − deblur_only in PSNR gain here.",
+CAVEATS = (
     "Images of one room resemble each other, so intervals are rather too narrow than too wide; so "
-    "are they with few seeds, whose spread two or three hardly show.",
+    "are they with few seeds, whose spread two or three hardly show. Each interval is for its own "
+    "difference alone: where nothing differed, one of twenty would still miss 0."
 )
+PUBLISHED = (
+    "The paper gives no interval: by its Table III the depth head helps deblurring by 2.9 dB, the "
+    "difference full − deblur_only in PSNR gain here."
+)
+COPIES = "The defocused copies of one photograph are averaged first, and count as one image."
 ONE_SEED = "this pair of networks: one seed each, so nothing is said about other trainings"
+ONE_TRAINING = "this network: one seed, so nothing is said about other trainings"
 NO_INTERVAL = "no interval: fewer than two images, or a perfect image's infinite PSNR"
 
 
 def build_differences(selection: Selection) -> Table:
     """Build the table; without the main variant, all pairs of variants are compared."""
     parts = []
+    pairs = _pairs(selection.variants)
     for dataset in selection.datasets:
+        runs = selection.of(dataset)
         rows = [r for v in selection.variants for r in _against_baselines(selection.of(dataset, v))]
-        for first, second in _pairs(selection.variants):
-            runs = selection.of(dataset, first), selection.of(dataset, second)
-            rows += compare_networks(*runs, (first, second), _title((first, second)))
-        title = dataset_title(selection.of(dataset)[0])
-        parts.append(Part(title, COLUMNS, tuple(rows), heading="Networks"))
-    return Table("F", "differences", "Differences, and what is chance", tuple(parts), INTRO)
+        for pair in pairs:
+            both = selection.of(dataset, pair[0]), selection.of(dataset, pair[1])
+            rows += compare_networks(*both, pair, _title(pair))
+        protocols = [p for kind in MEASURED for run in runs for p in run.protocols_of(kind)[:1]]
+        part = Part(
+            dataset_title(runs[0]),
+            COLUMNS,
+            tuple(rows),
+            warnings=tuple(sample_warning(runs)),
+            statements=(
+                *describe_protocols(comparable(runs), dict.fromkeys(protocols)),
+                *describe_camera(comparable(runs)),
+            ),
+            heading="Networks",
+        )
+        parts.append(part)
+    intro = [f"Each network against its trivial baselines{_and_others(pairs)}. {INTERVAL}"]
+    intro += [PUBLISHED] if ("full", "deblur_only") in pairs else []
+    intro += [COPIES] if any("photograph" in run.rows[DEPTH] for run in selection.runs) else []
+    title = "Differences, and what is chance"
+    return Table("F", "differences", title, tuple(parts), (*intro, CAVEATS))
+
+
+def _and_others(pairs: Sequence[tuple[str, str]]) -> str:
+    if not pairs:
+        return ""
+    full = all(first == MAIN_VARIANT for first, _ in pairs)
+    return f", then {'the full network against each other' if full else 'every pair of networks'}"
 
 
 def _pairs(variants: Sequence[str]) -> list[tuple[str, str]]:
@@ -68,13 +101,26 @@ def _pairs(variants: Sequence[str]) -> list[tuple[str, str]]:
 def _against_baselines(runs: Sequence[Run]) -> list[Row]:
     rows = []
     for kind, (method, title) in BASELINES.items():
+        if kind == RESTORATION and not runs[0].blurred:
+            continue  # its input is the sharp image itself
         for protocol in runs[0].protocols_of(kind)[:1]:
             for metric in MEASURED[kind]:
                 spec = Spec(kind, protocol.name, "", metric)
                 names = runs[0].variant, title
                 values = _values(runs, spec, "network"), _values(runs[:1], spec, method)
-                rows += _row(_title(names), names, protocol.title, spec, *values)
+                rows += _row(_title(names), names, protocol.title, spec, *values, trained=1)
     return rows
+
+
+def shared_protocol(kind: str, first: Run, second: Run) -> Protocol | None:
+    """Give the protocol that two runs are compared by: the first's first that the second has.
+
+    None for the restoration of images that were in focus: there is nothing to gain.
+    """
+    if kind == RESTORATION and not (first.blurred and second.blurred):
+        return None
+    theirs = {p.name for p in second.protocols_of(kind)}
+    return next((p for p in first.protocols_of(kind) if p.name in theirs), None)
 
 
 def compare_networks(
@@ -88,12 +134,11 @@ def compare_networks(
         return []
     rows: list[Row] = []
     for kind, (method, suffix) in BETWEEN.items():
-        theirs = {p.name for p in second[0].protocols_of(kind)}
-        for protocol in [p for p in first[0].protocols_of(kind) if p.name in theirs][:1]:
-            for metric in MEASURED[kind]:
-                spec = Spec(kind, protocol.name, "", metric + suffix)
-                values = (_values(runs, spec, method) for runs in (first, second))
-                rows += _row(title, names, protocol.title, spec, *values)
+        protocol = shared_protocol(kind, first[0], second[0])
+        for metric in MEASURED[kind] if protocol else ():
+            spec = Spec(kind, protocol.name, "", metric + suffix)
+            values = (_values(runs, spec, method) for runs in (first, second))
+            rows += _row(title, names, protocol.title, spec, *values)
     return rows
 
 
@@ -102,9 +147,9 @@ def _title(names: tuple[str, str]) -> str:
 
 
 def _values(runs: Sequence[Run], spec: Spec, method: str) -> NDArray[np.float64] | None:
-    """Per-image figures (seeds, images), images in the frames' order."""
+    """Figures of each photograph (seeds, images), in the frames' order."""
     metric = spec.metric.removesuffix("_gain")
-    rows = [run.per_image(spec.kind, spec.protocol, method, metric) for run in runs]
+    rows = [run.per_photograph(spec.kind, spec.protocol, method, metric) for run in runs]
     known = [row.to_numpy(np.float64) for row in rows if row is not None]
     return np.stack(known) if known else None
 
@@ -116,17 +161,13 @@ def _row(
     spec: Spec,
     first: NDArray[np.float64] | None,
     second: NDArray[np.float64] | None,
+    trained: int = 2,
 ) -> list[Row]:
+    """Give the difference's row; trained: how many of the two are networks."""
     if first is None or second is None:
         return []
-    return [
-        Row(
-            "plain",
-            f"{title}{MEASURES[spec.metric][0]}",
-            _cells(spec, names, first, second),
-            protocol,
-        )
-    ]
+    cells = Cell(protocol, protocol), *_cells(spec, names, first, second, trained)
+    return [Row("plain", f"{title}{MEASURES[spec.metric][0]}", cells)]
 
 
 def _cells(
@@ -134,6 +175,7 @@ def _cells(
     names: tuple[str, str],
     first: NDArray[np.float64],
     second: NDArray[np.float64],
+    trained: int,
 ) -> tuple[Cell, ...]:
     found = paired_difference(first, second)
     digits = MEASURES[spec.metric][1] + EXTRA_DIGIT
@@ -145,8 +187,8 @@ def _cells(
 
     better = names[0] if (found.sign > 0) == spec.higher else names[1]
     verdict = f"{better} is better" if found.sign else "not told apart"
-    notes = (ONE_SEED,) if found.seeds == (1, 1) else ()
-    counts = f"{found.seeds[0]}, {found.seeds[1]}"
+    notes = (ONE_SEED if trained == 2 else ONE_TRAINING,) if found.seeds == (1, 1) else ()
+    counts = ", ".join(map(str, found.seeds[:trained]))
     return (
         *(figure(mean) for mean in (found.first, found.second)),
         *(figure(v, signed=True) for v in (found.value, found.low, found.high)),

@@ -34,7 +34,7 @@ from hded.report.grid import Table, number
 from hded.report.headline import Fact, headline
 from hded.report.pictures import SceneView, build_gallery
 from hded.report.published import PAPER
-from hded.report.runs import Run, Selection
+from hded.report.runs import Run, Selection, comparable
 from hded.report.tables import MAIN_VARIANT
 from hded.secrets import hide_secrets
 
@@ -91,7 +91,7 @@ def render_page(
 ) -> str:
     """Render the page as HTML text; defocused: by dataset."""
     figures = {run.name: _training(selection, run) for run in _shown(selection)}
-    curves = {name: _optics(selection.of(name)[0]) for name in selection.datasets}
+    curves = {name: _optics(comparable(selection.of(name))[0]) for name in selection.datasets}
     optics = {
         name: [*curves[name], coc_histogram(defocused[name].histogram, f"histogram-{name}")]
         for name in selection.datasets
@@ -132,7 +132,7 @@ def render_page(
                 anchor=f"dataset-{name}",
                 title=dataset_title(runs[0]),
                 warnings=list(sample_warning(runs)),
-                camera=camera_sentence(runs[0].camera),
+                camera=camera_sentence(comparable(runs)[0].camera),
                 main=shown[0].variant,
                 facts=headline(name, selection.of(name, shown[0].variant)),
                 networks=[network(run) for run in shown],
@@ -172,10 +172,10 @@ def render(template: str, **content: object) -> str:
 
 
 def _shown(selection: Selection) -> list[Run]:
-    """Give the runs whose scenes are shown, the first seed of each, main variants first."""
-    variants = sorted(selection.variants, key=lambda v: v != MAIN_VARIANT)
-    runs = [selection.of(d, v)[0] for v in variants for d in selection.datasets]
-    return runs
+    """Give the runs whose scenes are shown, a seed of each: main ones first, controls last."""
+    controls = {run.variant for run in selection.runs if run.control}
+    variants = sorted(selection.variants, key=lambda v: (v != MAIN_VARIANT, v in controls))
+    return [selection.of(d, v)[0] for v in variants for d in selection.datasets]
 
 
 def _absent(run: Run, head: str, what: str) -> str:
@@ -200,21 +200,24 @@ def _errors(runs: Sequence[Run]) -> tuple[list[Picture], str]:
     by_coc: dict[str, list] = {}
     for run in with_depth:
         by_depth.setdefault(run.variant, []).append(run.by_depth)
-        by_coc.setdefault(run.variant, []).append(run.by_coc)
+        if run.blurred:  # else all that it was tested on has no circle of confusion
+            by_coc.setdefault(run.variant, []).append(run.by_coc)
     name = runs[0].dataset
     pictures = [
         error_figure(
             by_depth, "true depth [m]", f"error-depth-{name}",
             "Depth error over true depth: RMSE, bias (estimate minus truth) and the share of "
-            "pixels, over all test pixels with depth.",
-        ),
-        error_figure(
-            by_coc, "signed CoC [px]", f"error-coc-{name}",
+            "pixels, over all test pixels with depth, up to the dataset's largest, which estimates "
+            "are clipped to.",
+        )
+    ]  # fmt: skip
+    if by_coc:
+        text = (
             "Depth error over the circle of confusion: 0 is in focus, negative is nearer than the "
             "focus distance. A network that reads depth from blur alone would be blind around 0 "
-            "and confuse the two sides.",
-        ),
-    ]  # fmt: skip
+            "and confuse the two sides."
+        )
+        pictures.append(error_figure(by_coc, "signed CoC [px]", f"error-coc-{name}", text))
     return pictures, ""
 
 

@@ -9,16 +9,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from hded.errors import HDEDError
+from hded.images import open_image
+from hded.png16 import decode_coc, decode_depth
 from hded.progress import progress
 from hded.report.colour import Bar, Inlined, Scale, photograph
 from hded.report.files import REPAIR
 from hded.report.runs import Run, Scene
 
-COC_ZERO, COC_STEPS_PER_PX = 32768, 256  # coc.png: 16 bit, signed px
-MM_PER_M = 1000
 # longest side [px] of photographs and of maps (shown half as wide), JPEG quality: the largest that
 # fits is taken
 SIZES = (
@@ -144,9 +143,9 @@ def read_pictures(run: Run, scene: Scene) -> Pictures:
         sharp=_rgb(folder / "sharp.png"),
         defocused=_rgb(folder / "input.png"),
         restored=_rgb(folder / "restored.png") if has_image else None,
-        depth_gt=_counts(folder / "depth_gt.png") / MM_PER_M,
-        depth_pred=_counts(folder / "depth_pred.png") / MM_PER_M if has_depth else None,
-        coc_px=(_counts(folder / "coc.png") - COC_ZERO) / COC_STEPS_PER_PX,
+        depth_gt=decode_depth(_read(folder / "depth_gt.png")),
+        depth_pred=decode_depth(_read(folder / "depth_pred.png")) if has_depth else None,
+        coc_px=decode_coc(_read(folder / "coc.png")),
     )
     for name in pictures.__dataclass_fields__:
         array = getattr(pictures, name)
@@ -204,15 +203,9 @@ def _rgb(path: Path) -> NDArray[np.uint8]:
     return _read(path, "RGB")
 
 
-def _counts(path: Path) -> NDArray[np.float64]:
-    return _read(path, None).astype(np.float64)
-
-
-def _read(path: Path, mode: str | None) -> NDArray:
+def _read(path: Path, mode: str | None = None) -> NDArray:
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert(mode) if mode else image)
-    except FileNotFoundError:
-        raise HDEDError(f"{path}: is missing; {REPAIR}") from None
-    except OSError as error:
-        raise HDEDError(f"{path}: cannot be read as an image ({error}); {REPAIR}") from error
+        image = open_image(path)
+        return np.asarray(image.convert(mode) if mode else image)
+    except HDEDError as error:
+        raise HDEDError(f"{error}; {REPAIR}") from error

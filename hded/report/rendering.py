@@ -119,6 +119,7 @@ def to_latex(table: Table) -> str:
             *_tex_rows(part),
             r"\begin{tablenotes}\scriptsize",
             *(rf"\item[{mark}] {_tex(note)}" for note, mark in part.letters.items()),
+            *(rf"\item[] {_tex(row.label)}: {_tex(row.detail)}" for row in part.rows if row.detail),
             *(rf"\item[] \textit{{{_tex(t)}}}: {_tex(text)}" for t, text in part.statements),
             *(rf"\item[] {_tex(sentence)}" for sentence in table.intro if not part.further),
             r"\end{tablenotes}",

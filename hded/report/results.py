@@ -21,7 +21,7 @@ from hded.report.differences import build_differences
 from hded.report.grid import Table, number
 from hded.report.headline import headline
 from hded.report.rendering import to_markdown
-from hded.report.runs import DEPTH, RESTORATION, Run, Selection
+from hded.report.runs import DEPTH, RESTORATION, Run, Selection, comparable
 from hded.report.tables import build_tables
 
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "x"}
@@ -46,7 +46,7 @@ def write_results(selection: Selection, descriptions: Mapping[str, str], out: Pa
         _named(run, table.assign(over=over))
         for run in runs
         for over, table in (("depth_m", run.by_depth), ("coc_px", run.by_coc))
-        if table is not None
+        if table is not None and (run.blurred or over == "depth_m")
     ]
     errors = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
     errors.to_csv(out / "errors.csv", index=False, float_format="%.6g")
@@ -85,7 +85,7 @@ def _images(run: Run) -> pd.DataFrame:
 
 
 def _page(selection: Selection, descriptions: Mapping[str, str]) -> str:
-    first = selection.runs[0]
+    first = comparable(selection.runs)[0]
     title = f"{dataset_title(first)}, {len(first.frames)} test images (source: {first.source})"
     lines = [f"# {title}", "", f"Camera: {camera_sentence(first.camera)}", ""]
     lines += ["![Training, errors over depth and over blur, gain of each image](plots.png)", ""]
@@ -165,7 +165,11 @@ def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) ->
             _legend(axes)
         if "psnr" in images:
             for (variant, _), table in images.groupby(["variant", "seed"], sort=False):
-                values = (table["psnr"] - table["input_psnr"]).replace(np.inf, np.nan).dropna()
+                values = (
+                    (table["psnr"] - table["input_psnr"])
+                    .replace([np.inf, -np.inf], np.nan)
+                    .dropna()
+                )
                 if len(values):
                     gain.hist(values, bins=40, histtype="step", label=variant, linewidth=1.2)
         gain.axvline(0, color="0.5", linewidth=0.8)

@@ -16,6 +16,7 @@ import pandas as pd
 
 from hded.errors import HDEDError
 from hded.metrics import DEPTH_METRICS, IMAGE_METRICS
+from hded.optics import ALL_IN_FOCUS
 from hded.report.files import REPAIR, JsonObject, read_csv
 
 DEPTH, RESTORATION = "depth", "restoration"
@@ -87,6 +88,7 @@ class Run:
     camera: Mapping[str, Any]
     median_depth_m: float
     frames: tuple[str, ...]  # the test frames, sorted
+    truth: str  # digest of their depth: equal names may stand for other scenes
     skipped: tuple[str, ...]
     control: str  # how its test pictures differ from the dataset's; "" where they do not
     protocols: tuple[Protocol, ...]
@@ -103,6 +105,11 @@ class Run:
     def name(self) -> str:
         """Dataset, variant and seed."""
         return f"{self.dataset}/{self.variant}/{self.seed}"
+
+    @property
+    def blurred(self) -> bool:
+        """Whether its test pictures were defocused; a control's may be all in focus."""
+        return self.camera["name"] != ALL_IN_FOCUS
 
     def protocols_of(self, kind: str) -> list[Protocol]:
         """Give the protocols of one kind that were taken, in the evaluation's order."""
@@ -127,6 +134,17 @@ class Run:
             table = table.assign(gain=table["network"] - table["input"])
         return table[method].sort_index() if method in table else None
 
+    def per_photograph(
+        self, kind: str, protocol: str, method: str, metric: str
+    ) -> pd.Series | None:
+        """As `per_image`, the defocused copies of one photograph averaged: they stand together."""
+        images = self.per_image(kind, protocol, method, metric)
+        rows = self.rows[DEPTH]
+        if images is None or "photograph" not in rows:
+            return images
+        of = rows.drop_duplicates("frame").set_index("frame")["photograph"]
+        return images.groupby(of).mean()
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Selection:
@@ -140,6 +158,11 @@ class Selection:
     def of(self, dataset: str, variant: str | None = None) -> list[Run]:
         """Give a dataset's runs, or those of one of its variants, seeds in order."""
         return [r for r in self.runs if r.dataset == dataset and variant in (None, r.variant)]
+
+
+def comparable(runs: Sequence[Run]) -> list[Run]:
+    """Those measured on the dataset's own pictures, as controls are not; all, if all are."""
+    return [run for run in runs if not run.control] or list(runs)
 
 
 def read_selection(
@@ -219,6 +242,7 @@ def read_run(folder: Path, trained: Path) -> Run:
         camera=record["camera"],
         median_depth_m=record["median_depth_m"],
         frames=tuple(sorted(rows[DEPTH]["frame"].unique())),
+        truth=record["truth"],
         skipped=tuple(record["skipped"]),
         control=record.get("control", ""),
         protocols=protocols,
@@ -330,14 +354,16 @@ def _read_curve(path: Path, heads: tuple[str, ...]) -> pd.DataFrame | None:
 
 def _check_same_data(runs: Sequence[Run]) -> None:
     """Tables put runs side by side: they must have been measured on the same pictures."""
-    runs = [run for run in runs if not run.control]
-    for first, run in pairwise(runs):
-        for key in ("format", "source", "camera", "median_depth_m", "frames"):
-            if getattr(run, key) != getattr(first, key):
-                raise HDEDError(
-                    f"report: {first.name} and {run.name} were measured on different data ({key} "
-                    f"differs); {REPAIR}"
-                )
+    plain = [run for run in runs if not run.control]  # a control has pictures of its own
+    pairs = [(key, pair) for key in ("format", "source", "median_depth_m", "truth")
+             for pair in pairwise(runs)]  # fmt: skip
+    pairs += [(key, pair) for key in ("camera", "frames") for pair in pairwise(plain)]
+    for key, (first, run) in pairs:
+        if getattr(run, key) != getattr(first, key):
+            raise HDEDError(
+                f"report: {first.name} and {run.name} were measured on different data ({key} "
+                f"differs); {REPAIR}"
+            )
 
 
 def _number(value: Any) -> float | None:

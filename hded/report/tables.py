@@ -14,11 +14,12 @@ from hded.report.describe import (
     describe_camera,
     describe_data,
     describe_networks,
+    describe_protocols,
     sample_warning,
 )
 from hded.report.grid import Cell, Part, Row, Table, mark_best, missing
 from hded.report.published import Published, abs_rel_bound, published
-from hded.report.runs import DEPTH, NEEDED_HEAD, RESTORATION, Protocol, Run, Selection
+from hded.report.runs import DEPTH, NEEDED_HEAD, RESTORATION, Run, Selection, comparable
 
 MAIN_VARIANT = "full"
 LOSS_VARIANTS = ("l1_l1", "l1_charbonnier", "grad_charbonnier", "charbonnier_ssim", MAIN_VARIANT)
@@ -77,6 +78,7 @@ def _parts(
     descriptions: Mapping[str, str],
 ) -> list[Part]:
     """Give the part in the paper's layout, then one for each further protocol."""
+    runs = comparable(runs)
     title = DATASET_TITLES[key] if key else f"{runs[0].dataset} (own pictures)"
     protocols = {p.name: p for run in runs for p in run.protocols}
     specs = main_specs(key, runs)
@@ -93,7 +95,7 @@ def _parts(
         rows=mark_best(rows, [spec.higher for spec in specs]),
         warnings=tuple(sample_warning(runs)),
         statements=(
-            *_statements(runs, [protocols[name] for name in shown]),
+            *describe_protocols(runs, [protocols[name] for name in shown]),
             *(
                 (p.title, f"not measured: {p.why_not}")
                 for p in protocols.values()
@@ -122,7 +124,7 @@ def _parts(
                 columns=tuple(spec.column for spec in some),
                 rows=mark_best(rows, [spec.higher for spec in some]),
                 warnings=part.warnings,
-                statements=tuple(_statements(runs, [protocol])),
+                statements=tuple(describe_protocols(runs, [protocol])),
                 further=True,
             )
         )
@@ -185,7 +187,7 @@ def _our_row(
     cells = []
     for spec in specs:
         values = [value for run in runs if (value := spec.value(run, "network")) is not None]
-        cells.append(spec.cell(values) if values else missing(_why_not(spec, runs[0])))
+        cells.append(spec.cell(values) if values else missing(why_not(spec, runs[0])))
     return Row("ours", variant, tuple(cells), detail)
 
 
@@ -200,7 +202,8 @@ def _no_dataset(key: str) -> str:
     return f"not run: no official {DATASET_TITLES[key]} in run.datasets"
 
 
-def _why_not(spec: Spec, run: Run) -> str:
+def why_not(spec: Spec, run: Run) -> str:
+    """Say why a run has no figure in a column."""
     if NEEDED_HEAD[spec.kind] not in run.heads:
         does = "estimates no depth" if spec.kind == DEPTH else "restores no image"
         return f"no {NEEDED_HEAD[spec.kind].replace('_', '-')} head: {run.variant} {does}"
@@ -230,12 +233,3 @@ def _baselines(runs: Sequence[Run], specs: Sequence[Spec], key: str) -> list[Row
         if any(spec.kind == kind for spec in specs):
             rows.append(Row("baseline", label, tuple(cells)))
     return rows
-
-
-def _statements(runs: Sequence[Run], protocols: Iterable[Protocol]) -> Iterable[tuple[str, str]]:
-    for protocol in protocols:
-        tail, total = "", len(runs[0].frames)
-        for count in [r.measured[protocol.name] for r in runs if protocol.name in r.measured][:1]:
-            if count < total:
-                tail = f"; {count} of {total} images have a valid pixel, the others do not count"
-        yield protocol.title, protocol.statement + tail
