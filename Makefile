@@ -29,6 +29,7 @@ $(STAMP): .ci/requirements.txt pyproject.toml
 setup: $(STAMP)  ## make the virtual environment .venv
 
 repro: $(STAMP)  ## run the pipeline: whatever changed since the last run
+	python -m pipeline.lock
 	dvc repro
 
 test: $(STAMP)  ## run the tests (minutes)

@@ -10,16 +10,16 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 from hded.errors import HDEDError, first_line
+from hded.tensors import load_tensors
 
 FINISHED = "finished.pt"
 LATEST = "latest.pt"
-KEPT_KEYS = 8  # folders of other keys, the youngest
+KEPT_KEYS = 8  # folders of other fits that are done, the youngest
 
 
 class Checkpoints:
@@ -36,11 +36,14 @@ class Checkpoints:
         self._write(LATEST, state)
 
     def finish(self, state: Mapping[str, Any]) -> None:
-        """Put the fit's result in its checkpoint's place, and remove the oldest keys' folders."""
+        """Put the fit's result in its checkpoint's place, and remove the oldest fits that are done.
+
+        One that is not stays, however old: it is hours of work that can go on.
+        """
         self._write(FINISHED, state)
         (self.folder / LATEST).unlink(missing_ok=True)
         others = sorted(
-            (f for f in self.folder.parent.iterdir() if f.is_dir() and f != self.folder),
+            (f for f in self.folder.parent.iterdir() if _done(f) and f != self.folder),
             key=lambda f: f.stat().st_mtime,
         )
         for folder in others[: -KEPT_KEYS or None]:
@@ -79,10 +82,12 @@ class Checkpoints:
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.folder / name
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return load_tensors(path)
         except FileNotFoundError:
             return None
-        except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
-            raise HDEDError(
-                f"checkpoint: {path} cannot be read ({first_line(error)}); delete it to start anew"
-            ) from error
+        except HDEDError as error:
+            raise HDEDError(f"checkpoint: {error}; delete it to start anew") from error
+
+
+def _done(folder: Path) -> bool:
+    return (folder / FINISHED).is_file() and not (folder / LATEST).is_file()

@@ -45,6 +45,10 @@ def run(main: Callable[[], None]) -> NoReturn:
         sys.exit(130)
     except Exception as error:
         reason = unwritable(error)
+        if reason is None and isinstance(error, OSError) and error.filename is not None:
+            _fail(f"{os.fsdecode(error.filename)}: {error.strerror}")
+        if reason is None and isinstance(error, MemoryError):
+            _fail("there is not enough memory; close other programs, or use a smaller batch")
         if reason is None:
             raise
         _say(f"cannot use {reason}: free some space or make it writable, then run again")

@@ -35,6 +35,11 @@ class Group:
             dist.all_reduce(tensor)
             tensor.div_(self.size)
 
+    def lead(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by that of the first process."""
+        for tensor in tensors if self.size > 1 else ():
+            dist.broadcast(tensor, 0)
+
     def any(self, flags: Sequence[bool]) -> list[bool]:
         """Give for each flag whether any process has it set."""
         if self.size == 1:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from hded.errors import HDEDError
 from hded.frames import Geometry, to_uint8, to_unit
 from hded.network import HDEDNet
 from hded.resample import resize_rgb
+from hded.tensors import load_tensors
 
 FORMAT = 1
 
@@ -38,11 +38,20 @@ class Predictor:
 
     @torch.no_grad()
     def batch(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, NDArray]]:
-        """Estimate from images of one size at once: each gives what it gives alone, to rounding."""
+        """Estimate from images of one size at once: each gives what it gives alone, to rounding.
+
+        Raises HDEDError for an output that is not finite: of a network that diverged.
+        """
         if self.geometry == "resize":
             images = [resize_rgb(image, (self.size_px, self.size_px)) for image in images]
         given = torch.stack([to_unit(image) for image in images]).to(self.device)
         outputs = self.network(given)
+        for head, output in outputs.items():
+            if not output.isfinite().all():
+                raise HDEDError(
+                    f"the {head.replace('_', '-')} head gives numbers that are not finite: its "
+                    "network has diverged; train it with a lower train.lr"
+                )
         arrays: dict[str, NDArray] = {}
         if "depth" in outputs:
             arrays["depth"] = outputs["depth"][:, 0].float().cpu().numpy()
@@ -81,7 +90,7 @@ def load_predictor(
     output as in the whole network.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_tensors(path)
         if content["format"] != FORMAT:
             raise HDEDError(f"{path}: format {content['format']}, expected {FORMAT}")
         arguments, state = content["network"], content["state_dict"]
@@ -98,7 +107,8 @@ def load_predictor(
         geometry, size_px = content["geometry"], content["size_px"]
     except FileNotFoundError:
         raise HDEDError(f"{path}: no such file; train a network first (`dvc repro`)") from None
-    except (UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
+    # what other programs wrote fits nowhere
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise HDEDError(f"{path}: not a checkpoint of this program ({str(error)[:200]})") from error
     device = torch.device(device)
     return Predictor(network.to(device).eval(), geometry, size_px, device)

@@ -61,6 +61,14 @@ class Params(Section):
             _check_download(name, entry)
         return self
 
+    def source(self, dataset: str) -> Download:
+        """Give where a dataset's files come from."""
+        if dataset not in self.download:
+            raise HDEDError(
+                f"dataset {dataset!r} does not exist; choose from {list(self.download)}"
+            )
+        return self.download[dataset]
+
     def variant(self, name: str) -> tuple[Network, Train, Evaluate]:
         """Give the sections network, train and evaluate with a variant's changes in place."""
         if name not in self.variants:
@@ -100,7 +108,7 @@ def load_params(path: Path) -> Params:
     try:
         raw = YAML(typ="safe", pure=True).load(StringIO(text))
     # a scalar that looks like a date or a number and is none raises plain errors
-    except (YAMLError, ValueError, KeyError) as error:
+    except (YAMLError, ValueError, LookupError, RecursionError) as error:
         raise HDEDError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(raw, Mapping):
         raise HDEDError(f"{path}: a mapping of sections is needed, found {type(raw).__name__}")

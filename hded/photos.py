@@ -11,9 +11,10 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from hded.errors import HDEDError, first_line
+from hded.errors import HDEDError
+from hded.images import open_upright
 from hded.inference import Predictor
 from hded.resample import resize_bilinear, resize_rgb
 
@@ -33,13 +34,7 @@ class Estimate:
 
 def read_photo(path: Path | BinaryIO) -> NDArray[np.uint8]:
     """Read an image as (H, W, 3) sRGB bytes, upright as its EXIF orientation says."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except FileNotFoundError:
-        raise HDEDError(f"{path}: no such file") from None
-    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
-        raise HDEDError(f"{path}: cannot be read as an image ({first_line(error)})") from error
+    return np.asarray(open_upright(path))
 
 
 def estimate(

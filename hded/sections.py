@@ -113,7 +113,7 @@ class Defocus(Section):
     focus_distance_m: Annotated[Any, PlainValidator(_focus)] = None
     focal_length_m: Positive | None = None
     aperture_m: Positive | None = None
-    max_coc_px: Positive | None = None
+    max_coc_px: Annotated[float, Field(gt=0, le=1000)] | None = None
     sigma: SigmaRule | None = None
 
     @model_validator(mode="after")
@@ -219,6 +219,11 @@ class Train(Section):
     def _selectable(self) -> "Train":
         if self.size_px % 32:
             raise ValueError(f"size_px {self.size_px} is not a multiple of the network's stride 32")
+        if self.batch_size % self.devices:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of devices {self.devices}: each "
+                "takes an equal share"
+            )
         if self.keep == "best" and self.validation == 0:
             raise ValueError("keep: best needs validation frames; set validation > 0 or keep: last")
         return self

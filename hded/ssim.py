@@ -4,6 +4,8 @@
 C1 = 0.01^2, C2 = 0.03^2: what pytorch-msssim computes with `data_range=1`.
 """
 
+from functools import cache
+
 import numpy as np
 import torch
 from numba import njit
@@ -25,13 +27,19 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     Raises HDEDError where an image is smaller than the window.
     """
     _check_size(*x.shape[-2:])
-    window = torch.as_tensor(_window(), dtype=x.dtype, device=x.device)
+    window = _window_on(x.device, x.dtype)
     stack = torch.cat([x, y, x * x, y * y, x * y], 1)
     channels = stack.shape[1]
     column = window.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
     stack = F.conv2d(stack, column, groups=channels)
     stack = F.conv2d(stack, column.transpose(2, 3), groups=channels)
     return _similarity(*stack.chunk(5, 1)).mean((1, 2, 3))
+
+
+@cache
+def _window_on(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Keep the window where it is needed: a copy in each step would wait for the GPU."""
+    return torch.as_tensor(_window(), dtype=dtype, device=device)
 
 
 def ssim_float64(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

@@ -163,8 +163,10 @@ class _Fit:
             self.runner = DistributedDataParallel(
                 self.network, device_ids=[device] if device.type == "cuda" else None
             )
+        self.eager = self.runner
         if settings.compile:
-            self.runner = torch.compile(self.runner)
+            # a last batch that is short must not make all of them free in size, and slow
+            self.runner = torch.compile(self.runner, dynamic=False)
         self.optimizer = _optimizer(network, loss, settings)
         self.steps = train.steps(settings.batch_size, group.size)
         if not self.steps:
@@ -182,7 +184,8 @@ class _Fit:
         self.best, self.best_epoch = math.inf, settings.epochs
         self.best_state: dict[str, Tensor] | None = None
         # one step behind, so that a GPU need not be waited for
-        self.unchecked: tuple[int, Batch, dict[str, Tensor]] | None = None
+        self.unchecked: tuple[int, Batch, _Numbers] | None = None
+        self.broken: NotFiniteError | None = None
 
     def __call__(
         self,
@@ -213,14 +216,19 @@ class _Fit:
                     bar.set_postfix(epoch=self.epoch, loss=self.last, refresh=False)
                     self.seconds = before + time.perf_counter() - start
                     late = time.monotonic() - saved >= 60 * self.settings.checkpoint_minutes
-                    stop, due = self.group.any([should_stop(), late and save is not None])
-                    if stop or due:
+                    broken = self.broken is not None
+                    stop, due, broken = self.group.any(
+                        [should_stop(), late and save is not None, broken]
+                    )
+                    if stop or due or broken:
                         self._check()
+                        self._raise_if_broken()
                         self._save(save)
                         saved = time.monotonic()
                     if stop:
                         raise KeyboardInterrupt
                 self._check()
+                self._raise_if_broken()
                 record = self._finish_epoch()
                 if self.group.leads:
                     on_epoch(record)
@@ -261,7 +269,7 @@ class _Fit:
         self.scheduler.step()
         self.step += 1
         self._check()
-        self.unchecked = self.step, batch, {name: t.detach() for name, t in terms.items()}
+        self.unchecked = self.step, batch, _Numbers(terms)
 
     def _forward(
         self, batch: Batch, measures: bool
@@ -273,10 +281,10 @@ class _Fit:
         if measures and encoder is not None:
             handles = [encoder.register_forward_hook(lambda m, i, given: maps.extend(given))]
         # a compiled network would be compiled again with its hook
-        plain = measures and self.settings.compile and self.group.size == 1
+        runner = self.eager if measures else self.runner
         try:
             with autocast(self.device, self.settings.precision):
-                outputs = (self.network if plain else self.runner)(batch.defocused)
+                outputs = runner(batch.defocused)
         except ValueError as error:
             # batch norm's own check, met where a last batch of one is a single value a channel
             if "more than 1 value per channel" not in str(error):
@@ -315,26 +323,37 @@ class _Fit:
             self.loss.balance.learn(losses, task_norms)
 
     def _check(self) -> None:
-        """Add the last step's terms to the epoch's sums, unless one is not finite."""
-        if self.unchecked is None:
+        """Add the last step's terms to the epoch's sums; note the first that is not finite."""
+        if self.unchecked is None or self.broken is not None:
             return
         step, batch, terms = self.unchecked
         self.unchecked = None
-        values = {name: term.item() for name, term in terms.items()}
+        values = terms.read()
         # the terms before the total that they make up
         for name in sorted(values, key=lambda name: name == "total"):
             if not math.isfinite(values[name]):
-                raise NotFiniteError(
+                self.broken = NotFiniteError(
                     f"training: {name} loss is {values[name]} in epoch {self.epoch}, step {step} "
                     f"(frames {', '.join(map(str, batch.indices))} of the store); "
                     "lower train.lr, or look at the batch",
                     batch,
                 )
+                return
         self.last = values["total"]
         size = len(batch.sharp)
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + size * value
         self.sums["samples"] = self.sums.get("samples", 0) + size
+
+    def _raise_if_broken(self) -> None:
+        """Stop every process where one has met a number that is not finite."""
+        messages = self.group.gather(None if self.broken is None else str(self.broken))
+        rank = next((i for i, message in enumerate(messages) if message is not None), None)
+        if rank is None:
+            return
+        if rank == self.group.rank and self.broken is not None:
+            raise self.broken
+        raise HDEDError(messages[rank])
 
     def _finish_epoch(self) -> dict[str, float]:
         """Give the epoch's figures, validated where that is due, and turn to the next."""
@@ -352,6 +371,8 @@ class _Fit:
         }
         due = self.epoch % settings.validate_every == 0 or self.epoch == settings.epochs
         if self.validation is not None and due:
+            # of what each process's batch norm has seen, the first one's is what is saved
+            self.group.lead(list(self.network.buffers()))
             scores = validate(self.network, self.loss, self.validation, self.device, self.group)
             record |= {f"val/{name}": value for name, value in scores.items()}
             if settings.keep == "best" and scores["total"] < self.best:
@@ -394,6 +415,26 @@ class _Fit:
             )
         self.sums = dict(state["sums"][self.group.rank])
         _set_random_state(state["random"][self.group.rank], self.device)
+
+
+class _Numbers:
+    """Scalars on their way to the host: a GPU is waited for when they are read, not before."""
+
+    def __init__(self, scalars: Mapping[str, Tensor]) -> None:
+        self._names = list(scalars)
+        self._values = torch.stack([scalar.detach() for scalar in scalars.values()])
+        self._arrived: torch.cuda.Event | None = None
+        if self._values.is_cuda:
+            host = torch.empty_like(self._values, device="cpu", pin_memory=True)
+            self._values = host.copy_(self._values, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def read(self) -> dict[str, float]:
+        """Give the numbers by name."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return dict(zip(self._names, self._values.tolist(), strict=True))
 
 
 # what a checkpoint holds of `_Fit` beside its modules, by attribute

@@ -220,9 +220,9 @@ def _stages(frames: int) -> dict[str, Any]:
         (root / "data/raw").mkdir(parents=True)
         (root / stage.RAW / DATASET).symlink_to((stage.RAW / DATASET).resolve())
         (root / stage.PARAMS).write_bytes(stage.PARAMS.read_bytes())
-        idle_s, idle_mb = _run(root, "-c", "import pipeline.defocus, pipeline.convert")
+        idle_s, idle_mb = run_measured(root, "-c", "import pipeline.defocus, pipeline.convert")
         for name in ("convert", "defocus"):
-            seconds, peak_mb = _run(root, "-m", f"pipeline.{name}", "--dataset", DATASET)
+            seconds, peak_mb = run_measured(root, "-m", f"pipeline.{name}", "--dataset", DATASET)
             rows.append(
                 {
                     "name": name,
@@ -271,7 +271,7 @@ print(status, time.perf_counter() - start, peak_kb / 1024)
 """
 
 
-def _run(root: Path, *arguments: str) -> tuple[float, float]:
+def run_measured(root: Path, *arguments: str) -> tuple[float, float]:
     """Run Python in `root`; give its seconds and its largest resident memory [MB]."""
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     command = [sys.executable, "-c", LAUNCHER, *arguments]

@@ -24,7 +24,7 @@ def main() -> None:
     """Run the stage."""
     dataset = stage.parser(__doc__, "dataset").parse_args().dataset
     params = load_params(stage.PARAMS)
-    entry = params.download[dataset]
+    entry = params.source(dataset)
     with ExitStack() as stack:
         scenes = _open(dataset, entry, stage.RAW / dataset, stack).subset(params.convert.subset)
         for split in ("train", "test"):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hded.datasets import make3d, nyu, sample
 from hded.datasets.fetch import RemoteFile, fetch
+from hded.datasets.folder import LISTS, PICTURES
 from hded.errors import HDEDError
 from hded.params import load_params
 from hded.sections import Download
@@ -28,23 +29,21 @@ WRITERS = {"nyu": sample.write_nyu, "make3d": sample.write_make3d}
 def main() -> None:
     """Run the stage."""
     dataset = stage.parser(__doc__, "dataset").parse_args().dataset
-    entry = load_params(stage.PARAMS).download[dataset]
+    entry = load_params(stage.PARAMS).source(dataset)
     out = stage.RAW / dataset
-    _remove(out)
+    if out.exists():
+        shutil.rmtree(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     if entry.source == "sample" and entry.sample is not None:
         size = entry.sample
         WRITERS[dataset](out, train=size.train, test=size.test, seed=size.seed)
     elif entry.source == "folder" and entry.path is not None:
-        folder = Path(entry.path).expanduser().resolve()
-        if not folder.is_dir():
-            raise HDEDError(f"download.{dataset}.path: {folder} is not a folder")
-        out.symlink_to(folder, target_is_directory=True)
+        _link_pictures(out, stage.home(entry.path), f"download.{dataset}.path")
     elif entry.source == "official" or "://" in entry.source:
         store = stage.data_dir() / dataset / _store_name(entry.source)
         _link(out, [fetch(file, store) for file in _remote_files(dataset, entry)])
     else:
-        folder = Path(entry.source).expanduser().resolve()
+        folder = stage.home(entry.source)
         missing = [name for name in FILES[dataset] if not (folder / name).is_file()]
         if missing:
             raise HDEDError(
@@ -85,12 +84,17 @@ def _link(out: Path, files: list[Path]) -> None:
         (out / file.name).symlink_to(file)
 
 
-def _remove(out: Path) -> None:
-    """Remove what an earlier run left; of a linked folder, the link alone."""
-    if out.is_symlink():
-        out.unlink()
-    elif out.exists():
-        shutil.rmtree(out)
+def _link_pictures(out: Path, folder: Path, key: str) -> None:
+    """Link a user's files one by one: DVC removes what it finds here, through a link to a folder.
+
+    Raises HDEDError where there is no such folder.
+    """
+    if not folder.is_dir():
+        raise HDEDError(f"{key}: {folder} is not a folder")
+    lists = [folder / name for name in LISTS.values()]
+    _link(out, [path for path in lists if path.is_file()])
+    for inside in (folder / name for name in PICTURES if (folder / name).is_dir()):
+        _link(out / inside.name, [path for path in sorted(inside.iterdir()) if path.is_file()])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Per-image rows first (depth.csv, restoration.csv), aggregates from them (metrics
 protocols beside them (evaluation.json), error curves, and a few scenes as pictures.
 """
 
-import json
 from pathlib import Path
 
 from hded.evaluation import Evaluation, evaluate
@@ -25,7 +24,6 @@ def main() -> None:
     params = load_params(stage.PARAMS)
     cell = Path(args.dataset) / args.variant / str(args.seed)
     trained, out = stage.TRAINED / cell, stage.EVALUATED / cell
-    out.mkdir(parents=True, exist_ok=True)
     scenes = open_store(stage.SCENES / args.dataset)
     _, _, how = params.variant(args.variant)
     defocused = open_store(stage.DEFOCUSED / args.dataset)
@@ -38,11 +36,13 @@ def main() -> None:
     device = launch.device(how.device, "evaluate.device")
     predictor = load_predictor(trained / "weights.pt", device)
     heads = predictor.network.heads
+    run = stage.read_json(trained / "run.json")
     size_px = predictor.size_px if predictor.geometry == "resize" else None
     result = evaluate(
         predictor.batch, scenes, defocused,
         heads=heads, size_px=size_px, batch_size=how.batch_size,
     )  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
     result.depth.to_csv(out / "depth.csv", index=False)
     if "all_in_focus" in heads:
         result.restoration.to_csv(out / "restoration.csv", index=False)
@@ -63,6 +63,7 @@ def main() -> None:
             "geometry": predictor.geometry,
             "camera": defocused.attributes["camera"],
             "median_depth_m": result.median_depth_m,
+            "truth": result.truth,
             "frames": len(defocused.indices("test")),
             "skipped": attributes["skipped"],
             "control": control,
@@ -79,7 +80,6 @@ def main() -> None:
     picked.to_csv(out / "scenes.csv", index=False)
     for frame in picked["frame"]:
         write_scene(out / "scenes" / frame, frame, predictor, scenes, defocused)
-    run = json.loads((trained / "run.json").read_text())
     tags = {
         "dataset": args.dataset,
         "variant": args.variant,

@@ -61,6 +61,8 @@ def group(name: str) -> Iterator[tuple[Group, torch.device]]:
         raise HDEDError(
             f"train.devices: process {rank + 1} has no GPU, there are {torch.cuda.device_count()}"
         )
+    if name == "cuda":
+        torch.cuda.set_device(rank)
     # gloo beside nccl: flags, sums and random states are on the host
     dist.init_process_group("cpu:gloo,cuda:nccl" if name == "cuda" else "gloo")
     try:

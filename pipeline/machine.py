@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 
-def hardware(device: torch.device) -> str:
-    """Name the processor that did the work, and how many of it."""
+def hardware(device: torch.device, devices: int = 1) -> str:
+    """Name the processor that did the work, and how many of it `devices` processes had."""
     if device.type == "cuda":
-        return f"1 x {torch.cuda.get_device_name(device)}"
-    return f"{torch.get_num_threads()} CPU threads, {_cpu()}"
+        return f"{devices} x {torch.cuda.get_device_name(device)}"
+    return f"{devices * torch.get_num_threads()} CPU threads, {_cpu()}"
 
 
 def commit() -> str:

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from hded.errors import HDEDError
 from hded.params import load_params
+from hded.secrets import hide_secrets
 from pipeline import stage
 
 NULL = "tag:yaml.org,2002:null"
@@ -43,7 +44,7 @@ def main() -> None:
         if not isinstance(section, Mapping) or last not in section:
             raise HDEDError(f"params.yaml: presets.{name}.{key} is not a known key")
         if section[last] != value:
-            print(f"{key}: {section[last]} -> {value}")
+            print(hide_secrets(f"{key}: {section[last]} -> {value}"))
             section[last] = value
     text = StringIO()
     yaml.dump(content, text)

@@ -5,6 +5,9 @@
 No photograph of the dataset is written.
 """
 
+import re
+
+from hded.errors import HDEDError
 from hded.params import load_params
 from hded.report.results import write_results
 from hded.report.runs import read_selection
@@ -14,6 +17,8 @@ from pipeline import stage
 def main() -> None:
     """Write the page, its figures and its plots."""
     name = stage.parser(__doc__, "name").parse_args().name
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise HDEDError(f"--name: {name!r} is no folder's name; use letters, digits, - and _")
     params = load_params(stage.PARAMS)
     run = params.run
     selection = read_selection(

@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from hded.cli import Parser, run
-
-__all__ = ["Parser", "run"]
+from hded import cli
+from hded.cli import Parser
+from hded.errors import HDEDError, first_line
+from pipeline import lock
 
 PARAMS = Path("params.yaml")
 RAW = Path("data/raw")  # <dataset>/: official raw files
@@ -29,8 +30,20 @@ def parser(doc: str | None, *arguments: str) -> Parser:
     """Give a parser with required options of these names; `seed` is a number."""
     result = Parser(description=doc)
     for name in arguments:
-        result.add_argument(f"--{name}", required=True, type=int if name == "seed" else str)
+        result.add_argument(f"--{name}", required=True, type=_seed if name == "seed" else str)
     return result
+
+
+def _seed(text: str) -> int:
+    if not 0 <= (number := int(text)) < 2**32:
+        raise ValueError
+    return number
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Run a command of the pipeline and exit, as `hded.cli.run` does."""
+    lock.keep()
+    cli.run(main)
 
 
 def shown(folder: Path, dataset: str, variant: str, seed: int, suffix: str) -> Path:
@@ -51,7 +64,20 @@ def checkpoints() -> Path:
 
 def data_dir() -> Path:
     """Give the folder of verified downloads, which outlive DVC's outs."""
-    return Path(os.environ.get("HDED_DATA_DIR") or "~/.cache/hded").expanduser().resolve()
+    return home(os.environ.get("HDED_DATA_DIR") or "~/.cache/hded")
+
+
+def home(path: str) -> Path:
+    """Give an absolute path, `~` being the user's home; what is nobody's home stays as it is."""
+    return Path(os.path.expanduser(path)).resolve()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what an earlier stage wrote; raises HDEDError where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise HDEDError(f"{path}: cannot be read ({first_line(error)}); run `dvc repro`") from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from hded.errors import HDEDError
+from hded.cli import unwritable
+from hded.errors import HDEDError, first_line
 from hded.secrets import hide_secrets
 from pipeline.stage import project_root
 
@@ -129,6 +130,7 @@ def _open() -> tuple[Any, str]:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -136,16 +138,24 @@ def _open() -> tuple[Any, str]:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     root = project_root()
     uri = _uri()
-    # two processes must not create one new database
-    with FileLock(root / "mlflow.db.lock"):
-        if uri.startswith("sqlite:///"):
-            _create(Path(uri.removeprefix("sqlite:///")))
-        client = MlflowClient(uri)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        if experiment is not None:
-            return client, experiment.experiment_id
-        place = (root / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
-        return client, client.create_experiment(EXPERIMENT, artifact_location=place)
+    try:
+        # two processes must not create one new database
+        with FileLock(root / "mlflow.db.lock"):
+            if uri.startswith("sqlite:///"):
+                _create(Path(uri.removeprefix("sqlite:///")))
+            client = MlflowClient(uri)
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+            if experiment is not None:
+                return client, experiment.experiment_id
+            place = (root / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+            return client, client.create_experiment(EXPERIMENT, artifact_location=place)
+    except MlflowException as error:
+        if unwritable(error):
+            raise
+        raise HDEDError(
+            f"MLflow at {portable(uri)} does not answer ({first_line(error)}); start its server, "
+            "or unset MLFLOW_TRACKING_URI"
+        ) from error
 
 
 def _uri() -> str:
@@ -160,13 +170,9 @@ def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iter
     tagged with the id of the one that was trained.
     """
     client, experiment_id = _open()
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = client.get_run(run_id) if run_id else None
-    except MlflowException:
-        run, tags = None, {**tags, "trained_run_id": str(run_id)}
+    run = _find(client, run_id)
     if run is None:
+        tags = {**tags, "trained_run_id": run_id} if run_id else tags
         run = client.create_run(experiment_id, run_name=name, tags=dict(tags))
     run_id = run.info.run_id
     client.update_run(run_id, status="RUNNING")  # one that was taken up again
@@ -181,6 +187,26 @@ def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iter
         raise
     finally:
         client.set_terminated(run_id, status)
+
+
+def unfinished(fit: Mapping[str, Any] | None, name: str) -> str | None:
+    """Give the run that made `fit`, if it is called `name` and did not come to its end."""
+    client, _ = _open()
+    run = _find(client, fit["run_id"] if fit else None)
+    if run is None or run.info.run_name != name or run.info.status == "FINISHED":
+        return None
+    return run.info.run_id
+
+
+def _find(client: Any, run_id: str | None) -> Any:
+    """Give a run; None where it is not in the database, or was deleted there."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id) if run_id else None
+    except MlflowException:
+        return None
+    return None if run is None or run.info.lifecycle_stage == "deleted" else run
 
 
 def _create(database: Path) -> None:

@@ -22,7 +22,7 @@ from hded.secrets import hide_secrets
 from hded.store import open_store
 from pipeline import keys, launch, machine, stage
 from pipeline.model import log_model
-from pipeline.tracking import EXPERIMENT, OF_TRAINING, Tracker, portable, track
+from pipeline.tracking import EXPERIMENT, OF_TRAINING, Tracker, portable, track, unfinished
 
 
 def main() -> None:
@@ -39,14 +39,13 @@ def main() -> None:
     camera = defocused.attributes["camera"]
     settings = {
         "network": network.model_dump(),
-        "train": train.model_dump(by_alias=True),
+        # how often it is saved changes nothing of a fit
+        "train": train.model_dump(by_alias=True, exclude={"checkpoint_minutes"}),
         "camera": camera,
     }
     who = {"dataset": args.dataset, "seed": args.seed}
     data = [*stores, *([weights] if weights else [])]
-    # how often it is saved changes nothing of a fit
-    decides = {**settings, "train": {**settings["train"], "checkpoint_minutes": None}}
-    checkpoints = Checkpoints(stage.checkpoints(), keys.of_fit(decides | who, data))
+    checkpoints = Checkpoints(stage.checkpoints(), keys.of_fit(settings | who, data))
     name = f"{args.dataset}-{args.variant}-seed{args.seed}"
     tags = {
         **{key: str(value) for key, value in who.items()},
@@ -70,18 +69,23 @@ def main() -> None:
                 with launch.interrupts() as should_stop:
                     fit_recipe(read(), device, checkpoints, group=group, should_stop=should_stop)
             return
-        with track(name, tags, (checkpoints.load() or {}).get("run_id")) as tracker:
+        begun = (checkpoints.load() or {}).get("run_id")
+        if done:  # a kill came between the fit's end and this stage's
+            begun = unfinished(checkpoints.result(), name)
+        with track(name, tags, begun) as tracker:
             tracker.params(settings)
+            hardware = machine.hardware(device, group.size)
+            facts = {"run_id": tracker.run_id, "hardware": hardware}
             if not done:
                 with launch.interrupts() as should_stop:
                     fit_recipe(
                         read(), device, checkpoints, group=group, should_stop=should_stop,
                         on_epoch=lambda record: _log(tracker, record),
-                        facts={"run_id": tracker.run_id, "hardware": machine.hardware(device)},
+                        facts=facts,
                     )  # fmt: skip
             result = checkpoints.result()
             assert result is not None
-            if done:
+            if tracker.run_id != result["run_id"]:
                 tracker.tag("fitted_in_run", result["run_id"])
                 for record in result["history"]:
                     _log(tracker, record)

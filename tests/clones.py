@@ -91,7 +91,12 @@ class Clone:
             "PYTHONPATH": str(self.root.parent / "site"),
             "CONNECTIONS": str(self.connections),
         }
-        foreign = ("MLFLOW_TRACKING_URI", "DVC_ROOT")
+        foreign = (
+            "MLFLOW_TRACKING_URI", "DVC_ROOT",
+            # that it is a test, and that it be silent, nobody tells telemetry but our own code
+            "MLFLOW_DISABLE_TELEMETRY", "DVC_NO_ANALYTICS", "DO_NOT_TRACK", "CI",
+            "PYTEST_CURRENT_TEST", "PYTEST_VERSION",
+        )  # fmt: skip
         return {k: v for k, v in os.environ.items() if k not in foreign} | own
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:

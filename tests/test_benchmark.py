@@ -35,12 +35,12 @@ def test_the_stack_of_quantised_sigmas_is_near_and_not_exact() -> None:
 
 def test_a_failing_stage_is_named_with_its_own_words(tmp_path) -> None:
     with pytest.raises(benchmark.HDEDError, match=r"pipeline\.convert.*params\.yaml"):
-        benchmark._run(tmp_path, "-m", "pipeline.convert", "--dataset", "nyu")
+        benchmark.run_measured(tmp_path, "-m", "pipeline.convert", "--dataset", "nyu")
 
 
 def test_memory_is_that_of_the_process(tmp_path) -> None:
-    small = benchmark._run(tmp_path, "-c", "pass")[1]
-    large = benchmark._run(tmp_path, "-c", "x = b'1' * 300_000_000")[1]
+    small = benchmark.run_measured(tmp_path, "-c", "pass")[1]
+    large = benchmark.run_measured(tmp_path, "-c", "x = b'1' * 300_000_000")[1]
     assert 280 < large - small < 330
 
 

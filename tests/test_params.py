@@ -548,3 +548,9 @@ def test_a_preset_with_a_mistake_is_one_line_and_changes_nothing(tmp_path, prese
     assert len(lines) == 1 and named in lines[0], done.stderr
     assert (tmp_path / "params.yaml").read_text(encoding="utf-8") == text
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_a_preset_prints_no_password(tmp_path):
+    text = COMMITTED.replace("source: sample", "source: https://me:hunter2@host/nyu", 1)
+    done = apply(tmp_path, "sample", text=text)
+    assert "hunter2" not in done.stdout and "host/nyu" in done.stdout

@@ -242,6 +242,25 @@ def test_depth_beyond_16_bits_and_below_zero_is_clipped(crop):
     assert preview(np.zeros((4, 4), np.uint16)).size == (4, 4)
 
 
+@pytest.mark.parametrize("content", [None, b"", b"epoch,lr\n1,2\n", b"\x80\x04."])
+def test_what_is_no_checkpoint_is_named_in_one_line(tmp_path, content):
+    path = tmp_path / "weights.pt"
+    path.mkdir() if content is None else path.write_bytes(content)
+    done = command("predict", tmp_path / "a.png", "--checkpoint", path, "--out", tmp_path / "out")
+    assert done.returncode == 2 and "weights.pt" in done.stderr
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("head", ["depth", "all_in_focus"])
+def test_a_network_that_diverged_gives_no_picture(tmp_path, head):
+    path = weights(tmp_path / "weights.pt")
+    content = torch.load(path, weights_only=True)
+    content["state_dict"][f"decoders.{head}.predict.weight"][:] = torch.nan
+    torch.save(content, path)
+    with pytest.raises(HDEDError, match=f"{head.replace('_', '-')} head .* diverged"):
+        load_predictor(path)(photo(40, 40))
+
+
 def test_a_file_that_claims_to_be_huge_is_refused(tmp_path, monkeypatch):
     Image.fromarray(photo(40, 40)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)

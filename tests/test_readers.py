@@ -19,6 +19,7 @@ import pytest
 from PIL import Image, ImageOps
 from scipy.io import loadmat, savemat
 
+from hded.datasets import mat
 from hded.datasets.folder import open_folder
 from hded.datasets.make3d import open_make3d
 from hded.datasets.nyu import open_nyu
@@ -191,22 +192,67 @@ def test_splits_that_do_not_fit_the_frames_are_refused(tmp_path, stack, train, t
         {"images": ((10**9, 3, 640, 480), "u1"), "depths": ((10**9, 640, 480), "f4")},
         {"images": ((2, 3, 640, 480), "S4000000"), "depths": ((2, 640, 480), "f4")},
         {"images": ((2, 3, 640, 480), "u1"), "depths": ((2, 640, 480), "c16")},
+        {"images": "group", "depths": ((2, 640, 480), "f4")},
     ],
-    ids=["frames", "bytes a pixel", "kind"],
+    ids=["frames", "bytes a pixel", "kind", "a group"],
 )
 def test_absurd_claims_cost_no_memory(tmp_path, stack, claim):
     """Chunked arrays of petabytes that no byte was written of."""
     folder = write_nyu(tmp_path / "nyu")
     with h5py.File(folder / "nyu_depth_v2_labeled.mat", "w") as file:
-        for name, (shape, dtype) in claim.items():
+        for name, kind in claim.items():
+            if kind == "group":
+                file.create_group(name)
+                continue
+            shape, dtype = kind
             file.create_dataset(name, shape, dtype, chunks=(1,) * (len(shape) - 1) + (48,))
     tracemalloc.start()
     try:
-        with pytest.raises(HDEDError, match=r"labeled\.mat: arrays images"):
+        with pytest.raises(HDEDError, match=r"labeled\.mat: arrays (images|depths)"):
             open_nyu(folder, stack)
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["rawDepths", "scenes"])
+@pytest.mark.parametrize("kind", ["group", "S4000000"])
+def test_what_is_beside_the_arrays_and_absurd_is_not_used(tmp_path, stack, name, kind):
+    folder = write_nyu(tmp_path / "nyu")
+    with h5py.File(folder / "nyu_depth_v2_labeled.mat", "r+") as file:
+        shape = file["depths"].shape if name == "rawDepths" else (1, file["depths"].shape[0])
+        if name in file:
+            del file[name]
+        if kind == "group":
+            file.create_group(name)
+        else:
+            file.create_dataset(name, shape, kind, chunks=(1,) * len(shape))
+    scenes = open_nyu(folder, stack)
+    assert not scenes.has_raw_valid or name == "scenes"
+    assert name != "scenes" or set(scenes.frames["scene"]) == {""}
+    scenes.read(0)
+
+
+def test_a_mat_file_that_inflates_beyond_bounds_ends_with_a_reason(monkeypatch):
+    """0.8 GB of zeros in 0.8 MB, read by a process that may have 0.6 GB."""
+    count = 10**8
+    element = struct.pack("<II", 14, 8 * count + 56)  # miMATRIX
+    element += struct.pack("<IIII", 6, 8, 6, 0)  # array flags: double
+    element += struct.pack("<IIii", 5, 8, count, 1)  # dimensions
+    element += struct.pack("<II4s4x", 1, 4, b"grid")  # name
+    element += struct.pack("<II", 9, 8 * count)  # miDOUBLE
+    packer = zlib.compressobj(1)
+    packed = packer.compress(element)
+    for _ in range(100):
+        packed += packer.compress(bytes(8 * count // 100))
+    packed += packer.flush()
+    bomb = matlab(1.0)[:128] + struct.pack("<II", 15, len(packed)) + packed
+    small = mat.PARSER.replace(str(mat.MEMORY_BYTES), str(600 << 20))
+    assert small != mat.PARSER
+    monkeypatch.setattr(mat, "PARSER", small)
+    found = mat.read_matrices([bomb, matlab(np.eye(2), "grid")], "grid")
+    assert isinstance(found[0], str) and "Memory" in found[0]
+    np.testing.assert_array_equal(found[1], np.eye(2))
 
 
 @pytest.mark.parametrize("damage", ["long", "code", "reference"])
@@ -390,6 +436,11 @@ def damaged_exif() -> bytes:
     return b"Exif\0\0II*\0" + struct.pack("<I", 8) + ifd + struct.pack("<II", 3, 2)
 
 
+def crashing(data: bytes) -> bytes:
+    """Give the array's dimensions a length that scipy 1.17 reads beyond."""
+    return data[:145] + b"\xff" + data[146:]
+
+
 def flipped(data: bytes, position: int) -> bytes:
     return data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :]
 
@@ -416,6 +467,8 @@ BAD_DEPTHS = {
     "struct inside": matlab({"depth": 1.0}),
     "hdf5": b"\x89HDF\r\n\x1a\n" + bytes(600),
     "uncompressed and cut": matlab(grid(), compress=False)[:9000],
+    "a byte that kills scipy": crashing(matlab(grid(), compress=False)),
+    "a large array": matlab(np.zeros((55, 305, 40))),
 }
 
 
@@ -590,6 +643,30 @@ def test_all_16_bits_of_depth_count(tmp_path):
     folder = write_folder(tmp_path / "own")
     Image.fromarray(np.full((20, 30), 65535, np.uint16)).save(folder / "depth" / "03.png")
     assert own(folder, max_depth_m=100.0).read(3)["depth"].max() == pytest.approx(65.535)
+
+
+def test_a_list_in_another_encoding_is_named(tmp_path):
+    folder = write_folder(tmp_path / "own")
+    for name in ("train", "test"):
+        (folder / f"{name}.txt").write_text("03\n", encoding="utf-16")
+    with pytest.raises(HDEDError, match=r"train\.txt: is not UTF-8"):
+        own(folder)
+
+
+def test_a_picture_with_absurd_exif_is_named_or_read(tmp_path):
+    folder = write_folder(tmp_path / "own", suffix=".jpg")
+    (folder / "rgb" / "02.jpg").write_bytes(jpeg(own_picture(2), damaged_exif()))
+    try:
+        assert own(folder).read(2)["rgb"].shape[2] == 3
+    except HDEDError as error:
+        assert "02.jpg" in str(error)
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_a_frame_that_would_leave_its_folder_is_refused(tmp_path, name):
+    folder = write_make3d(tmp_path / "make3d", {name: (jpeg(view(1)), matlab(grid(1)))})
+    with pytest.raises(HDEDError, match="no name that a folder can have"):
+        open_make3d(folder)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".PNG", ".JPG"])
@@ -776,12 +853,12 @@ def test_real_make3d_pairs_are_all_read_or_named(real_data):
     for split, expected in names.items():
         read = scenes.frames["frame"][scenes.frames["split"] == split].tolist()
         assert read == [name for name in expected if name not in skipped] and read
-    for name, (image, mat) in first.items():
+    for name, (image, depth) in first.items():
         frame = scenes.read(scenes.frames["frame"].tolist().index(name))
         with contextlib.closing(Image.open(io.BytesIO(image))) as picture:
             upright = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
         np.testing.assert_array_equal(frame["rgb"], at_work_size(upright))
-        laser = loadmat(io.BytesIO(mat))["Position3DGrid"][..., 3]
+        laser = loadmat(io.BytesIO(depth))["Position3DGrid"][..., 3]
         assert set(np.unique(frame["depth"])) <= set(np.unique(laser.astype(np.float32)))
         assert 0 < frame["depth"].min() < 20 and 40 < frame["depth"].max() < 82
         # nearer at the foot of the picture than at its head

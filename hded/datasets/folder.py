@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hded.datasets.scenes import Scenes
 from hded.errors import HDEDError
+from hded.images import open_image, open_upright
 
 TEST_EVERY = 5
+PICTURES = ("rgb", "depth")  # folders
 LISTS = {"train": "train.txt", "test": "test.txt"}
 
 
@@ -24,8 +25,8 @@ def open_folder(folder: Path, *, depth_unit_m: float, max_depth_m: float) -> Sce
     depth_unit_m: metres a count of the depth images (0.001 for millimetres).
     Raises HDEDError for a missing folder, a picture without depth, or a file that is no such image.
     """
-    pictures = _by_stem(folder / "rgb", (".png", ".jpg", ".jpeg"))
-    depths = _by_stem(folder / "depth", (".png",))
+    pictures = _by_stem(folder / PICTURES[0], (".png", ".jpg", ".jpeg"))
+    depths = _by_stem(folder / PICTURES[1], (".png",))
     if odd := sorted(pictures.keys() ^ depths.keys()):
         raise HDEDError(
             f"{folder}: {odd[0]} is in only one of rgb/ and depth/ ({len(odd)} such names); "
@@ -81,7 +82,11 @@ def _split(folder: Path, names: list[str]) -> pd.DataFrame:
         return pd.DataFrame({"frame": names, "split": split, "scene": ""})
     where: dict[str, str] = {}
     for split, path in lists.items():
-        lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise HDEDError(f"{path}: is not UTF-8 text ({error}); save it as such") from error
+        lines = (line.strip() for line in text.splitlines())
         for name in filter(None, lines):
             if name not in names:
                 raise HDEDError(f"{path}: {name} is not in rgb/; give names without the suffix")
@@ -94,22 +99,12 @@ def _split(folder: Path, names: list[str]) -> pd.DataFrame:
     return pd.DataFrame({"frame": kept, "split": [where[n] for n in kept], "scene": ""})
 
 
-def _open(path: Path) -> Image.Image:
-    try:
-        with path.open("rb") as file:
-            image = Image.open(file)
-            image.load()
-    except (UnidentifiedImageError, OSError) as error:
-        raise HDEDError(f"{path}: not a readable image ({error})") from error
-    return image
-
-
 def _rgb(path: Path) -> NDArray[np.uint8]:
-    return np.asarray(ImageOps.exif_transpose(_open(path)).convert("RGB"))
+    return np.asarray(open_upright(path))
 
 
 def _depth(path: Path, unit_m: float) -> NDArray[np.float32]:
-    counts = np.asarray(_open(path))
+    counts = np.asarray(open_image(path))
     if counts.ndim != 2 or counts.dtype not in (np.uint16, np.int32):
         raise HDEDError(f"{path}: {counts.dtype} of shape {counts.shape}; 16-bit greyscale needed")
     return (counts * unit_m).astype(np.float32)

@@ -6,19 +6,20 @@ pair that does not decode is skipped, and named in `Scenes.skipped`.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from scipy.io import loadmat
 
 from hded.datasets.archives import iter_members
+from hded.datasets.mat import read_matrices
 from hded.datasets.scenes import Scenes
-from hded.errors import HDEDError
+from hded.errors import HDEDError, one_line
 from hded.progress import progress
 from hded.resample import resize_nearest
 
@@ -30,6 +31,7 @@ ARCHIVES = {
 SIZE = (460, 345)  # H, W
 GRID = (55, 305)
 MAX_DEPTH_M = 80.0
+BATCH = 64  # members decoded at once
 LASER_RANGE_M = 100.0  # sky is 80 to 81 m; what is far beyond is a damaged number
 
 
@@ -42,8 +44,8 @@ def open_make3d(folder: Path) -> Scenes:
     """
     rows, images, grids, skipped = [], [], [], []
     for split, (image_archive, depth_archive) in ARCHIVES.items():
-        depths, bad_depths = _decode(folder, *depth_archive, "depth_sph_corr-", ".mat", _grid)
-        pictures, bad_images = _decode(folder, *image_archive, "img-", ".jpg", _picture)
+        depths, bad_depths = _decode(folder, *depth_archive, "depth_sph_corr-", ".mat", _grids)
+        pictures, bad_images = _decode(folder, *image_archive, "img-", ".jpg", _pictures)
         skipped += [f"{name}: {why}" for name, why in sorted((bad_depths | bad_images).items())]
         known = set(bad_depths) | set(bad_images)
         for name in sorted(set(depths) ^ set(pictures)):
@@ -78,44 +80,49 @@ def _decode(
     inside: str,
     prefix: str,
     suffix: str,
-    decode: Callable[[bytes], NDArray],
+    decode: Callable[[Sequence[bytes]], Sequence[NDArray | str]],
 ) -> tuple[dict[str, NDArray], dict[str, str]]:
     """Decode an archive's members: name -> array, and name -> why not, for those that fail."""
-
-    def attempt(member: tuple[str, bytes]) -> tuple[str, NDArray | str]:
-        file, data = member
-        name = file.removeprefix(prefix).removesuffix(suffix)
-        try:
-            return name, decode(data)
-        # damaged bytes make pillow, scipy and zlib raise a dozen kinds of error, and no less
-        except Exception as error:
-            return name, f"{file} does not decode ({type(error).__name__}: {error})"
-
     members = iter_members(folder / archive, folder=inside, suffix=(suffix,))
     good: dict[str, NDArray] = {}
     bad: dict[str, str] = {}
-    with ThreadPoolExecutor() as pool, progress(desc=archive, unit="file") as bar:
-        batch: list[tuple[str, bytes]] = []
-        while batch := [m for _, m in zip(range(16), members, strict=False)]:
-            for name, result in pool.map(attempt, batch):
+    with progress(desc=archive, unit="file") as bar:
+        while batch := list(islice(members, BATCH)):
+            results = decode([data for _, data in batch])
+            for (file, _), result in zip(batch, results, strict=True):
                 bar.update()
+                name = file.removeprefix(prefix).removesuffix(suffix)
                 if isinstance(result, str):
-                    bad[name] = result
+                    bad[name] = f"{file} does not decode ({one_line(result)})"
                 else:
                     good[name] = result
     return good, bad
 
 
-def _picture(data: bytes) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(data)) as image:
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-        height, width = SIZE
-        return np.asarray(upright.resize((width, height), Image.Resampling.BILINEAR))
+def _pictures(files: Sequence[bytes]) -> list[NDArray[np.uint8] | str]:
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(_picture, files))
 
 
-def _grid(data: bytes) -> NDArray[np.float32]:
-    grid = loadmat(io.BytesIO(data))["Position3DGrid"]
-    if grid.shape != (*GRID, 4):
-        raise ValueError(f"Position3DGrid has shape {grid.shape}, not {(*GRID, 4)}")
+def _picture(data: bytes) -> NDArray[np.uint8] | str:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            height, width = SIZE
+            return np.asarray(upright.resize((width, height), Image.Resampling.BILINEAR))
+    # damaged bytes make pillow and zlib raise a dozen kinds of error, and no less
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _grids(files: Sequence[bytes]) -> list[NDArray[np.float32] | str]:
+    return [_grid(found) for found in read_matrices(files, "Position3DGrid")]
+
+
+def _grid(grid: NDArray | str) -> NDArray[np.float32] | str:
+    if isinstance(grid, str):
+        return grid
+    if grid.shape != (*GRID, 4) or grid.dtype.kind not in "fiu":
+        return f"Position3DGrid is {grid.dtype} of shape {grid.shape}, not {(*GRID, 4)}"
     depth = grid[..., 3].astype(np.float32)
     return np.where((depth > 0) & (depth < LASER_RANGE_M), depth, np.float32(0))

@@ -5,9 +5,6 @@ filled; where the file carries `rawDepths`, their holes are a second validity ma
 border is cropped (rows 44:471, columns 40:601, 0-based): 427x561, the paper's "561x427".
 """
 
-import json
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,11 +13,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hded.datasets.mat import read_matrices
 from hded.datasets.scenes import Scenes
 from hded.errors import HDEDError
 
 LABELED = "nyu_depth_v2_labeled.mat"
 SPLITS = "splits.mat"
+ARRAYS = ("images", "depths")
 FRAME_SIZE = (480, 640)  # H, W
 CROP_ROWS = slice(44, 471)
 CROP_COLUMNS = slice(40, 601)
@@ -28,14 +27,7 @@ SIZE = (427, 561)
 MAX_DEPTH_M = 10.0
 MAX_FRAMES = 100_000  # what a damaged file claims must not fill the memory
 MAX_NAME = 1000  # characters
-# in a process of its own: one wrong byte makes scipy's C code crash (as of 1.17)
-PARSER = """
-import json, sys
-from scipy.io import loadmat
-names = {"train": "trainNdxs", "test": "testNdxs"}
-mat = loadmat(sys.argv[1], variable_names=list(names.values()))
-print(json.dumps({k: mat[v].astype("int64").ravel().tolist() for k, v in names.items()}))
-"""
+SPLITS_BYTES = 1 << 24  # the official file has 3 kB
 
 
 def open_nyu(folder: Path, stack: ExitStack) -> Scenes:
@@ -45,11 +37,12 @@ def open_nyu(folder: Path, stack: ExitStack) -> Scenes:
     Raises HDEDError for a file that is missing, damaged, or not what its name says.
     """
     mat = _open_hdf5(folder / LABELED, stack)
-    shapes = {name: mat[name].shape for name in ("images", "depths") if name in mat}
+    arrays = {n: mat[n] for n in (*ARRAYS, "rawDepths") if isinstance(mat.get(n), h5py.Dataset)}
+    shapes = {name: arrays[name].shape for name in ARRAYS if name in arrays}
     height, width = FRAME_SIZE
     count = next(iter(shapes.get("images", ())), 0)
     expected = {"images": (count, 3, width, height), "depths": (count, width, height)}
-    kinds = [mat[name].dtype for name in shapes]
+    kinds = [arrays[name].dtype for name in shapes]
     if (
         shapes != expected
         or not 0 < count <= MAX_FRAMES
@@ -61,7 +54,8 @@ def open_nyu(folder: Path, stack: ExitStack) -> Scenes:
             f"{folder / LABELED}: arrays {found or 'missing'}; expected images (N, 3, 640, 480) "
             f"uint8 and depths (N, 640, 480) float, N up to {MAX_FRAMES}; fetch the file again"
         )
-    has_raw = "rawDepths" in mat and mat["rawDepths"].shape == shapes["depths"]
+    raw = arrays.get("rawDepths")
+    has_raw = raw is not None and raw.shape == shapes["depths"] and raw.dtype.kind == "f"
     split = _splits(folder / SPLITS, count)
     frames = pd.DataFrame(
         {
@@ -76,9 +70,9 @@ def open_nyu(folder: Path, stack: ExitStack) -> Scenes:
     def read(position: int) -> dict[str, NDArray]:
         i = used[position]
         try:
-            rgb = mat["images"][i].transpose(2, 1, 0)[CROP_ROWS, CROP_COLUMNS]
-            depth = mat["depths"][i].T[CROP_ROWS, CROP_COLUMNS]
-            raw = mat["rawDepths"][i].T[CROP_ROWS, CROP_COLUMNS] if has_raw else None
+            rgb = arrays["images"][i].transpose(2, 1, 0)[CROP_ROWS, CROP_COLUMNS]
+            depth = arrays["depths"][i].T[CROP_ROWS, CROP_COLUMNS]
+            measured = arrays["rawDepths"][i].T[CROP_ROWS, CROP_COLUMNS] if has_raw else None
         except OSError as error:
             raise HDEDError(
                 f"{folder / LABELED}: frame {i + 1} is unreadable ({error}); fetch the file again"
@@ -88,8 +82,9 @@ def open_nyu(folder: Path, stack: ExitStack) -> Scenes:
             "rgb": np.ascontiguousarray(rgb, np.uint8),
             "depth": np.where(valid, depth, 0).astype(np.float32),
         }
-        if raw is not None:
-            record["raw_valid"] = np.isfinite(raw) & (raw > 0) & (raw <= MAX_DEPTH_M)
+        if measured is not None:
+            known = np.isfinite(measured) & (measured > 0) & (measured <= MAX_DEPTH_M)
+            record["raw_valid"] = known
         return record
 
     return Scenes(
@@ -118,18 +113,17 @@ def _splits(path: Path, count: int) -> list[str]:
     """Give "train", "test" or "" for each frame, from the 1-based trainNdxs and testNdxs."""
     if not path.is_file():
         raise HDEDError(f"{path}: missing; run the download stage")
-    parsed = subprocess.run(
-        [sys.executable, "-c", PARSER, str(path)], capture_output=True, text=True, check=False
-    )
-    if parsed.returncode:
-        reason = parsed.stderr.strip().splitlines()[-1:] or ["its bytes crash the parser"]
-        raise HDEDError(
-            f"{path}: no readable trainNdxs and testNdxs ({reason[0]}); fetch the file again"
-        )
-    numbers: dict[str, list[int]] = json.loads(parsed.stdout)
+    if path.stat().st_size > SPLITS_BYTES:
+        raise HDEDError(f"{path}: {path.stat().st_size} bytes are no such file; fetch it again")
     split = [""] * count
-    for name, ids in numbers.items():
-        for number in ids:
+    for name, key in (("train", "trainNdxs"), ("test", "testNdxs")):
+        (numbers,) = read_matrices([path.read_bytes()], key)
+        if isinstance(numbers, str) or numbers.dtype.kind not in "fiu":
+            why = numbers if isinstance(numbers, str) else f"{key} is {numbers.dtype}"
+            raise HDEDError(
+                f"{path}: no readable trainNdxs and testNdxs ({why}); fetch the file again"
+            )
+        for number in numbers.astype(np.int64).ravel().tolist():
             if not 1 <= number <= count:
                 raise HDEDError(
                     f"{path}: {name} frame {number} is outside the .mat's 1..{count}; "
@@ -143,11 +137,13 @@ def _splits(path: Path, count: int) -> list[str]:
 
 def _scene_names(path: Path, mat: h5py.File, count: int) -> list[str]:
     """Read the cell array `scenes`: references to character codes; "" where the file has none."""
-    if "scenes" not in mat or mat["scenes"].size != count:
+    scenes = mat.get("scenes")
+    named = isinstance(scenes, h5py.Dataset) and h5py.check_ref_dtype(scenes.dtype) is not None
+    if not named or scenes.size != count:
         return [""] * count
     names = []
     try:
-        for reference in mat["scenes"][()].ravel():
+        for reference in scenes[()].ravel():
             codes = mat[reference]
             if (codes.size or 0) > MAX_NAME:
                 raise ValueError(f"a name of {codes.size} characters")

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import pandas as pd
 from numpy.typing import NDArray
 
+from hded.errors import HDEDError
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scenes:
@@ -25,6 +27,12 @@ class Scenes:
     has_raw_valid: bool
     read: Callable[[int], dict[str, NDArray]]
     skipped: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in self.frames["frame"]:
+            # it becomes a folder's name
+            if name in ("", ".", "..") or set(name) & {"/", "\\", "\0"}:
+                raise HDEDError(f"frame {name!r} has no name that a folder can have; rename it")
 
     def __iter__(self) -> Iterator[dict[str, NDArray]]:
         return (self.read(i) for i in range(len(self.frames)))

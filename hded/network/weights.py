@@ -4,20 +4,20 @@ Both styles of torchvision's DenseNet names are read: `denselayer1.norm1.weight`
 `denselayer1.norm.1.weight` of its published files.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from pickle import UnpicklingError
 from urllib.parse import urldefrag, urlsplit
 
-import torch
 from torch import Tensor, nn
 
 from hded.datasets.fetch import RemoteFile, fetch
-from hded.errors import HDEDError, first_line
+from hded.errors import HDEDError
 from hded.network.encoder import EncoderName
+from hded.tensors import load_tensors
 
 # torch.hub's convention: a file's name ends in the first digits of its sha256
 DENSENET121 = "https://download.pytorch.org/models/densenet121-a639ec97.pth"
@@ -50,7 +50,7 @@ def find_weights(source: str, encoder: EncoderName, folder: Path) -> Path:
         return Path(found.get_model_file_path())
     url = DENSENET121 if source == "imagenet" else source
     if "://" not in url:
-        path = Path(url).expanduser()
+        path = Path(os.path.expanduser(url))  # which leaves what is nobody's home
         if not path.is_file():
             raise HDEDError(f"network.weights: {path} is not a file")
         return path
@@ -101,11 +101,9 @@ def load_weights(encoder: nn.Module, path: Path) -> Loaded:
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise HDEDError(
-            f"network.weights: {path} cannot be read as tensors alone ({first_line(error)})"
-        ) from error
+        content = load_tensors(path)
+    except HDEDError as error:
+        raise HDEDError(f"network.weights: {error}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(

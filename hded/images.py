@@ -1,0 +1,30 @@
+"""Image files that a user may hand over, opened without surprises."""
+
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image, ImageOps
+
+from hded.errors import HDEDError, first_line
+
+
+def open_image(path: Path | BinaryIO) -> Image.Image:
+    """Decode an image whole; raises HDEDError for whatever is no readable image."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except FileNotFoundError:
+        raise HDEDError(f"{path}: no such file") from None
+    # damaged bytes make pillow, zlib and struct raise a dozen kinds of error
+    except Exception as error:
+        raise HDEDError(f"{path}: cannot be read as an image ({first_line(error)})") from error
+
+
+def open_upright(path: Path | BinaryIO) -> Image.Image:
+    """Decode an image as RGB, upright as its EXIF orientation says."""
+    image = open_image(path)
+    try:
+        return ImageOps.exif_transpose(image).convert("RGB")
+    except Exception as error:
+        raise HDEDError(f"{path}: cannot be read as an image ({first_line(error)})") from error

@@ -1,0 +1,55 @@
+"""A whole dvc.lock after a kill: each stage keeps a copy, `make repro` puts it back if need be.
+
+    python -m pipeline.lock
+
+DVC writes dvc.lock in place, and refuses to run when a kill has cut it short. While a stage runs
+DVC does not write, so its copy is whole; what was noted after it is one stage, which runs again.
+"""
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from hded import cli
+
+LOCK = Path("dvc.lock")
+KEPT = Path(".dvc/tmp/dvc.lock.kept")
+
+
+def keep() -> None:
+    """Copy dvc.lock, in the project's folder, where there is one."""
+    # a disk that takes no copy must not end a stage that does not need it
+    with suppress(OSError):
+        if LOCK.is_file() and KEPT.parent.is_dir():
+            draft = KEPT.with_suffix(".part")
+            shutil.copyfile(LOCK, draft)
+            draft.replace(KEPT)
+
+
+def mend() -> None:
+    """Put the copy in the place of a dvc.lock that was cut short; without one, remove it."""
+    if not LOCK.is_file() or _whole(LOCK):
+        return
+    if KEPT.is_file() and _whole(KEPT):
+        draft = LOCK.with_name(f"{LOCK.name}.part")
+        shutil.copyfile(KEPT, draft)
+        draft.replace(LOCK)
+        print("dvc.lock was cut short by a kill: taken back to the last stage's start")
+    else:
+        LOCK.unlink()
+        print("dvc.lock was cut short by a kill: every stage is looked at anew")
+
+
+def _whole(path: Path) -> bool:
+    try:
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError, ValueError):
+        return False
+    return isinstance(content, dict) and {"schema", "stages"} <= content.keys()
+
+
+if __name__ == "__main__":
+    cli.run(mend)
