@@ -19,9 +19,9 @@ import pytest
 from PIL import Image, ImageOps
 from scipy.io import loadmat, savemat
 
-from hded.datasets import mat
 from hded.datasets.folder import open_folder
 from hded.datasets.make3d import open_make3d
+from hded.datasets.mat import MatReader
 from hded.datasets.nyu import open_nyu
 from hded.datasets.scenes import Scenes
 from hded.errors import HDEDError
@@ -233,7 +233,7 @@ def test_what_is_beside_the_arrays_and_absurd_is_not_used(tmp_path, stack, name,
     scenes.read(0)
 
 
-def test_a_mat_file_that_inflates_beyond_bounds_ends_with_a_reason(monkeypatch):
+def test_a_mat_file_that_inflates_beyond_bounds_ends_with_a_reason():
     """0.8 GB of zeros in 0.8 MB, read by a process that may have 0.6 GB."""
     count = 10**8
     element = struct.pack("<II", 14, 8 * count + 56)  # miMATRIX
@@ -247,12 +247,12 @@ def test_a_mat_file_that_inflates_beyond_bounds_ends_with_a_reason(monkeypatch):
         packed += packer.compress(bytes(8 * count // 100))
     packed += packer.flush()
     bomb = matlab(1.0)[:128] + struct.pack("<II", 15, len(packed)) + packed
-    small = mat.PARSER.replace(str(mat.MEMORY_BYTES), str(600 << 20))
-    assert small != mat.PARSER
-    monkeypatch.setattr(mat, "PARSER", small)
-    found = mat.read_matrices([bomb, matlab(np.eye(2), "grid")], "grid")
-    assert isinstance(found[0], str) and "Memory" in found[0]
-    np.testing.assert_array_equal(found[1], np.eye(2))
+    with MatReader(memory_bytes=600 << 20) as reader:
+        found = reader.read(bomb, "grid")
+        assert isinstance(found, str) and "Memory" in found
+        crash = reader.read(crashing(matlab(grid(), "grid", compress=False)), "grid")
+        assert crash == "its bytes crash the parser"
+        np.testing.assert_array_equal(reader.read(matlab(np.eye(2), "grid"), "grid"), np.eye(2))
 
 
 @pytest.mark.parametrize("damage", ["long", "code", "reference"])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from hded.datasets.archives import iter_members
-from hded.datasets.mat import read_matrices
+from hded.datasets.mat import MatReader
 from hded.datasets.scenes import Scenes
 from hded.errors import HDEDError, one_line
 from hded.progress import progress
@@ -116,7 +116,8 @@ def _picture(data: bytes) -> NDArray[np.uint8] | str:
 
 
 def _grids(files: Sequence[bytes]) -> list[NDArray[np.float32] | str]:
-    return [_grid(found) for found in read_matrices(files, "Position3DGrid")]
+    with MatReader() as mat:
+        return [_grid(mat.read(data, "Position3DGrid")) for data in files]
 
 
 def _grid(grid: NDArray | str) -> NDArray[np.float32] | str:

@@ -9,15 +9,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
 MEMORY_BYTES = 2 << 30  # address space of the process
 ARRAY_BYTES = 1 << 20  # of one array: a Make3D depth map has half of that
-# stdin: a line of JSON (name, sizes), then the files; stdout: for each a line, then its array
-PARSER = """
+# of each file it reads a line (name, size) and the bytes; it answers with a line, and the array
+PROGRAM = """
 import io, json, sys
 try:
     import resource
@@ -26,55 +26,69 @@ except ImportError:  # not on this system
     pass
 import numpy as np
 from scipy.io import loadmat
-head = json.loads(sys.stdin.buffer.readline())
-out = sys.stdout.buffer
-for size in head["sizes"]:
-    data = sys.stdin.buffer.read(size)
-    body, why = io.BytesIO(), None
+given, out = sys.stdin.buffer, sys.stdout.buffer
+while line := given.readline():
+    name, size = json.loads(line)
+    data, body, why = given.read(size), b"", None
     try:
-        array = loadmat(io.BytesIO(data), variable_names=[head["name"]])[head["name"]]
+        array = loadmat(io.BytesIO(data), variable_names=[name])[name]
         if array.nbytes > LARGEST:
-            raise ValueError(f"{head['name']} has shape {array.shape}")
-        np.save(body, array, allow_pickle=False)
+            raise ValueError(f"{name} has shape {array.shape}")
+        stream = io.BytesIO()
+        np.save(stream, array, allow_pickle=False)
+        body = stream.getvalue()
     except Exception as error:
-        body, why = io.BytesIO(), f"{type(error).__name__}: {error}"
-    out.write(json.dumps({"size": len(body.getvalue()), "why": why}).encode() + b"\\n")
-    out.write(body.getvalue())
+        why = f"{type(error).__name__}: {error}"
+    out.write(json.dumps([len(body), why]).encode() + b"\\n" + body)
     out.flush()
-""".replace("MEMORY", str(MEMORY_BYTES)).replace("LARGEST", str(ARRAY_BYTES))
+"""
 
 
-def read_matrices(files: Sequence[bytes], name: str) -> list[NDArray | str]:
-    """Give the array `name` of each file, or why it has none.
+class MatReader:
+    """Reads arrays out of MATLAB files, one at a time; a context, which ends its process."""
 
-    One process parses them all; where a file kills it, another goes on behind that file.
-    """
-    results: list[NDArray | str] = []
-    while len(results) < len(files):
-        rest = files[len(results) :]
-        head = json.dumps({"name": name, "sizes": [len(data) for data in rest]})
-        done = subprocess.run(
-            [sys.executable, "-c", PARSER],
-            input=b"".join([head.encode(), b"\n", *rest]),
-            capture_output=True,
+    def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
+        program = PROGRAM.replace("MEMORY", str(memory_bytes)).replace("LARGEST", str(ARRAY_BYTES))
+        self._command = [sys.executable, "-c", program]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "MatReader":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def read(self, data: bytes, name: str) -> NDArray | str:
+        """Give the array `name` of a file's bytes, or why there is none."""
+        process = self._process = self._process or self._start()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps([name, len(data)]).encode() + b"\n" + data)
+            process.stdin.flush()
+            size, why = json.loads(process.stdout.readline())
+            body = process.stdout.read(size)
+            return why or np.load(io.BytesIO(body), allow_pickle=False)
+        except (OSError, ValueError, EOFError):  # it is dead
+            self._end()
+            return "its bytes crash the parser"
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             # each thread of a linear algebra that nobody needs would reserve memory
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-            check=False,
         )
-        results += _parse(done.stdout, len(rest))
-        if len(results) < len(files):
-            results.append("its bytes crash the parser")
-    return results
 
-
-def _parse(output: bytes, most: int) -> list[NDArray | str]:
-    """Read what the process wrote before it ended; what is cut short does not count."""
-    stream = io.BytesIO(output)
-    found: list[NDArray | str] = []
-    while len(found) < most and (line := stream.readline()).endswith(b"\n"):
-        head = json.loads(line)
-        body = stream.read(head["size"])
-        if len(body) < head["size"]:
-            break
-        found.append(head["why"] or np.load(io.BytesIO(body), allow_pickle=False))
-    return found
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hded.datasets.mat import read_matrices
+from hded.datasets.mat import MatReader
 from hded.datasets.scenes import Scenes
 from hded.errors import HDEDError
 
@@ -115,14 +115,19 @@ def _splits(path: Path, count: int) -> list[str]:
         raise HDEDError(f"{path}: missing; run the download stage")
     if path.stat().st_size > SPLITS_BYTES:
         raise HDEDError(f"{path}: {path.stat().st_size} bytes are no such file; fetch it again")
+    with MatReader() as mat:
+        found = {
+            "train": mat.read(path.read_bytes(), "trainNdxs"),
+            "test": mat.read(path.read_bytes(), "testNdxs"),
+        }
     split = [""] * count
-    for name, key in (("train", "trainNdxs"), ("test", "testNdxs")):
-        (numbers,) = read_matrices([path.read_bytes()], key)
+    for name, numbers in found.items():
         if isinstance(numbers, str) or numbers.dtype.kind not in "fiu":
-            why = numbers if isinstance(numbers, str) else f"{key} is {numbers.dtype}"
+            why = numbers if isinstance(numbers, str) else f"{name} is {numbers.dtype}"
             raise HDEDError(
                 f"{path}: no readable trainNdxs and testNdxs ({why}); fetch the file again"
             )
+    for name, numbers in found.items():
         for number in numbers.astype(np.int64).ravel().tolist():
             if not 1 <= number <= count:
                 raise HDEDError(
