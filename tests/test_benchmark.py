@@ -2,13 +2,16 @@
 
 import json
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 from hded.blur import gaussian_gather_reference
+from hded.network import HDEDNet
 from hded.report.speed import build_speed
-from pipeline import benchmark, machine
+from pipeline import benchmark, benchmark_training, machine
 
 
 def frame(size: tuple[int, int] = (21, 34)) -> tuple[np.ndarray, np.ndarray]:
@@ -44,6 +47,21 @@ def test_memory_is_that_of_the_process(tmp_path) -> None:
     assert 280 < large - small < 330
 
 
+@pytest.mark.slow
+def test_training_is_measured_step_by_step(make_stores, monkeypatch) -> None:
+    """The paper's network at a sixteenth of its width, on crops of 32 px."""
+    data = make_stores(splits=("train",) * 8 + ("test",))
+    monkeypatch.setattr(benchmark_training, "HDEDNet", partial(HDEDNet, width=1 / 16))
+    monkeypatch.setattr(benchmark_training, "SIZE_PX", 32)
+    section = benchmark_training.measure(data.scenes, data.defocused, torch.device("cpu"))
+    rows = {row["name"]: row for row in section["rows"]}
+    assert set(rows) == {section["baseline"], "ours, float32", "ours, bf16"}
+    for row in rows.values():
+        assert row["seconds"] > 0 and 0 <= row["data_share"] < 1
+        assert row["frames_per_s"] == pytest.approx(1 / row["seconds"])
+    assert rows[section["baseline"]]["ratio"] == 1
+
+
 def test_the_committed_file_is_a_table(root) -> None:
     table = build_speed(root / "reports/benchmark.json")
     assert table is not None
@@ -60,4 +78,4 @@ def test_the_committed_file_is_a_table(root) -> None:
 def test_a_figure_names_what_it_was_taken_on() -> None:
     assert machine.versions("numpy")["numpy"] == np.__version__
     assert machine.versions()["python"] == sys.version.split()[0]
-    assert "CPU threads" in machine.hardware(benchmark.torch.device("cpu"))
+    assert "CPU threads" in machine.hardware(torch.device("cpu"))

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,32 @@ def test_two_processes_train_as_one_that_accumulates_their_half_batches(tmp_path
         for name in one.keys() - {"seconds", "samples_per_s", "data_share"}:
             assert one[name] == other[name], name
         assert math.isfinite(one["val/rmse"])
+
+
+def fit_broken(rank: int, folder: Path) -> None:
+    """One of two processes, of which the second meets a number that is not finite."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder / 'broken'}", rank=rank, world_size=2
+    )
+    network, loss, train, _ = parts(folder, "fixed")
+    if rank == 1:
+        loss.register_forward_hook(lambda m, given, terms: {n: t / 0 for n, t in terms.items()})
+    settings = replace(SETTINGS, keep="last")
+    try:
+        fit(network, loss, train, None, settings, CPU, group=Group(rank, 2))
+    except HDEDError as error:
+        (folder / f"said{rank}").write_text(f"{type(error).__name__}: {error}")
+    dist.destroy_process_group()
+
+
+def test_a_number_that_is_not_finite_in_one_process_ends_both_with_its_line(tmp_path):
+    tiny = write_stores(tmp_path / "tiny", size=SIZE)
+    folder = tiny.scenes.folder.parent
+    spawn(fit_broken, (folder,), nprocs=2)
+    first, second = ((folder / f"said{rank}").read_text() for rank in (0, 1))
+    assert second.startswith("NotFiniteError: training: ") and "epoch 1, step 1" in second
+    assert first == second.replace("NotFiniteError", "HDEDError")
 
 
 def test_the_shares_of_a_batch_are_its_samples(tmp_path):

@@ -4,7 +4,9 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -323,3 +325,33 @@ def test_a_changed_local_folder_runs_download_again(clone: Clone) -> None:
     finally:
         (clone.root / "params.yaml").write_bytes(before)
         clone.run("dvc", "repro", "download@nyu")
+
+
+@pytest.mark.slow
+def test_ones_own_pictures_are_linked_and_their_folder_is_left_as_it_was(
+    clone: Clone, tmp_path: Path
+) -> None:
+    """DVC removes an earlier output through whatever it is: it must not be the user's folder."""
+    folder = tmp_path / "pictures"
+    for name in ("rgb", "depth"):
+        (folder / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8)).save(folder / f"rgb/{i}.png")
+        depth = Image.fromarray(rng.integers(500, 5000, (40, 60)).astype(np.uint16))
+        depth.save(folder / f"depth/{i}.png")
+    for path in (folder, folder / "rgb", folder / "depth"):
+        path.chmod(0o750)
+    files = {path: path.read_bytes() for path in folder.rglob("*.png")}
+    before = (clone.root / "params.yaml").read_bytes()
+    own = {"source": "folder", "path": str(folder), "depth_unit_m": 0.001, "max_depth_m": 10.0}
+    try:
+        for unit in (0.001, 0.002):
+            clone.change({"run.datasets": ["own"], "download.own": own | {"depth_unit_m": unit}})
+            clone.run("dvc", "repro", "defocus@own")
+    finally:
+        (clone.root / "params.yaml").write_bytes(before)
+    assert len(pd.read_csv(clone.root / "data/scenes/own/frames.csv")) == 5
+    assert {path: path.read_bytes() for path in folder.rglob("*.png")} == files
+    for path in (folder, folder / "rgb", folder / "depth"):
+        assert path.stat().st_mode & 0o777 == 0o750
