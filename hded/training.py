@@ -76,11 +76,11 @@ class FitResult:
 
 
 class NotFiniteError(HDEDError):
-    """A loss is not finite; `batch` holds the tensors that gave it."""
+    """A loss is not finite, in a `step` of its epoch; `batch` holds the tensors that gave it."""
 
-    def __init__(self, message: str, batch: Batch) -> None:
+    def __init__(self, message: str, batch: Batch, step: int) -> None:
         super().__init__(message)
-        self.batch = batch
+        self.batch, self.step = batch, step
 
 
 def fit(
@@ -337,6 +337,7 @@ class _Fit:
                     f"(frames {', '.join(map(str, batch.indices))} of the store); "
                     "lower train.lr, or look at the batch",
                     batch,
+                    step,
                 )
                 return
         self.last = values["total"]
@@ -347,13 +348,16 @@ class _Fit:
 
     def _raise_if_broken(self) -> None:
         """Stop every process where one has met a number that is not finite."""
-        messages = self.group.gather(None if self.broken is None else str(self.broken))
-        rank = next((i for i, message in enumerate(messages) if message is not None), None)
-        if rank is None:
+        mine = self.broken
+        found = self.group.gather(None if mine is None else (mine.step, str(mine)))
+        # what the first has broken breaks the others a step later
+        known = [(each[0], rank, each[1]) for rank, each in enumerate(found) if each is not None]
+        first = min(known, default=None)
+        if first is None:
             return
-        if rank == self.group.rank and self.broken is not None:
-            raise self.broken
-        raise HDEDError(messages[rank])
+        if mine is not None and first[1] == self.group.rank:
+            raise mine
+        raise HDEDError(first[2])
 
     def _finish_epoch(self) -> dict[str, float]:
         """Give the epoch's figures, validated where that is due, and turn to the next."""

@@ -48,7 +48,10 @@ def _whole(path: Path) -> bool:
         content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError, ValueError):
         return False
-    return isinstance(content, dict) and {"schema", "stages"} <= content.keys()
+    stages = content.get("stages") if isinstance(content, dict) and "schema" in content else None
+    return isinstance(stages, dict) and all(
+        isinstance(stage, dict) and "cmd" in stage for stage in stages.values()
+    )
 
 
 if __name__ == "__main__":

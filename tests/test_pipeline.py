@@ -229,7 +229,7 @@ def check_comparison(clone: Clone) -> None:
     finally:
         hidden.rename(evaluated)
     (line,) = [text for text in done.stdout.splitlines() if text.startswith("| RMSE")]
-    shown = [float(cell.replace("−", "-")) for cell in line.split("|")[2:5]]
+    shown = [float(cell.replace("−", "-")) for cell in line.split("|")[3:6]]
     for variant, value in zip(("full", "wrong_focus"), shown, strict=False):
         metrics = json.loads((evaluated / f"nyu/{variant}/0/metrics.json").read_text())
         assert value == pytest.approx(metrics["depth"]["headline"]["network"]["rmse"], abs=1e-4)

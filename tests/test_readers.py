@@ -250,8 +250,8 @@ def test_a_mat_file_that_inflates_beyond_bounds_ends_with_a_reason():
     with MatReader(memory_bytes=600 << 20) as reader:
         found = reader.read(bomb, "grid")
         assert isinstance(found, str) and "Memory" in found
-        crash = reader.read(crashing(matlab(grid(), "grid", compress=False)), "grid")
-        assert crash == "its bytes crash the parser"
+        crash = crashing(matlab(np.arange(1.0, 5)[:, None], "trainNdxs", compress=False))
+        assert reader.read(crash, "trainNdxs") == "its bytes crash the parser"
         np.testing.assert_array_equal(reader.read(matlab(np.eye(2), "grid"), "grid"), np.eye(2))
 
 
@@ -437,7 +437,7 @@ def damaged_exif() -> bytes:
 
 
 def crashing(data: bytes) -> bytes:
-    """Give the array's dimensions a length that scipy 1.17 reads beyond."""
+    """Let a small array claim a length that scipy 1.17 reads beyond, and dies."""
     return data[:145] + b"\xff" + data[146:]
 
 
@@ -467,7 +467,7 @@ BAD_DEPTHS = {
     "struct inside": matlab({"depth": 1.0}),
     "hdf5": b"\x89HDF\r\n\x1a\n" + bytes(600),
     "uncompressed and cut": matlab(grid(), compress=False)[:9000],
-    "a byte that kills scipy": crashing(matlab(grid(), compress=False)),
+    "a byte that kills scipy": crashing(matlab(np.arange(1.0, 5)[:, None], compress=False)),
     "a large array": matlab(np.zeros((55, 305, 40))),
 }
 
