@@ -149,6 +149,7 @@ def test_dvc_shows_the_blur_as_metrics_and_plots(clone: Clone) -> None:
     assert list(errors["rmse_m"]) == list(table["rmse"])
 
 
+@pytest.mark.slow
 def test_a_list_of_distances_and_a_drawn_lens_reach_what_is_read_of_them(
     clone: Clone,
 ) -> None:
@@ -291,6 +292,7 @@ def test_a_deleted_database_loses_no_figure(clone: Clone) -> None:
         kept.replace(database)
 
 
+@pytest.mark.slow
 def test_an_experiment_with_another_rate_is_an_mlflow_run_of_its_own(clone: Clone) -> None:
     before = len(clone.mlflow_runs())
     clone.commit("results")
