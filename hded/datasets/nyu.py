@@ -143,8 +143,9 @@ def _splits(path: Path, count: int) -> list[str]:
 def _scene_names(path: Path, mat: h5py.File, count: int) -> list[str]:
     """Read the cell array `scenes`: references to character codes; "" where the file has none."""
     scenes = mat.get("scenes")
-    named = isinstance(scenes, h5py.Dataset) and h5py.check_ref_dtype(scenes.dtype) is not None
-    if not named or scenes.size != count:
+    if not isinstance(scenes, h5py.Dataset) or scenes.size != count:
+        return [""] * count
+    if h5py.check_ref_dtype(scenes.dtype) is None:
         return [""] * count
     names = []
     try:

@@ -200,7 +200,9 @@ def _scores(runs: tuple[Run, Run], names: tuple[str, str], frame: str) -> str:
     ):
         found = []
         protocol = shared_protocol(kind, *runs)
-        for run, name in zip(runs, names, strict=True) if protocol else ():
+        if protocol is None:
+            continue
+        for run, name in zip(runs, names, strict=True):
             values = run.per_image(kind, protocol.name, "network", metric)
             if values is not None and not math.isnan(values[frame]):
                 found.append(f"{name} {number(float(values[frame]), digits)}")

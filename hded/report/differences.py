@@ -135,7 +135,9 @@ def compare_networks(
     rows: list[Row] = []
     for kind, (method, suffix) in BETWEEN.items():
         protocol = shared_protocol(kind, first[0], second[0])
-        for metric in MEASURED[kind] if protocol else ():
+        if protocol is None:
+            continue
+        for metric in MEASURED[kind]:
             spec = Spec(kind, protocol.name, "", metric + suffix)
             values = (_values(runs, spec, method) for runs in (first, second))
             rows += _row(title, names, protocol.title, spec, *values)
