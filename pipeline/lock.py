@@ -1,12 +1,15 @@
-"""A whole dvc.lock after a kill: each stage keeps a copy, `make repro` puts it back if need be.
+"""DVC's own files made whole after a kill, which it would refuse to go on with.
 
     python -m pipeline.lock
 
-DVC writes dvc.lock in place, and refuses to run when a kill has cut it short. While a stage runs
-DVC does not write, so its copy is whole; what was noted after it is one stage, which runs again.
+`make repro` does it first. DVC writes dvc.lock in place. While a stage runs it does not write, so
+each stage keeps a copy that is whole; what was noted after it is one stage, which runs again. So is
+.dvc/tmp/rwlock, which says what each process reads and writes: after a kill it speaks of the dead.
 """
 
+import json
 import shutil
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from hded import cli
 
 LOCK = Path("dvc.lock")
 KEPT = Path(".dvc/tmp/dvc.lock.kept")
+USERS = Path(".dvc/tmp/rwlock")
 
 
 def keep() -> None:
@@ -31,6 +35,10 @@ def keep() -> None:
 
 def mend() -> None:
     """Put the copy in the place of a dvc.lock that was cut short; without one, remove it."""
+    if not _is_json(USERS):
+        time.sleep(1)  # unless another DVC was just writing it
+        if not _is_json(USERS):
+            USERS.unlink(missing_ok=True)
     if not LOCK.is_file() or _whole(LOCK):
         return
     if KEPT.is_file() and _whole(KEPT):
@@ -41,6 +49,17 @@ def mend() -> None:
     else:
         LOCK.unlink()
         print("dvc.lock was cut short by a kill: every stage is looked at anew")
+
+
+def _is_json(path: Path) -> bool:
+    """Whether a file is whole, or not there."""
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return True
+    except ValueError:
+        return False
+    return True
 
 
 def _whole(path: Path) -> bool:

@@ -51,3 +51,11 @@ def test_a_whole_lock_is_left_alone(folder: Path) -> None:
     assert (folder / "dvc.lock").read_text() == text
     lock.keep()
     assert (folder / ".dvc/tmp/dvc.lock.kept").read_text() == text
+
+
+@pytest.mark.parametrize(("text", "stays"), [('{"read": {}, "write": {}}', True), ('{"re', False)])
+def test_a_list_of_users_that_was_cut_short_goes(folder: Path, text: str, stays: bool) -> None:
+    path = folder / ".dvc/tmp/rwlock"
+    path.write_text(text)
+    lock.mend()
+    assert path.exists() == stays
