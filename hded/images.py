@@ -18,7 +18,7 @@ def open_image(path: Path | BinaryIO) -> Image.Image:
         raise HDEDError(f"{path}: no such file") from None
     # damaged bytes make pillow, zlib and struct raise a dozen kinds of error
     except Exception as error:
-        raise HDEDError(f"{path}: cannot be read as an image ({first_line(error)})") from error
+        raise _unreadable(path, error) from error
 
 
 def open_upright(path: Path | BinaryIO) -> Image.Image:
@@ -27,4 +27,9 @@ def open_upright(path: Path | BinaryIO) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image).convert("RGB")
     except Exception as error:
-        raise HDEDError(f"{path}: cannot be read as an image ({first_line(error)})") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path | BinaryIO, error: Exception) -> HDEDError:
+    name = path if isinstance(path, Path) else "bytes"
+    return HDEDError(f"{name}: cannot be read as an image ({first_line(error)})")

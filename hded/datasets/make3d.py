@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from hded.datasets.archives import iter_members
 from hded.datasets.mat import MatReader
 from hded.datasets.scenes import Scenes
 from hded.errors import HDEDError, one_line
+from hded.images import open_upright
 from hded.progress import progress
 from hded.resample import resize_nearest
 
@@ -106,13 +107,11 @@ def _pictures(files: Sequence[bytes]) -> list[NDArray[np.uint8] | str]:
 
 def _picture(data: bytes) -> NDArray[np.uint8] | str:
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            height, width = SIZE
-            return np.asarray(upright.resize((width, height), Image.Resampling.BILINEAR))
-    # damaged bytes make pillow and zlib raise a dozen kinds of error, and no less
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        upright = open_upright(io.BytesIO(data))
+    except HDEDError as error:
+        return str(error)
+    height, width = SIZE
+    return np.asarray(upright.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _grids(files: Sequence[bytes]) -> list[NDArray[np.float32] | str]:
