@@ -63,14 +63,16 @@ def _is_json(path: Path) -> bool:
 
 
 def _whole(path: Path) -> bool:
+    """Whether DVC would take a dvc.lock: one that is cut may be YAML still, or end in half a word."""
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from voluptuous import Invalid
+
     try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError, ValueError):
+        text = path.read_text(encoding="utf-8")
+        COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(text))
+    except (YAMLError, ValueError, Invalid):
         return False
-    stages = content.get("stages") if isinstance(content, dict) and "schema" in content else None
-    return isinstance(stages, dict) and all(
-        isinstance(stage, dict) and "cmd" in stage for stage in stages.values()
-    )
+    return text.endswith("\n")
 
 
 if __name__ == "__main__":
