@@ -26,6 +26,7 @@ EXPERIMENT = "hded"
 EVALUATION = "evaluation"  # artifact: what the stage `evaluate` writes
 OF_TRAINING = ("run.json", "history.csv")  # artifacts: what the stage `train` writes
 MAX_PARAM_CHARS = 6000
+FIRST_RETRIES = 2  # of the first request: seconds; MLflow's own, for those under way, are minutes
 
 
 class Tracker:
@@ -130,7 +131,6 @@ def _open() -> tuple[Any, str]:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -138,24 +138,39 @@ def _open() -> tuple[Any, str]:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     root = project_root()
     uri = _uri()
+    # two processes must not create one new database
+    with _answers(FIRST_RETRIES), FileLock(root / "mlflow.db.lock"):
+        if uri.startswith("sqlite:///"):
+            _create(Path(uri.removeprefix("sqlite:///")))
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is not None:
+            return client, experiment.experiment_id
+        place = (root / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+        return client, client.create_experiment(EXPERIMENT, artifact_location=place)
+
+
+@contextmanager
+def _answers(retries: int | None = None) -> Iterator[None]:
+    """Say in one line that MLflow failed, after so many `retries` (None: MLflow's own number)."""
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
+    from mlflow.exceptions import MlflowException
+
+    sets = retries is not None and not MLFLOW_HTTP_REQUEST_MAX_RETRIES.is_set()
+    if sets:
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(retries)
     try:
-        # two processes must not create one new database
-        with FileLock(root / "mlflow.db.lock"):
-            if uri.startswith("sqlite:///"):
-                _create(Path(uri.removeprefix("sqlite:///")))
-            client = MlflowClient(uri)
-            experiment = client.get_experiment_by_name(EXPERIMENT)
-            if experiment is not None:
-                return client, experiment.experiment_id
-            place = (root / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
-            return client, client.create_experiment(EXPERIMENT, artifact_location=place)
+        yield
     except MlflowException as error:
         if unwritable(error):
             raise
         raise HDEDError(
-            f"MLflow at {portable(uri)} does not answer ({first_line(error)}); start its server, "
-            "or unset MLFLOW_TRACKING_URI"
+            f"MLflow at {portable(_uri())} does not answer ({first_line(error)}); start its "
+            "server, or unset MLFLOW_TRACKING_URI, and run again"
         ) from error
+    finally:
+        if sets:
+            MLFLOW_HTTP_REQUEST_MAX_RETRIES.unset()
 
 
 def _uri() -> str:
@@ -170,23 +185,30 @@ def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iter
     tagged with the id of the one that was trained.
     """
     client, experiment_id = _open()
-    run = _find(client, run_id)
-    if run is None:
-        tags = {**tags, "trained_run_id": run_id} if run_id else tags
-        run = client.create_run(experiment_id, run_name=name, tags=dict(tags))
-    run_id = run.info.run_id
-    client.update_run(run_id, status="RUNNING")  # one that was taken up again
-    for key, value in tags.items():
-        client.set_tag(run_id, key, value)
-    status = "FAILED"
-    try:
-        yield Tracker(client, run_id, _uri())
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        client.set_terminated(run_id, status)
+    from mlflow.exceptions import MlflowException
+
+    with _answers():
+        run = _find(client, run_id)
+        if run is None:
+            tags = {**tags, "trained_run_id": run_id} if run_id else tags
+            run = client.create_run(experiment_id, run_name=name, tags=dict(tags))
+        run_id = run.info.run_id
+        client.update_run(run_id, status="RUNNING")  # one that was taken up again
+        for key, value in tags.items():
+            client.set_tag(run_id, key, value)
+        status: str | None = "FAILED"
+        try:
+            yield Tracker(client, run_id, _uri())
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        except MlflowException:
+            status = None  # it takes none
+            raise
+        finally:
+            if status:
+                client.set_terminated(run_id, status)
 
 
 def unfinished(fit: Mapping[str, Any] | None, name: str) -> str | None:

@@ -4,10 +4,8 @@ import base64
 import json
 import os
 import runpy
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from contextlib import redirect_stderr, redirect_stdout
@@ -21,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from servers import free_port, serving
 
 from hded.errors import HDEDError
 from hded.frames import to_unit
@@ -298,12 +297,6 @@ def test_onnx_gives_what_torch_gives_at_any_size(tmp_path, network):
             np.testing.assert_allclose(array, expected[head].numpy(), rtol=0, atol=1e-4)
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def test_the_logged_model_is_served_by_mlflow_and_answers(crop, tmp_path):
     code = (
         "import sys; from pathlib import Path\n"
@@ -321,14 +314,9 @@ def test_the_logged_model_is_served_by_mlflow_and_answers(crop, tmp_path):
     assert done.returncode == 0, done.stderr
     model, port = f"runs:/{done.stdout.split()[-1]}/model", free_port()
     serve = ["mlflow", "models", "serve", "-m", model, "--env-manager", "local"]
-    with open(tmp_path / "log", "w") as log:
-        server = subprocess.Popen(
-            [*serve, "--host", "127.0.0.1", "--port", str(port)],
-            cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_for(f"{url}/ping", server, tmp_path / "log")
+    url = f"http://127.0.0.1:{port}"
+    command = [*serve, "--host", "127.0.0.1", "--port", str(port)]
+    with serving(command, f"{url}/ping", tmp_path, env):
         rgb = photo(50, 70)
         buffer = BytesIO()
         Image.fromarray(rgb).save(buffer, "PNG")
@@ -341,20 +329,6 @@ def test_the_logged_model_is_served_by_mlflow_and_answers(crop, tmp_path):
         with pytest.raises(urllib.error.HTTPError) as caught:
             post(f"{url}/invocations", "!!!")
         assert "base64" in caught.value.read().decode()
-    finally:
-        os.killpg(server.pid, 9)
-        server.wait()
-
-
-def wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
-    end = time.monotonic() + 120
-    while time.monotonic() < end and server.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(log.read_text())
 
 
 def post(url: str, image: str) -> dict:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import ROOT, write_stores
 from ruamel.yaml import YAML
+from servers import free_port, serving
 
 from hded.checkpoint import KEPT_KEYS, Checkpoints
 from hded.errors import HDEDError
@@ -44,6 +45,7 @@ class Project:
 
     def __init__(self, root: Path, size: tuple[int, int] = (40, 56), **train: Any) -> None:
         self.root = root
+        self.variables: dict[str, str] = {}
         tiny = write_stores(root / "tiny", size=size)
         for name, store in (("scenes", tiny.scenes), ("defocused", tiny.defocused)):
             (root / "data" / name).mkdir(parents=True)
@@ -58,6 +60,7 @@ class Project:
         env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
             env.pop(name, None)
+        env |= self.variables
         stage = ["-m", "pipeline.train", "--dataset", "nyu", "--variant", "full", "--seed", "0"]
         return subprocess.Popen(
             [*(command or [sys.executable]), *stage],
@@ -168,6 +171,55 @@ def logged_epochs(project: Project) -> int:
             return db.execute(query).fetchone()[0]
     except sqlite3.OperationalError:
         return 0
+
+
+@pytest.mark.slow
+def test_a_tracking_server_that_dies_is_one_line_and_the_run_goes_on_with_it(undisturbed, tmp_path):
+    port = free_port()
+    project = Project(tmp_path / "project")
+    project.variables = {
+        "MLFLOW_TRACKING_URI": f"http://name:secret@127.0.0.1:{port}",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    }
+    with tracking_server(tmp_path / "server", port):
+        process = project.start_and_wait_for_saves(5)
+    _, errors = process.communicate(timeout=100)
+    line = errors.strip().splitlines()[-1]
+    assert process.returncode == 2 and "Traceback" not in errors, errors
+    assert line.startswith(f"error: MLflow at http://127.0.0.1:{port} does not answer")
+    assert "secret" not in errors
+    assert project.files("latest.pt")
+    with tracking_server(tmp_path / "server", port):
+        code, errors = project.run()
+        assert code == 0, errors
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"http://127.0.0.1:{port}")
+        (run,) = client.search_runs(["1"])
+        assert run.info.status == "FINISHED"
+        epochs = client.get_metric_history(run.info.run_id, "train/total")
+        assert {metric.step for metric in epochs} == set(range(1, TRAIN["epochs"] + 1))
+        assert {"model", "run.json"} <= {f.path for f in client.list_artifacts(run.info.run_id)}
+    assert_same(project, undisturbed)
+    (written,) = (tmp_path / "project").rglob("run.json")
+    assert "secret" not in written.read_text()
+
+
+def tracking_server(folder: Path, port: int) -> AbstractContextManager[None]:
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    return serving(command, f"http://127.0.0.1:{port}/health", folder)
+
+
+def test_a_tracking_server_that_is_not_there_is_one_line_in_seconds(tmp_path):
+    project = Project(tmp_path)
+    project.variables = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}"}
+    start = time.monotonic()
+    code, errors = project.run()
+    assert code == 2 and time.monotonic() - start < 60  # MLflow alone tries for four minutes
+    (line,) = [text for text in errors.splitlines() if "error" in text]
+    assert "does not answer" in line and "unset MLFLOW_TRACKING_URI" in line
 
 
 def test_a_finished_fit_is_not_done_again_unless_something_changed(undisturbed):
