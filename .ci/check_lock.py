@@ -44,9 +44,14 @@ def locked(text: str) -> dict[str, str]:
 
 def wanted(text: str) -> list[Requirement]:
     """Give every requirement of pyproject.toml, of the build and of the extras too."""
-    project = tomllib.loads(text)["project"]
-    extras = project.get("optional-dependencies", {}).values()
-    return [Requirement(r) for r in [*project["dependencies"], *(r for e in extras for r in e)]]
+    content = tomllib.loads(text)
+    project = content["project"]
+    groups = [
+        content.get("build-system", {}).get("requires", []),
+        project["dependencies"],
+        *project.get("optional-dependencies", {}).values(),
+    ]
+    return [Requirement(text) for group in groups for text in group]
 
 
 def problems(pyproject: str, lock: str, licences: str, installed: dict[str, str]) -> list[str]:
