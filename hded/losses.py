@@ -5,7 +5,7 @@ Depth losses average over valid pixels only; a batch without any gives zero. Ima
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from hded.balance import Balance, BalanceName
 from hded.errors import check_choice
 from hded.ssim import ssim
+
+T = TypeVar("T", Tensor, float)
 
 CHARBONNIER_EPS = 1e-3
 PREWITT = ((-1.0, 0.0, 1.0),) * 3
@@ -131,7 +133,17 @@ class HDEDLoss(nn.Module):
                 terms["ssim"] = ssim_loss(image, reference)
         return {"total": self.balance(self.tasks(terms)), **terms}
 
-    def tasks(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def by_lambda(self, terms: Mapping[str, float]) -> float:
+        """Give depth + lambda x deblur, whatever the balance: what compares epoch with epoch.
+
+        Weights that are learned move from one to the next.
+        """
+        tasks = self.tasks(terms)
+        if len(tasks) == 1:
+            return next(iter(tasks.values()))
+        return tasks["depth"] + self.weights.lambda_ * tasks["deblur"]
+
+    def tasks(self, terms: Mapping[str, T]) -> dict[str, T]:
         """Sum the terms of each task that is there, by their shares: what is to be balanced."""
         return {
             task: sum(share * terms[name] for name, share in shares.items() if name in terms)

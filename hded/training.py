@@ -102,9 +102,8 @@ def fit(
     Figures: epoch (1-based), lr, seconds, samples_per_s, data_share (of the time, spent waiting for
     samples), train/<term>; grad/<term>, the L2 norm of the unweighted term's gradient at the
     encoder's output in the epoch's first batch, and grad/depth, grad/deblur with weight/depth,
-    weight/deblur, the tasks' as they enter the total. On epochs that validate also val/<term>,
-    val/rmse [m], val/psnr, val/input_psnr [dB]. `keep: best` keeps the epoch with the lowest
-    val/total.
+    weight/deblur, the tasks' as they enter the total. On epochs that validate also what `validate`
+    gives, as val/<name>. `keep: best` keeps the epoch with the lowest val/total.
 
     `save` is given the whole state, plain tensors and numbers, every `checkpoint_minutes`;
     `resume` is such a state to go on from. `should_stop` is asked after every
@@ -471,7 +470,7 @@ def validate(
 ) -> dict[str, float]:
     """Mean over whole copies of every loss term, and of rmse [m], psnr and input_psnr [dB].
 
-    A frame without a known depth does not count for rmse. The processes of a group share the copies
+    `total` is that of the losses' fixed balance, by lambda, so that epochs compare. A frame without a known depth does not count for rmse. The processes of a group share the copies
     and all get the mean of the whole.
     """
     network.eval()
@@ -490,7 +489,8 @@ def validate(
         rows.append(row)
     rows = [row for share in group.gather(rows) for row in share]
     names = dict.fromkeys(name for row in rows for name in row)
-    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
+    means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
+    return means | {"total": loss.by_lambda(means)}
 
 
 def autocast(device: torch.device, precision: Literal["float32", "bf16"]) -> torch.autocast:

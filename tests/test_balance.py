@@ -13,7 +13,7 @@ from hded.errors import HDEDError
 from hded.frames import Frames
 from hded.losses import HDEDLoss, LossWeights
 from hded.network import HDEDNet
-from hded.training import FitSettings, fit
+from hded.training import FitSettings, fit, validate
 
 CPU = torch.device("cpu")
 
@@ -166,6 +166,23 @@ def test_learned_weights_move_while_the_network_trains_and_repeat_themselves(sto
     assert weights[0] == (1.0, 1.0) and len(set(weights)) == 3
     assert loss.balance.current() == again.balance.current()
     assert all(torch.equal(t, repeated.state[n]) for n, t in result.state.items())
+
+
+@pytest.mark.parametrize("heads", [("depth", "all_in_focus"), ("depth",), ("all_in_focus",)])
+def test_validation_compares_epochs_by_lambda_whatever_was_learned(stores, heads):
+    torch.manual_seed(0)
+    network = HDEDNet(heads=heads, width=1 / 16, depth_scale_m=8.0)
+    frames = Frames(stores.scenes, stores.defocused, np.arange(2), "crop", 32)
+    fixed = HDEDLoss(LossWeights(lambda_=0.25), 8.0)
+    learned = HDEDLoss(LossWeights(lambda_=0.25), 8.0, "uncertainty")
+    with torch.no_grad():
+        learned.balance.log_variance.copy_(torch.tensor([-3.0, 2.0]))
+    scores = validate(network, learned, frames, CPU)
+    assert scores == validate(network, fixed, frames, CPU)
+    depth = scores.get("l1", 0) + 0.001 * scores.get("gradient", 0)
+    deblur = scores.get("charbonnier", 0) + 4 * scores.get("ssim", 0)
+    share = 0.25 if len(heads) == 2 else 1
+    assert scores["total"] == pytest.approx(depth + share * deblur, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["uncertainty", "gradnorm"])
