@@ -6,8 +6,8 @@
 - `gradnorm`: weights that sum to 2, steered so that the tasks' gradients at the encoder's output
   have norms in proportion to how far each lags behind (Chen et al. 2018, alpha 1.5).
 
-The learned ones do not read lambda; validation, which compares epochs, goes by it all the same. With
-one head there is nothing to balance.
+The learned ones do not read lambda; validation, which compares epochs, goes by it all the same.
+With one head there is nothing to balance.
 """
 
 from collections.abc import Mapping, Sequence

@@ -470,8 +470,9 @@ def validate(
 ) -> dict[str, float]:
     """Mean over whole copies of every loss term, and of rmse [m], psnr and input_psnr [dB].
 
-    `total` is that of the losses' fixed balance, by lambda, so that epochs compare. A frame without a known depth does not count for rmse. The processes of a group share the copies
-    and all get the mean of the whole.
+    `total` is that of the losses' fixed balance, by lambda, so that epochs compare. A frame without
+    a known depth does not count for rmse. The processes of a group share the copies and all get the
+    mean of the whole.
     """
     network.eval()
     rows: list[dict[str, float]] = []

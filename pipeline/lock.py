@@ -63,7 +63,7 @@ def _is_json(path: Path) -> bool:
 
 
 def _whole(path: Path) -> bool:
-    """Whether DVC would take a dvc.lock: one that is cut may be YAML still, or end in half a word."""
+    """Whether DVC would take a dvc.lock; one that is cut may be YAML, or end in half a word."""
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from voluptuous import Invalid
 

@@ -430,6 +430,7 @@ def test_weight_decay_is_adamws_own(stores):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, in its compiler
 def test_a_compiled_network_takes_the_same_steps(stores):
     states = {}
     for compiled in (False, True):
