@@ -140,6 +140,7 @@ class Frames:
                 self.sharp = torch.empty((count, *size, 3), dtype=torch.uint8)
                 self.defocused = torch.empty((bounds[-1], *size, 3), dtype=torch.uint8)
                 self.depth_m = torch.empty((count, *size), dtype=torch.float32)
+                self._lens_depth_m = self.depth_m  # stays on the host, as lenses do
             self.sharp[i] = _tensor(sharp)
             self.depth_m[i] = _tensor(depth_m)
             for copy, row in zip(self.copies[i], rows[i], strict=True):
@@ -225,8 +226,7 @@ class Frames:
         chosen = choices[rng.integers(len(choices)) if len(choices) > 1 else 0]
         copy, lens = (0, None) if self.cameras else (chosen, None)
         if self.cameras:
-            depth_m = self.depth_m[i].cpu().numpy()
-            lens = chosen.lens(depth_m, self.image_width_px, rng)
+            lens = chosen.lens(self._lens_depth_m[i].numpy(), self.image_width_px, rng)
         window = (slice(None), slice(None))
         if self.geometry == "crop":
             height, width = self.sharp.shape[1:3]
@@ -253,7 +253,8 @@ class Frames:
             around.append(self.sharp[d.frame][rows.to(device)[:, None], columns.to(device)])
             depth.append(self.depth_m[d.frame][d.window])
             assert d.lens is not None
-            sigma.append(torch.from_numpy(d.lens.sigma_px(depth[-1].cpu().numpy())))
+            lens_depth_m = self._lens_depth_m[d.frame][d.window].numpy()
+            sigma.append(torch.from_numpy(d.lens.sigma_px(lens_depth_m)))
         depth_m = _stack(depth, draws)[:, None]
         return SharpBatch(
             _stack(around, draws), _stack(sigma, draws), depth_m, self._places(draws),
