@@ -332,7 +332,8 @@ def validation_split(
         group = np.arange(len(indices))  # one scene: nothing left but to split it
     if len(indices) < 2:
         raise HDEDError(
-            "train.validation: one training frame cannot be split; set it to 0 and keep: last"
+            f"train.validation: of {len(indices)} training frames none can be held out; set it to "
+            "0 and keep: last"
         )
     wanted = max(1, round(share * len(indices)))
     held = np.zeros(len(indices), bool)
