@@ -2,9 +2,10 @@
 
 Two networks are measured on the same images, so the images are drawn anew once for both (Efron and
 Tibshirani 1993, chapters 6 and 13; for metrics of vision and language, Koehn 2004): what makes an
-image hard for both cancels. Trainings from other seeds are drawn anew too, for each of the two
-apart, since nothing ties one's seed 0 to the other's. With one seed each the interval speaks of
-this pair of networks, not of what their recipes give.
+image hard for both cancels. Trainings from other seeds are drawn anew too: for each of the two
+apart, since nothing ties one's seed 0 to the other's, unless they are the same trainings tested in
+two ways. With one seed each the interval speaks of this pair of networks, not of what their recipes
+give.
 """
 
 import math
@@ -49,13 +50,15 @@ def paired_difference(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
+    tied: bool = False,
 ) -> Difference:
     """Mean of `first` minus mean of `second`, with the percentile interval of `level`.
 
     first (seeds, images), second (seeds, images): one metric, the same images in the same order;
-    the numbers of seeds may differ. An image whose value is NaN in any of them (no valid pixel)
-    does not count. Infinite values (the PSNR of a perfect image) and fewer than two images give no
-    interval. Equal input gives equal output. Raises HDEDError for shapes that cannot be paired.
+    the numbers of seeds may differ. tied: row by row the two are one training. An image whose value
+    is NaN in any of them (no valid pixel) does not count. Infinite values (the PSNR of a perfect
+    image) and fewer than two images give no interval. Equal input gives equal output. Raises
+    HDEDError for shapes that cannot be paired.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
@@ -65,6 +68,8 @@ def paired_difference(
         )
     if not len(first) or not len(second):
         raise HDEDError("bootstrap: no seed to take values from")
+    if tied and len(first) != len(second):
+        raise HDEDError(f"bootstrap: {len(first)} and {len(second)} seeds cannot be tied")
     known = ~(np.isnan(first).any(0) | np.isnan(second).any(0))
     first, second = first[:, known], second[:, known]
     images, seeds = int(known.sum()), (len(first), len(second))
@@ -78,8 +83,12 @@ def paired_difference(
     for start in range(0, resamples, CHUNK):
         count = min(CHUNK, resamples - start)
         times = rng.multinomial(images, np.full(images, 1 / images), count)  # each image is drawn
-        means = [_draw_seeds(times @ values.T / images, rng) for values in (first, second)]
-        drawn[start : start + count] = means[0] - means[1]
+        pair = [times @ values.T / images for values in (first, second)]
+        if tied:
+            drawn[start : start + count] = _draw_seeds(pair[0] - pair[1], rng)
+        else:
+            means = [_draw_seeds(each, rng) for each in pair]
+            drawn[start : start + count] = means[0] - means[1]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Difference(*centres, float(low), float(high), images, seeds)
 

@@ -351,6 +351,7 @@ class Cell:
     def write_trained(self) -> None:
         out = self.tree.trained / self.dataset / self.variant / str(self.seed)
         out.mkdir(parents=True)
+        trained = "full" if self.variant == "wrong_focus" else self.variant
         rng = np.random.default_rng(self.seed)
         terms = (["l1", "gradient"] if "depth" in self.heads else []) + (
             ["charbonnier", "ssim"] if "all_in_focus" in self.heads else []
@@ -385,7 +386,7 @@ class Cell:
                 "weights": "none",
                 "parameters": 2_592_000,
                 "train": {"epochs": 20, "loss": {"balance": "fixed", "lambda": 0.01}},
-                "params_digest": "0123456789ab",
+                "params_digest": f"0123456789{list(VARIANTS).index(trained):02d}",
                 "versions": {"python": "3.11.9", "torch": "2.13.0"},
                 "hardware": "2 CPU threads, x86_64",
                 "commit": "34e88cb0a1b2",

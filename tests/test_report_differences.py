@@ -9,7 +9,13 @@ import pandas as pd
 import pytest
 from report_fixtures import Tree, write_tree
 
-from hded.report.differences import NO_INTERVAL, ONE_SEED, build_differences
+from hded.report.differences import (
+    NO_INTERVAL,
+    ONE_SEED,
+    ONE_TRAINING,
+    SAME_TRAININGS,
+    build_differences,
+)
 from hded.report.rendering import to_csv
 from hded.report.runs import Selection, read_selection
 
@@ -117,6 +123,27 @@ def test_the_verdict_names_the_better_network(tmp_path: Path, metric: str, colum
     better = "full" if column == "rmse" else "l1_l1"
     assert row["verdict"]["value"] == f"{better} is better"
     assert row["seeds"]["note"] == ONE_SEED
+
+
+def test_a_control_that_only_tests_another_way_is_paired_with_its_own_training(
+    tmp_path: Path,
+) -> None:
+    tree = write_tree(
+        tmp_path, variants=("full", "wrong_focus"), seeds=(0, 1), frames=6, pictured=1
+    )
+    for seed, moved in ((0, -3.0), (1, 3.0)):
+        for variant in tree.variants:
+            path = tree.folder("nyu", variant, seed) / "restoration.csv"
+            rows = pd.read_csv(path, dtype={"frame": str})
+            network = rows["method"] == "network"
+            better = 0.5 + 0.01 * np.arange(network.sum()) if variant == "full" else 0.0
+            rows.loc[network, "psnr"] = 30 + moved + better
+            rows.to_csv(path, index=False)
+    row = cells(select(tree))["full − wrong_focus: PSNR gain [dB]"]
+    assert (row["seeds"]["value"], row["seeds"]["note"]) == ("2", SAME_TRAININGS)
+    assert 0.5 <= float(row["low"]["value"]) < float(row["high"]["value"]) <= 0.55
+    row = cells(select(tree, seeds=(0,)))["full − wrong_focus: PSNR gain [dB]"]
+    assert (row["seeds"]["value"], row["seeds"]["note"]) == ("1", ONE_TRAINING)
 
 
 def test_networks_that_do_the_same_are_not_told_apart(tmp_path: Path) -> None:

@@ -52,9 +52,30 @@ def test_the_summary_follows_from_the_images(written) -> None:
 def test_the_page_says_what_was_reached_on_what(written) -> None:
     page = (written[1] / "README.md").read_text()
     tables = ("Table F", "Table E", "Table II", "Table III", "Table IV")
-    for text in ("Camera:", "`full`", "`depth_only`", "2 CPU threads", "0123456789ab", *tables):
+    for text in ("Camera:", "`full`", "`depth_only`", "2 CPU threads", "012345678900", *tables):
         assert text in page, text
     assert page.count("\n# ") == 0 and page.startswith("# NYU-Depth v2, 4 test images")
+
+
+def test_each_dataset_has_its_own_figures(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path, datasets=("nyu", "make3d"), frames=3, pictured=1)
+    selection = read_selection(
+        tree.evaluated, tree.trained, tree.datasets, tree.variants, tree.seeds
+    )
+    write_results(selection, VARIANTS, tmp_path / "out")
+    page = (tmp_path / "out/README.md").read_text()
+    parts = page.split("\n## `")
+    assert "NYU-Depth v2, 3 test images" in parts[0] and "Make3D, 3 test images" in parts[0]
+    assert "Camera of nyu:" in parts[0] and "Camera of make3d:" in parts[0]
+    assert [part.split("`")[0] for part in parts[1:]] == ["nyu/full", "make3d/full"]
+    images = pd.read_csv(tmp_path / "out/per_image.csv")
+    for part, dataset, protocol in (
+        (parts[1], "nyu", "NYU headline"), (parts[2], "make3d", "Make3D C1"),
+    ):  # fmt: skip
+        mine = images[images["dataset"] == dataset]
+        facts = part.split("\n\n")[2]
+        assert f"**{mine['psnr'].mean():.2f}**" in facts and "±" not in facts
+        assert f"{protocol} | **{mine['rmse'].mean():.3f}**" in facts
 
 
 def test_equal_runs_give_equal_bytes(written, tmp_path) -> None:

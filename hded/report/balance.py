@@ -7,14 +7,14 @@ import pandas as pd
 
 from hded.report.describe import dataset_title
 from hded.report.grid import Cell, Column, Part, Row, Table, missing, number
-from hded.report.runs import Run, Selection
+from hded.report.runs import Run, Selection, same_fit
 
 PAPER_LAMBDA = 0.01
 TASKS = ("depth", "deblur")
 COLUMNS = (
     ("weight_depth", "weight of depth"),
     ("weight_deblur", "weight of deblurring"),
-    ("first", "first epoch: deblurring / depth"),
+    ("first", "first epoch with a gradient: deblurring / depth"),
     ("mean", "mean over epochs: deblurring / depth"),
     ("paper", f"the same at λ = {PAPER_LAMBDA}, depth in metres"),
 )
@@ -23,7 +23,9 @@ INTRO = (
     "Norms of the losses' gradients at the encoder's output (all five maps), on the first batch of "
     "each epoch, as the losses enter the total: 1 is an equal say over the encoder, 0.01 that "
     "deblurring moves it a hundredth as much as depth does. Adam makes up for that in a decoder, "
-    "which has one loss, but not in the encoder, which has both.",
+    "which has one loss, but not in the encoder, which has both. Where both heads start at zero "
+    "(network.init: identity) the first batch of all moves no encoder: the first gradient is then "
+    "the second epoch's.",
     f"The last column scales the same gradients to the paper's weights, λ = {PAPER_LAMBDA} with "
     "depth in metres: what that λ would have done to this network.",
 )
@@ -33,7 +35,10 @@ def build_balance(selection: Selection) -> Table | None:
     """Build the table; None where no network with two heads has measured gradients."""
     parts = []
     for dataset in selection.datasets:
-        runs = [run for run in selection.of(dataset) if _measured(run.training.history)]
+        runs: list[Run] = []
+        for run in selection.of(dataset):
+            if _measured(run.training.history) and not any(same_fit(run, r) for r in runs):
+                runs.append(run)
         if runs:
             columns = tuple(Column(key, title) for key, title in COLUMNS)
             rows = tuple(_row(run) for run in runs)

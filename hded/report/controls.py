@@ -73,7 +73,12 @@ def _row(
     for spec, method, _ in plan:
         values = [v for run in runs if (v := spec.value(run, method)) is not None]
         cells.append(spec.cell(values) if values else missing(why_not(spec, runs[0])))
-    detail, control = descriptions.get(variant, ""), runs[0].control
-    if control not in detail:
-        detail = "; ".join(t for t in (detail, control) if t)
+    detail = with_control(descriptions.get(variant, ""), runs[0])
     return Row("plain", variant, tuple(cells), detail)
+
+
+def with_control(description: str, run: Run) -> str:
+    """Give a variant's description, with what makes `run` a control unless it says so itself."""
+    if run.control in description:
+        return description
+    return "; ".join(text for text in (description, run.control) if text)

@@ -130,12 +130,18 @@ def coc_histogram(table: pd.DataFrame, name: str) -> Picture:
 
 
 def error_figure(
-    curves: Mapping[str, Sequence[pd.DataFrame]], xlabel: str, name: str, caption: str
+    curves: Mapping[str, Sequence[pd.DataFrame]],
+    xlabel: str,
+    name: str,
+    caption: str,
+    *,
+    shares_of: str | None = None,
 ) -> Picture:
     """RMSE and bias [m] in bins of one quantity, by variant, over the share of pixels.
 
     curves: for each variant, one table a seed with bin_low, bin_high, pixels, rmse, bias. Lines are
-    means over seeds; bands reach from the lowest to the highest seed.
+    means over seeds; bands reach from the lowest to the highest seed. shares_of: the variant whose
+    pixels are counted, the first if None; a control's pictures may have another blur.
     """
     with mpl.rc_context(STYLE):
         figure = _figure(TALL)
@@ -147,7 +153,7 @@ def error_figure(
                 if len(values) > 1:
                     low, high = values.min(0), values.max(0)
                     axes.fill_between(x, low, high, color=_series(i), alpha=0.2, linewidth=0)
-        table = next(iter(curves.values()))[0]
+        table = curves[shares_of or next(iter(curves))][0]
         centre, width = (
             (table["bin_low"] + table["bin_high"]) / 2,
             table["bin_high"] - table["bin_low"],

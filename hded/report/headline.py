@@ -18,8 +18,8 @@ class Fact:
     protocol: str
 
 
-def headline(dataset: str, runs: Sequence[Run]) -> list[Fact]:
-    """Give the headline of one variant's runs (one a seed): restoration first, then depth."""
+def headline(runs: Sequence[Run]) -> list[Fact]:
+    """Give the headline of one network's runs (one a seed): restoration first, then depth."""
     first = runs[0]
     facts = []
     for protocol in first.protocols_of(RESTORATION)[:1]:

@@ -134,7 +134,7 @@ def render_page(
                 warnings=list(sample_warning(runs)),
                 camera=camera_sentence(comparable(runs)[0].camera),
                 main=shown[0].variant,
-                facts=headline(name, selection.of(name, shown[0].variant)),
+                facts=headline(selection.of(name, shown[0].variant)),
                 networks=[network(run) for run in shown],
                 errors=errors[name][0],
                 why_no_errors=errors[name][1],
@@ -217,7 +217,11 @@ def _errors(runs: Sequence[Run]) -> tuple[list[Picture], str]:
             "focus distance. A network that reads depth from blur alone would be blind around 0 "
             "and confuse the two sides."
         )
-        pictures.append(error_figure(by_coc, "signed CoC [px]", f"error-coc-{name}", text))
+        shown = comparable([run for run in with_depth if run.blurred])[0].variant
+        if len(by_coc) > 1:
+            text += f" The share of pixels is that of {shown}'s pictures."
+        label, key = "signed CoC [px]", f"error-coc-{name}"
+        pictures.append(error_figure(by_coc, label, key, text, shares_of=shown))
     return pictures, ""
 
 

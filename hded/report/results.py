@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hded.report.balance import build_balance
-from hded.report.controls import build_controls
+from hded.report.controls import build_controls, with_control
 from hded.report.describe import camera_sentence, dataset_title, describe_networks
 from hded.report.differences import build_differences
 from hded.report.grid import Table, number
@@ -85,13 +85,20 @@ def _images(run: Run) -> pd.DataFrame:
 
 
 def _page(selection: Selection, descriptions: Mapping[str, str]) -> str:
-    first = comparable(selection.runs)[0]
-    title = f"{dataset_title(first)}, {len(first.frames)} test images (source: {first.source})"
-    lines = [f"# {title}", "", f"Camera: {camera_sentence(first.camera)}", ""]
+    firsts = [comparable(selection.of(dataset))[0] for dataset in selection.datasets]
+    titles = [
+        f"{dataset_title(r)}, {len(r.frames)} test images (source: {r.source})" for r in firsts
+    ]
+    lines = [f"# {'; '.join(titles)}", ""]
+    for first in firsts:
+        whose = f" of {first.dataset}" if len(firsts) > 1 else ""
+        lines += [f"Camera{whose}: {camera_sentence(first.camera)}", ""]
     lines += ["![Training, errors over depth and over blur, gain of each image](plots.png)", ""]
-    for variant in selection.variants:
-        runs = [run for run in selection.runs if run.variant == variant]
-        lines += [*_network(variant, runs, descriptions), ""]
+    for first in firsts:
+        for variant in selection.variants:
+            name = f"{first.dataset}/{variant}" if len(firsts) > 1 else variant
+            runs = selection.of(first.dataset, variant)
+            lines += [f"## `{name}`", "", *_network(runs, descriptions.get(variant, "")), ""]
     lines += [
         "Files: `summary.csv` (every metric under every protocol), `per_image.csv`, `history.csv` "
         "(a row an epoch), `errors.csv` (over depth and over the circle of confusion). Written by "
@@ -123,13 +130,12 @@ def _lines(text: str) -> Iterator[str]:
     yield ""
 
 
-def _network(variant: str, runs: Sequence[Run], descriptions: Mapping[str, str]) -> list[str]:
+def _network(runs: Sequence[Run], description: str) -> list[str]:
     t = runs[0].training
     minutes = mean(run.training.wall_s for run in runs) / 60
-    control = f" {runs[0].control.capitalize()}." if runs[0].control else ""
-    lines = [f"## `{variant}`", "", f"{descriptions.get(variant, '')}.{control}", ""]
+    lines = [f"{with_control(description, runs[0])}.", ""]
     lines += ["| | | |", "|:--|--:|:--|"]
-    for fact in headline(runs[0].dataset, runs):
+    for fact in headline(runs):
         lines.append(f"| {fact.label}, {fact.protocol} | **{fact.value}** | {fact.comparison} |")
     networks = "; ".join(text for _, text in describe_networks(runs))
     versions = ", ".join(f"{name} {v}" for name, v in sorted(t.versions.items()))
@@ -145,10 +151,10 @@ def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) ->
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.4, 5.4), layout="constrained")
         training, depth, gain, coc = figure.subplots(2, 2).ravel()
-        for (variant, _), table in history.groupby(["variant", "seed"], sort=False):
+        for name, table in _by_network(history):
             for column, dash in (("train/l1", "-"), ("train/charbonnier", "--")):
                 if column in table and table[column].notna().any():
-                    label = f"{variant}, {'depth' if dash == '-' else 'image'}"
+                    label = f"{name}, {'depth' if dash == '-' else 'image'}"
                     training.plot(table["epoch"], table[column], dash, label=label, linewidth=1.2)
         training.set(yscale="log", xlabel="epoch", title="training loss; depth in its unit")
         _legend(training)
@@ -158,26 +164,33 @@ def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) ->
         ):
             if len(errors):
                 chosen = errors[errors["over"] == over]
-                for (variant, _), table in chosen.groupby(["variant", "seed"], sort=False):
+                for name, table in _by_network(chosen):
                     middle = (table["bin_low"] + table["bin_high"]) / 2
-                    axes.plot(middle, table["rmse"], linewidth=1.2, label=variant)
+                    axes.plot(middle, table["rmse"], linewidth=1.2, label=name)
             axes.set(xlabel=label, ylabel="RMSE [m]", ylim=(0, None), title=f"error over {label}")
             _legend(axes)
         if "psnr" in images:
-            for (variant, _), table in images.groupby(["variant", "seed"], sort=False):
+            for name, table in _by_network(images):
                 values = (
                     (table["psnr"] - table["input_psnr"])
                     .replace([np.inf, -np.inf], np.nan)
                     .dropna()
                 )
                 if len(values):
-                    gain.hist(values, bins=40, histtype="step", label=variant, linewidth=1.2)
+                    gain.hist(values, bins=40, histtype="step", label=name, linewidth=1.2)
         gain.axvline(0, color="0.5", linewidth=0.8)
         gain.set(
             xlabel="gain over the input [dB]", ylabel="images", title="PSNR gain of each image"
         )
         _legend(gain)
         return figure
+
+
+def _by_network(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Give each dataset's, variant's and seed's rows under the name of their line."""
+    several = table["dataset"].nunique() > 1
+    for (dataset, variant, _), rows in table.groupby(["dataset", "variant", "seed"], sort=False):
+        yield f"{dataset}/{variant}" if several else str(variant), rows
 
 
 def _legend(axes: Axes) -> None:

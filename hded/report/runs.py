@@ -165,6 +165,13 @@ def comparable(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if not run.control] or list(runs)
 
 
+def same_fit(first: Run, second: Run) -> bool:
+    """Whether two runs tested one training, as a control that differs in `evaluate` alone does."""
+    one, other = first.training, second.training
+    # a fit that was done again took other times
+    return one.params_digest == other.params_digest and one.history.equals(other.history)
+
+
 def read_selection(
     evaluated: Path,
     trained: Path,
