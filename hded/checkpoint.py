@@ -8,25 +8,50 @@ so that the same fit asked for again costs nothing.
 
 import os
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from hded.errors import HDEDError, first_line
 from hded.tensors import load_tensors
 
 FINISHED = "finished.pt"
 LATEST = "latest.pt"
-KEPT_KEYS = 8  # folders of other fits that are done, the youngest
+KEPT_KEYS = 8  # folders of fits that are done and not in use, the youngest
 
 
 class Checkpoints:
-    """The checkpoints of the fit that `key` stands for, in `root / key`."""
+    """The checkpoints of the fit that `key` stands for, in `root / key`.
 
-    def __init__(self, root: Path, key: str) -> None:
+    in_use: keys of fits that are not to be removed however old, since their results are in place.
+    """
+
+    def __init__(self, root: Path, key: str, in_use: Collection[str] = ()) -> None:
         self.folder = root / key
+        self._in_use = {key, *in_use}
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait for any other process at this fit, such as one that outlived its parent's kill."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            place = self.folder.name
+            print(
+                f"waiting for another process that trains this network ({place})", file=sys.stderr
+            )
+            lock.acquire(poll_interval=0.5)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Put `state` (tensors, numbers, text, lists and mappings) in the last one's place.
@@ -43,7 +68,7 @@ class Checkpoints:
         self._write(FINISHED, state)
         (self.folder / LATEST).unlink(missing_ok=True)
         others = sorted(
-            (f for f in self.folder.parent.iterdir() if _done(f) and f != self.folder),
+            (f for f in self.folder.parent.iterdir() if _done(f) and f.name not in self._in_use),
             key=lambda f: f.stat().st_mtime,
         )
         for folder in others[: -KEPT_KEYS or None]:

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from hded.errors import HDEDError, one_line
+from hded.errors import HDEDError, one_line, out_of_memory
 
 # what a disk says that takes nothing more, by number or in the words of a library around it
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -47,8 +47,10 @@ def run(main: Callable[[], None]) -> NoReturn:
         reason = unwritable(error)
         if reason is None and isinstance(error, OSError) and error.filename is not None:
             _fail(f"{os.fsdecode(error.filename)}: {error.strerror}")
-        if reason is None and isinstance(error, MemoryError):
-            _fail("there is not enough memory; close other programs, or use a smaller batch")
+        if reason is None and out_of_memory(error):
+            _fail(
+                "there is not enough memory; close other programs, or use a smaller batch or tile"
+            )
         if reason is None:
             raise
         _say(f"cannot use {reason}: free some space or make it writable, then run again")

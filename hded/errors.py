@@ -17,6 +17,15 @@ class HDEDError(Exception):
         super().__init__(hide_secrets(one_line(message)))
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the host's memory or a GPU's ran out; torch has errors of its own for it."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
+
+
 def one_line(text: str) -> str:
     """Join lines, and escape what cannot be printed."""
     joined = " ".join(line.strip() for line in text.splitlines())

@@ -50,7 +50,10 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """Give the batch on `device`."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in parts.items()})
+        for name, part in parts.items():
+            if isinstance(part, Tensor):
+                parts[name] = part.to(device, non_blocking=True)
+        return Batch(**parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,10 @@ class SharpBatch:
 
     def to(self, device: torch.device) -> Batch:
         """Blur on `device`, rounded to 8 bits as the stored copies are."""
-        around, sigma = self.surroundings.to(device), self.sigma_px.to(device)
-        depth_m = self.depth_m.to(device)
+        around, sigma, depth_m = (
+            tensor.to(device, non_blocking=True)
+            for tensor in (self.surroundings, self.sigma_px, self.depth_m)
+        )
         margin = (around.shape[1] - sigma.shape[1]) // 2
         unit = around.movedim(-1, -3).float() * (1 / 255)
         blurred = gaussian_gather_batch(unit, sigma, margin, max_sigma_px=self.max_sigma_px)
@@ -249,8 +254,8 @@ class Frames:
                 torch.from_numpy(border_indices(n, 0, margin)[s.start : s.stop + 2 * margin])
                 for n, s in zip(self.depth_m.shape[1:], d.window, strict=True)
             )
-            device = self.sharp.device
-            around.append(self.sharp[d.frame][rows.to(device)[:, None], columns.to(device)])
+            rows, columns = (i.to(self.sharp.device, non_blocking=True) for i in (rows, columns))
+            around.append(self.sharp[d.frame][rows[:, None], columns])
             depth.append(self.depth_m[d.frame][d.window])
             assert d.lens is not None
             lens_depth_m = self._lens_depth_m[d.frame][d.window].numpy()

@@ -22,8 +22,14 @@ def open_image(path: Path | BinaryIO) -> Image.Image:
 
 
 def open_upright(path: Path | BinaryIO) -> Image.Image:
-    """Decode an image as RGB, upright as its EXIF orientation says."""
+    """Decode an image as RGB, upright as its EXIF orientation says.
+
+    Raises HDEDError also for greyscale of more than 8 bits, which would all turn out white.
+    """
     image = open_image(path)
+    if image.mode.startswith(("I", "F")):
+        name = path if isinstance(path, Path) else "bytes"
+        raise HDEDError(f"{name}: greyscale of more than 8 bits; save it with 8 bits a channel")
     try:
         return ImageOps.exif_transpose(image).convert("RGB")
     except Exception as error:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import hded
+
 
 def of_settings(settings: Mapping[str, Any]) -> str:
     """Twelve digits that stand for nested settings, whatever their order."""
@@ -17,13 +19,14 @@ def of_fit(settings: Mapping[str, Any], data: Iterable[Path]) -> str:
     """Twenty digits that stand for all that decides a fit.
 
     settings: its own; data: files and folders that it reads. The code is every module of `hded`
-    that this process has imported.
+    that this process has imported, and the kernels that it imports on a GPU.
     """
     code = {
         name: Path(file)
         for name, module in sorted(sys.modules.items())
         if name.split(".")[0] == "hded" and (file := getattr(module, "__file__", None))
     }
+    code["kernels"] = Path(hded.__file__).parent / "blur/triton_kernels.py"
     whole = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, path in [*code.items(), *_files(data)]:
         with path.open("rb") as stream:

@@ -8,6 +8,7 @@ each stage keeps a copy that is whole; what was noted after it is one stage, whi
 """
 
 import json
+import os
 import shutil
 import time
 from contextlib import suppress
@@ -21,10 +22,13 @@ from hded import cli
 LOCK = Path("dvc.lock")
 KEPT = Path(".dvc/tmp/dvc.lock.kept")
 USERS = Path(".dvc/tmp/rwlock")
+STAGE = "DVC_STAGE"  # set by DVC for what it runs
 
 
 def keep() -> None:
-    """Copy dvc.lock, in the project's folder, where there is one."""
+    """Copy dvc.lock, in the project's folder, where DVC has read it to run this stage."""
+    if STAGE not in os.environ:
+        return  # nobody has: it may be cut
     # a disk that takes no copy must not end a stage that does not need it
     with suppress(OSError):
         if LOCK.is_file() and KEPT.parent.is_dir():

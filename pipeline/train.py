@@ -8,8 +8,10 @@ stage goes on from the last one, in the same MLflow run; a fit that is done is n
 """
 
 import os
+from argparse import Namespace
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import pandas as pd
 
@@ -19,6 +21,7 @@ from hded.network.weights import find_weights
 from hded.params import load_params
 from hded.recipe import fit_recipe, prepare
 from hded.secrets import hide_secrets
+from hded.sections import Train
 from hded.store import open_store
 from pipeline import keys, launch, machine, stage
 from pipeline.model import log_model
@@ -45,7 +48,10 @@ def main() -> None:
     }
     who = {"dataset": args.dataset, "seed": args.seed}
     data = [*stores, *([weights] if weights else [])]
-    checkpoints = Checkpoints(stage.checkpoints(), keys.of_fit(settings | who, data))
+    key = keys.of_fit(settings | who, data)
+    # `wrong_focus` tests the network of `full`, however many were trained since
+    others = (stage.read_json(path) for path in stage.TRAINED.glob("*/*/*/run.json"))
+    checkpoints = Checkpoints(stage.checkpoints(), key, {run.get("fit", "") for run in others})
     name = f"{args.dataset}-{args.variant}-seed{args.seed}"
     tags = {
         **{key: str(value) for key, value in who.items()},
@@ -63,62 +69,65 @@ def main() -> None:
             prepare, network, train, scenes, defocused, seed=args.seed, weights=weights,
             cameras=params.defocus.cameras(), rank=group.rank,
         )  # fmt: skip
-        done = checkpoints.result() is not None
         if not group.leads:
-            if not done:
+            if not group.gather(None)[0]:
                 with launch.interrupts() as should_stop:
                     fit_recipe(read(), device, checkpoints, group=group, should_stop=should_stop)
             return
-        begun = (checkpoints.load() or {}).get("run_id")
-        if done:  # a kill came between the fit's end and this stage's
-            begun = unfinished(checkpoints.result(), name)
-        with track(name, tags, begun) as tracker:
-            tracker.params(settings)
-            hardware = machine.hardware(device, group.size)
-            facts = {"run_id": tracker.run_id, "hardware": hardware}
-            if not done:
-                with launch.interrupts() as should_stop:
-                    fit_recipe(
-                        read(), device, checkpoints, group=group, should_stop=should_stop,
-                        on_epoch=lambda record: _log(tracker, record),
-                        facts=facts,
-                    )  # fmt: skip
-            result = checkpoints.result()
-            assert result is not None
-            if tracker.run_id != result["run_id"]:
-                tracker.tag("fitted_in_run", result["run_id"])
-                for record in result["history"]:
-                    _log(tracker, record)
-            out = stage.TRAINED / args.dataset / args.variant / str(args.seed)
-            out.mkdir(parents=True, exist_ok=True)
-            save_weights(
-                out / "weights.pt",
-                result["state"],
-                result["record"]["model"],
-                train.geometry,
-                train.size_px,
-            )
-            history = pd.DataFrame(result["history"])
-            history.to_csv(out / "history.csv", index=False)
-            curve = stage.shown(stage.CURVES, args.dataset, args.variant, args.seed, ".csv")
-            history.to_csv(curve, index=False)
-            run = {
-                **result["record"],
-                "hardware": result["hardware"],
-                "run_id": tracker.run_id,
-                "run_name": name,
-                "experiment": EXPERIMENT,
-                "tracking_uri": portable(tracker.uri),
-                "train": settings["train"],
-                "weights": hide_secrets(network.weights),
-                "params_digest": tags["params_digest"],
-                "commit": tags["commit"],
-                "versions": machine.versions(),
-            }
-            stage.write_json(out / "run.json", run)
-            log_model(tracker, out / "weights.pt", network.heads)
-            for file in OF_TRAINING:
-                tracker.artifacts(out / file)
+        with checkpoints.alone():
+            done = checkpoints.result()
+            group.gather(done is not None)
+            saved = done or checkpoints.load()
+            # done, but its run not finished: a kill came between the fit's end and this stage's
+            with track(name, tags, unfinished(saved, name)) as tracker:
+                tracker.params(settings)
+                hardware = machine.hardware(device, group.size)
+                facts = {"run_id": tracker.run_id, "hardware": hardware}
+                if saved and saved["run_id"] != tracker.run_id:
+                    tracker.tag("fitted_in_run", saved["run_id"])
+                    for record in saved["history"]:
+                        _log(tracker, record)
+                if not done:
+                    with launch.interrupts() as should_stop:
+                        fit_recipe(
+                            read(), device, checkpoints, group=group, should_stop=should_stop,
+                            on_epoch=lambda record: _log(tracker, record),
+                            facts=facts,
+                        )  # fmt: skip
+                    done = checkpoints.result()
+                assert done is not None
+                run = {
+                    "fit": key,
+                    "hardware": done["hardware"],
+                    "run_id": tracker.run_id,
+                    "run_name": name,
+                    "experiment": EXPERIMENT,
+                    "tracking_uri": portable(tracker.uri),
+                    "train": settings["train"],
+                    "weights": hide_secrets(network.weights),
+                    "params_digest": tags["params_digest"],
+                    "commit": tags["commit"],
+                    "versions": machine.versions(),
+                }
+                _write(args, train, done, run, tracker)
+
+
+def _write(
+    args: Namespace, train: Train, done: Mapping[str, Any], run: Mapping[str, Any], tracker: Tracker
+) -> None:
+    """Write the stage's files, and log them."""
+    out = stage.TRAINED / args.dataset / args.variant / str(args.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    model = done["record"]["model"]
+    save_weights(out / "weights.pt", done["state"], model, train.geometry, train.size_px)
+    history = pd.DataFrame(done["history"])
+    history.to_csv(out / "history.csv", index=False)
+    curve = stage.shown(stage.CURVES, args.dataset, args.variant, args.seed, ".csv")
+    history.to_csv(curve, index=False)
+    stage.write_json(out / "run.json", {**done["record"], **run})
+    log_model(tracker, out / "weights.pt", model["heads"])
+    for file in OF_TRAINING:
+        tracker.artifacts(out / file)
 
 
 def _log(tracker: Tracker, record: Mapping[str, float]) -> None:

@@ -3,12 +3,14 @@
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -182,8 +184,39 @@ def test_the_stage_trains_on_two_devices_into_one_run(tmp_path):
     assert "train:" not in errors
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"size_px": 96}, "train.size_px is 96"), ({"optimizer": "sgd", "lr": 1e30}, "loss is")],
+)
+def test_a_mistake_of_several_processes_is_one_line_and_exit_status_2(tmp_path, settings, words):
+    settings = {"size_px": 64, "devices": 2, "batch_size": 4, "schedule": "step", **settings}
+    code, errors = Project(tmp_path, SIZE, **settings).run()
+    lines = [line for line in errors.splitlines() if "error" in line.lower()]
+    assert code == 2 and "Traceback" not in errors, errors
+    assert lines and all(words in line for line in lines), errors
+
+
+@pytest.mark.slow
+def test_processes_stop_with_the_torchrun_that_was_killed_or_interrupted(tmp_path):
+    project = Project(tmp_path, SIZE, size_px=64, devices=2, batch_size=4, epochs=1000)
+    for number, status in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
+        process = project.start_and_wait_for_saves(2)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        assert len(workers) >= 2
+        process.send_signal(number)
+        _, alive = psutil.wait_procs(workers, timeout=60)
+        assert not alive
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == status and "Traceback" not in errors, errors
+    (run,) = project.mlflow_runs()
+    assert run.info.status == "KILLED"
+
+
 def test_as_many_processes_as_devices(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "1")
+    relaunch_if_many(1, "pipeline.train")
+    monkeypatch.setenv("WORLD_SIZE", "1")  # as schedulers set it, for what they start
+    relaunch_if_many(1, "pipeline.train")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(HDEDError, match=r"train.devices is 2, but torchrun started 1"):
         relaunch_if_many(2, "pipeline.train")
     relaunch_if_many(1, "pipeline.train")

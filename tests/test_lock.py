@@ -35,6 +35,7 @@ stages:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_STAGE", "train")
     (tmp_path / ".dvc/tmp").mkdir(parents=True)
     return tmp_path
 
@@ -56,6 +57,19 @@ def test_a_lock_that_was_cut_anywhere_is_put_back_or_is_one_that_dvc_takes(
         left += [] if put_back else [cut]
     # what a lock lacks DVC takes for not run; half a word it may not know
     assert left and all(WHOLE[cut - 1] == "\n" for cut in left)
+
+
+def test_what_nobody_has_read_does_not_take_the_copys_place(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "dvc.lock"
+    path.write_text(WHOLE)
+    lock.keep()
+    path.write_text(WHOLE[:200])
+    monkeypatch.delenv("DVC_STAGE")  # a command by hand, such as `make sample`
+    lock.keep()
+    lock.mend()
+    assert path.read_text() == WHOLE
 
 
 def test_without_a_copy_it_goes(folder: Path) -> None:

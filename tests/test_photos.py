@@ -267,6 +267,14 @@ def test_a_file_that_claims_to_be_huge_is_refused(tmp_path, monkeypatch):
         read_photo(tmp_path / "a.png")
 
 
+def test_greyscale_of_16_bits_is_refused_rather_than_made_white(tmp_path):
+    Image.fromarray(photo(40, 40)[..., 0].astype(np.uint16) * 257).save(tmp_path / "a.png")
+    with pytest.raises(HDEDError, match=r"a\.png: greyscale of more than 8 bits"):
+        read_photo(tmp_path / "a.png")
+    Image.fromarray(photo(40, 40)[..., 0]).save(tmp_path / "a.png")
+    assert read_photo(tmp_path / "a.png").shape == (40, 40, 3)
+
+
 # ---- taken elsewhere ----
 
 

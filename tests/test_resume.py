@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, write_stores
+from mlflow import MlflowClient
 from ruamel.yaml import YAML
 from servers import free_port, serving
 
@@ -56,12 +57,12 @@ class Project:
         params["train"].update({**TRAIN, **train})
         yaml.dump(params, root / "params.yaml")
 
-    def start(self, *command: str) -> subprocess.Popen[str]:
+    def start(self, *command: str, variant: str = "full") -> subprocess.Popen[str]:
         env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT"):
             env.pop(name, None)
         env |= self.variables
-        stage = ["-m", "pipeline.train", "--dataset", "nyu", "--variant", "full", "--seed", "0"]
+        stage = ["-m", "pipeline.train", "--dataset", "nyu", "--variant", variant, "--seed", "0"]
         return subprocess.Popen(
             [*(command or [sys.executable]), *stage],
             cwd=self.root,
@@ -71,8 +72,8 @@ class Project:
             start_new_session=True,
         )
 
-    def run(self, *command: str) -> tuple[int, str]:
-        process = self.start(*command)
+    def run(self, *command: str, variant: str = "full") -> tuple[int, str]:
+        process = self.start(*command, variant=variant)
         _, errors = process.communicate(timeout=200)
         return process.returncode, errors
 
@@ -99,8 +100,6 @@ class Project:
         return weights, pd.read_csv(out / "history.csv").drop(columns=TIMES)
 
     def mlflow_runs(self) -> list[Any]:
-        from mlflow import MlflowClient
-
         return list(MlflowClient(f"sqlite:///{self.root / 'mlflow.db'}").search_runs(["1"]))
 
 
@@ -192,8 +191,6 @@ def test_a_tracking_server_that_dies_is_one_line_and_the_run_goes_on_with_it(und
     with tracking_server(tmp_path / "server", port):
         code, errors = project.run()
         assert code == 0, errors
-        from mlflow import MlflowClient
-
         client = MlflowClient(f"http://127.0.0.1:{port}")
         (run,) = client.search_runs(["1"])
         assert run.info.status == "FINISHED"
@@ -234,6 +231,43 @@ def test_a_finished_fit_is_not_done_again_unless_something_changed(undisturbed):
     first, second = sorted(undisturbed.mlflow_runs(), key=lambda run: run.info.start_time)
     assert second.data.tags["fitted_in_run"] == first.info.run_id
     assert second.data.metrics["train/total"] == first.data.metrics["train/total"]
+
+
+@pytest.mark.slow
+def test_a_second_process_waits_for_the_one_that_is_at_the_same_fit(undisturbed, tmp_path):
+    project = Project(tmp_path)
+    first = project.start_and_wait_for_saves(2)
+    first.send_signal(signal.SIGSTOP)  # it holds the lock, and does not get done
+    second = project.start()
+    assert second.stderr is not None
+    said = second.stderr.readline()
+    assert said.startswith("waiting for another process that trains this network")
+    os.killpg(first.pid, signal.SIGKILL)  # the lock goes with it
+    first.communicate()
+    _, errors = second.communicate(timeout=200)
+    assert second.returncode == 0, errors
+    assert_same(project, undisturbed)
+    (run,) = project.mlflow_runs()
+    assert run.info.status == "FINISHED"
+
+
+def test_a_fit_taken_up_by_another_variant_is_told_in_a_run_of_its_own(undisturbed, tmp_path):
+    """`wrong_focus` trains what `full` trains, and may meet its checkpoint."""
+    project = Project(tmp_path)
+    process = project.start_and_wait_for_saves(10)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    code, errors = project.run(variant="wrong_focus")
+    assert code == 0, errors
+    last, first = project.mlflow_runs()
+    assert (first.info.run_name, last.info.run_name) == ("nyu-full-seed0", "nyu-wrong_focus-seed0")
+    assert last.data.tags["fitted_in_run"] == first.info.run_id
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    epochs = client.get_metric_history(last.info.run_id, "train/total")
+    assert [metric.step for metric in epochs] == list(range(1, TRAIN["epochs"] + 1))
+    weights = torch.load(tmp_path / "data/trained/nyu/wrong_focus/0/weights.pt", weights_only=True)
+    expected = undisturbed.result()[0]
+    assert all(torch.equal(expected[name], t) for name, t in weights["state_dict"].items())
 
 
 def test_another_setting_or_other_data_never_takes_up_a_checkpoint(tmp_path):
@@ -309,6 +343,34 @@ def test_the_folders_of_old_keys_are_removed_when_a_fit_is_done(tmp_path):
     kept = {folder.name for folder in tmp_path.iterdir()}
     assert kept == {"key0", *(f"key{i}" for i in range(2, KEPT_KEYS + 3))}
     assert checkpoints.load() is None and checkpoints.result() == {"state": {}}
+
+
+def test_the_results_that_are_in_place_keep_their_fits(tmp_path):
+    for i in range(KEPT_KEYS + 4):
+        checkpoints = Checkpoints(tmp_path, f"key{i}", in_use={"key0", "key1"})
+        checkpoints.finish({"state": {}})
+        os.utime(checkpoints.folder, (i, i))
+    kept = {folder.name for folder in tmp_path.iterdir()}
+    assert {"key0", "key1"} <= kept and "key2" not in kept
+    assert len(kept) == 2 + KEPT_KEYS + 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits a process's memory as Linux does")
+def test_a_checkpoint_that_memory_is_too_short_for_is_not_called_damaged(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "key")
+    checkpoints.save({"weights": torch.zeros(100_000_000)})
+    code = (
+        "import resource, sys, torch\n"
+        "from pathlib import Path\n"
+        "from hded import cli; from hded.checkpoint import Checkpoints\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 10**8,) * 2)\n"
+        "cli.run(Checkpoints(Path(sys.argv[1]), 'key').load)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: there is not enough memory")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing that torch wrote", None])
