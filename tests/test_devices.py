@@ -186,7 +186,10 @@ def test_the_stage_trains_on_two_devices_into_one_run(tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"size_px": 96}, "train.size_px is 96"), ({"optimizer": "sgd", "lr": 1e30}, "loss is")],
+    [
+        ({"size_px": 96}, "train.size_px is 96"),
+        pytest.param({"optimizer": "sgd", "lr": 1e30}, "loss is", marks=pytest.mark.slow),
+    ],
 )
 def test_a_mistake_of_several_processes_is_one_line_and_exit_status_2(tmp_path, settings, words):
     settings = {"size_px": 64, "devices": 2, "batch_size": 4, "schedule": "step", **settings}

@@ -251,6 +251,7 @@ def test_a_second_process_waits_for_the_one_that_is_at_the_same_fit(undisturbed,
     assert run.info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_fit_taken_up_by_another_variant_is_told_in_a_run_of_its_own(undisturbed, tmp_path):
     """`wrong_focus` trains what `full` trains, and may meet its checkpoint."""
     project = Project(tmp_path)
