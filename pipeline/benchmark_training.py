@@ -33,8 +33,8 @@ SETTINGS = FitSettings(epochs=2, batch_size=BATCH, keep="last", checkpoint_minut
 class _Samples(Dataset):
     """Crops as most training scripts make them: a frame is read when its sample is asked for."""
 
-    def __init__(self, scenes: Store, defocused: Store, rows: np.ndarray) -> None:
-        self.scenes, self.defocused, self.rows = scenes, defocused, rows
+    def __init__(self, scenes: Store, defocused: Store, rows: np.ndarray, size_px: int) -> None:
+        self.scenes, self.defocused, self.rows, self.size_px = scenes, defocused, rows, size_px
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -48,10 +48,11 @@ class _Samples(Dataset):
             self.scenes.read("depth", index)[..., None],
         ]
         height, width = arrays[0].shape[:2]
-        top = int(torch.randint(height - SIZE_PX + 1, ()))
-        left = int(torch.randint(width - SIZE_PX + 1, ()))
+        size = self.size_px
+        top = int(torch.randint(height - size + 1, ()))
+        left = int(torch.randint(width - size + 1, ()))
         step = -1 if torch.rand(()) < 0.5 else 1
-        cut = [a[top : top + SIZE_PX, left : left + SIZE_PX][:, ::step] for a in arrays]
+        cut = [a[top : top + size, left : left + size][:, ::step] for a in arrays]
         depth = torch.from_numpy(np.ascontiguousarray(cut[2])).movedim(-1, 0)
         return to_unit(cut[0]).contiguous(), to_unit(cut[1]).contiguous(), depth
 
@@ -107,7 +108,7 @@ def _plain(
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999))
     rows = np.resize(defocused.indices("train"), (steps + 2) * BATCH)
     loader = DataLoader(
-        _Samples(scenes, defocused, rows), BATCH, shuffle=True, num_workers=WORKERS,
+        _Samples(scenes, defocused, rows, SIZE_PX), BATCH, shuffle=True, num_workers=WORKERS,
         pin_memory=device.type == "cuda", multiprocessing_context="spawn",
     )  # fmt: skip
     times, waited = [], []
@@ -145,7 +146,7 @@ def _ours(
 def flops_a_sample() -> tuple[int, int]:
     """Count the arithmetic of the paper's network on one crop: forward, and forward and back."""
     with torch.device("meta"):
-        network, image = HDEDNet(), torch.zeros(1, 3, SIZE_PX, SIZE_PX)
+        network, image = HDEDNet().eval(), torch.zeros(1, 3, SIZE_PX, SIZE_PX)
     counts = []
     for trains in (False, True):
         with FlopCounterMode(display=False) as counter:

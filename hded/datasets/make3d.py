@@ -87,8 +87,9 @@ def _decode(
     members = iter_members(folder / archive, folder=inside, suffix=(suffix,))
     good: dict[str, NDArray] = {}
     bad: dict[str, str] = {}
+    batch = list(islice(members, BATCH))  # before the bar: the archive may not be readable
     with progress(desc=archive, unit="file") as bar:
-        while batch := list(islice(members, BATCH)):
+        while batch:
             results = decode([data for _, data in batch])
             for (file, _), result in zip(batch, results, strict=True):
                 bar.update()
@@ -97,6 +98,7 @@ def _decode(
                     bad[name] = f"{file} does not decode ({one_line(result)})"
                 else:
                     good[name] = result
+            batch = list(islice(members, BATCH))
     return good, bad
 
 
