@@ -10,12 +10,14 @@ stage goes on from the last one, in the same MLflow run; a fit that is done is n
 import os
 from argparse import Namespace
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from hded.checkpoint import Checkpoints
+from hded.errors import HDEDError
 from hded.inference import save_weights
 from hded.network.weights import find_weights
 from hded.params import load_params
@@ -49,9 +51,7 @@ def main() -> None:
     who = {"dataset": args.dataset, "seed": args.seed}
     data = [*stores, *([weights] if weights else [])]
     key = keys.of_fit(settings | who, data)
-    # `wrong_focus` tests the network of `full`, however many were trained since
-    others = (stage.read_json(path) for path in stage.TRAINED.glob("*/*/*/run.json"))
-    checkpoints = Checkpoints(stage.checkpoints(), key, {run.get("fit", "") for run in others})
+    checkpoints = Checkpoints(stage.checkpoints(), key, _in_place())
     name = f"{args.dataset}-{args.variant}-seed{args.seed}"
     tags = {
         **{key: str(value) for key, value in who.items()},
@@ -110,6 +110,15 @@ def main() -> None:
                     "versions": machine.versions(),
                 }
                 _write(args, train, done, run, tracker)
+
+
+def _in_place() -> set[str]:
+    """Give the fits of the networks that are there: a control may test one of them later."""
+    found = set()
+    for path in stage.TRAINED.glob("*/*/*/run.json"):
+        with suppress(HDEDError):  # cut short by a kill: it is written again
+            found.add(stage.read_json(path).get("fit", ""))
+    return found
 
 
 def _write(

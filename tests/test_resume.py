@@ -255,6 +255,9 @@ def test_a_second_process_waits_for_the_one_that_is_at_the_same_fit(undisturbed,
 def test_a_fit_taken_up_by_another_variant_is_told_in_a_run_of_its_own(undisturbed, tmp_path):
     """`wrong_focus` trains what `full` trains, and may meet its checkpoint."""
     project = Project(tmp_path)
+    cut = tmp_path / "data/trained/nyu/depth_only/0/run.json"
+    cut.parent.mkdir(parents=True)
+    cut.write_text('{"fit": "')  # by a kill: nothing to do with this one
     process = project.start_and_wait_for_saves(10)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
