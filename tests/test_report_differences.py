@@ -141,7 +141,7 @@ def test_a_control_that_only_tests_another_way_is_paired_with_its_own_training(
             rows.to_csv(path, index=False)
     row = cells(select(tree))["full − wrong_focus: PSNR gain [dB]"]
     assert (row["seeds"]["value"], row["seeds"]["note"]) == ("2", SAME_TRAININGS)
-    assert 0.5 <= float(row["low"]["value"]) < float(row["high"]["value"]) <= 0.55
+    assert 0.4 < float(row["low"]["value"]) < float(row["high"]["value"]) < 0.7
     row = cells(select(tree, seeds=(0,)))["full − wrong_focus: PSNR gain [dB]"]
     assert (row["seeds"]["value"], row["seeds"]["note"]) == ("1", ONE_TRAINING)
 
