@@ -107,6 +107,7 @@ def test_a_changed_setting_touches_only_the_stages_that_read_it(
         (clone.root / "params.yaml").write_bytes(before)
 
 
+@pytest.mark.slow
 def test_a_changed_loss_weight_reruns_train_onward_and_going_back_trains_nothing(
     clone: Clone,
 ) -> None:
@@ -185,6 +186,7 @@ def test_a_list_of_distances_and_a_drawn_lens_reach_what_is_read_of_them(
         clone.run("dvc", "repro")
 
 
+@pytest.mark.slow
 def test_controls_are_trained_or_tested_without_the_blur_that_the_network_knows(
     clone: Clone,
 ) -> None:
