@@ -28,8 +28,9 @@ def open_upright(path: Path | BinaryIO) -> Image.Image:
     """
     image = open_image(path)
     if image.mode.startswith(("I", "F")):
-        name = path if isinstance(path, Path) else "bytes"
-        raise HDEDError(f"{name}: greyscale of more than 8 bits; save it with 8 bits a channel")
+        raise HDEDError(
+            f"{_name(path)}: greyscale of more than 8 bits; save it with 8 bits a channel"
+        )
     try:
         return ImageOps.exif_transpose(image).convert("RGB")
     except Exception as error:
@@ -37,5 +38,8 @@ def open_upright(path: Path | BinaryIO) -> Image.Image:
 
 
 def _unreadable(path: Path | BinaryIO, error: Exception) -> HDEDError:
-    name = path if isinstance(path, Path) else "bytes"
-    return HDEDError(f"{name}: cannot be read as an image ({first_line(error)})")
+    return HDEDError(f"{_name(path)}: cannot be read as an image ({first_line(error)})")
+
+
+def _name(path: Path | BinaryIO) -> Path | str:
+    return path if isinstance(path, Path) else "bytes"

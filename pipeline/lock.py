@@ -3,8 +3,9 @@
     python -m pipeline.lock
 
 `make repro` does it first. DVC writes dvc.lock in place. While a stage runs it does not write, so
-each stage keeps a copy that is whole; what was noted after it is one stage, which runs again. So is
-.dvc/tmp/rwlock, which says what each process reads and writes: after a kill it speaks of the dead.
+each stage keeps a copy that is whole; what was noted after it is one stage, which runs again. It
+writes .dvc/tmp/rwlock in place too, what each process reads and writes: after a kill that is of no
+use any more, and goes.
 """
 
 import json
