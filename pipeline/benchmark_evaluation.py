@@ -31,7 +31,7 @@ def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, 
 
     rows = []
     for name, arguments in NETWORKS.items():
-        network = HDEDNet(HEADS, depth_scale_m=10.0, **arguments).to(device).eval()
+        network = HDEDNet(HEADS, depth_scale_m=10.0, **arguments)
         predictor = Predictor(network, "crop", 256, device)
         for batch in BATCHES[device.type]:
             predictor.batch(images[:batch])  # warms up
@@ -39,6 +39,10 @@ def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, 
             whole = _seconds(evaluated, predictor.batch, batch)
             rows.append({"name": f"{name}, batch {batch}: alone", "seconds": alone})
             rows.append({"name": f"{name}, batch {batch}: evaluated", "seconds": whole})
+        network.to(memory_format=torch.contiguous_format)
+        predictor.batch(images[:1])
+        alone = _seconds(_predict, predictor, images, 1)
+        rows.append({"name": f"{name}, batch 1, channels first: alone", "seconds": alone})
     rows.append({"name": "no network: read and measured", "seconds": _seconds(evaluated, _guess)})
     for row in rows:
         row["seconds"] /= len(images)
@@ -48,7 +52,8 @@ def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, 
     text = (
         f"{len(images)} test frames of {height}x{width}, both heads, every protocol. `alone`: the "
         "network, with its input and output converted; `evaluated`: reading, the network, and "
-        f"every metric, which threads take meanwhile. On {machine.hardware(device)}"
+        "every metric, which threads take meanwhile; `channels first`: the network's weights in "
+        f"the order that `Predictor` changes. On {machine.hardware(device)}"
     )
     return {
         "title": f"Evaluation on {'a GPU' if device.type == 'cuda' else 'the CPU'}",
