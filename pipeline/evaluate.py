@@ -6,6 +6,7 @@ Per-image rows first (depth.csv, restoration.csv), aggregates from them (metrics
 protocols beside them (evaluation.json), error curves, and a few scenes as pictures.
 """
 
+import math
 from pathlib import Path
 
 from hded.evaluation import Evaluation, evaluate
@@ -100,7 +101,10 @@ def main() -> None:
 
 
 def summarise(result: Evaluation) -> dict[str, float]:
-    """Give the few figures of `dvc metrics show`: headline depth, native restoration, baselines."""
+    """Give the few figures of `dvc metrics show`: headline depth, native restoration, baselines.
+
+    A perfect image's infinite PSNR is left out: JSON has no word for it.
+    """
     summary: dict[str, float] = {}
     depth = next(iter(result.metrics["depth"].values()))
     if "network" in depth:
@@ -109,7 +113,7 @@ def summarise(result: Evaluation) -> dict[str, float]:
     for scores in list(result.metrics["restoration"].values())[:1]:
         summary |= {**scores["network"], "psnr_gain": scores["gain"]["psnr"]}
         summary["input_psnr"] = scores["input"]["psnr"]
-    return summary
+    return {name: value for name, value in summary.items() if math.isfinite(value)}
 
 
 if __name__ == "__main__":

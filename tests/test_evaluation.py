@@ -1,6 +1,7 @@
 """Evaluation of predictors whose errors are known beforehand, and the saved network's own way."""
 
 import itertools
+import json
 import math
 import os
 import pickle
@@ -24,6 +25,7 @@ from hded.metrics import DEPTH_METRICS
 from hded.network import HDEDNet
 from hded.optics import Camera
 from hded.store import open_store, write_store
+from pipeline.evaluate import summarise
 
 BOTH_HEADS = ("depth", "all_in_focus")
 
@@ -107,6 +109,18 @@ def test_per_image_rows_come_first_and_aggregates_are_made_from_them(stores, res
     for name in DEPTH_METRICS:
         aggregate = result.metrics["depth"]["headline"]["network"][name]
         assert aggregate == pytest.approx(network[name].mean())
+
+
+def test_the_summary_of_perfect_images_is_json_that_every_reader_knows(stores):
+    predict, _ = oracle(stores)
+    sharp = iter(stores.rgb[8:12])
+    found = run(stores, lambda image: {**predict(image), "all_in_focus": next(sharp)})
+    assert found.metrics["restoration"]["native"]["network"]["psnr"] == math.inf
+    summary = summarise(found)
+    json.dumps(summary, allow_nan=False)
+    assert summary["ssim"] == pytest.approx(1.0) and summary["input_psnr"] > 0
+    assert not {"psnr", "psnr_gain"} & summary.keys()
+    assert {"psnr", "psnr_gain", "rmse"} < summarise(run(stores, predict)).keys()
 
 
 def test_only_test_frames_are_shown_and_each_once(stores):
