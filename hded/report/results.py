@@ -7,12 +7,13 @@ version control of a run of hours on data that cannot be published.
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from hded.report.balance import build_balance
 from hded.report.controls import build_controls, with_control
@@ -27,6 +28,7 @@ from hded.report.tables import build_tables
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "x"}
 DEPTH_COLUMNS = ("rmse", "abs_rel", "log10", "delta1")
 IMAGE_COLUMNS = ("psnr", "ssim")
+LOSSES = ((("train/l1",), "-"), (("train/charbonnier", "train/l1_image"), "--"))
 
 
 def write_results(selection: Selection, descriptions: Mapping[str, str], out: Path) -> None:
@@ -149,41 +151,49 @@ def _network(runs: Sequence[Run], description: str) -> list[str]:
 
 def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) -> Figure:
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.4, 5.4), layout="constrained")
+        figure = Figure(figsize=(8.4, 6.0), layout="constrained")
         training, depth, gain, coc = figure.subplots(2, 2).ravel()
+        looks = _looks(history)
         for name, table in _by_network(history):
-            for column, dash in (("train/l1", "-"), ("train/charbonnier", "--")):
-                if column in table and table[column].notna().any():
-                    label = f"{name}, {'depth' if dash == '-' else 'image'}"
-                    training.plot(table["epoch"], table[column], dash, label=label, linewidth=1.2)
-        training.set(yscale="log", xlabel="epoch", title="training loss; depth in its unit")
-        _legend(training)
+            for columns, dash in LOSSES:
+                for column in columns:
+                    if column in table and table[column].notna().any():
+                        training.plot(table["epoch"], table[column], dash, **looks[name])
+        training.set(
+            yscale="log", xlabel="epoch", title="training loss: depth in its unit; image dashed"
+        )
         for axes, over, label in (
             (depth, "depth_m", "depth [m]"),
             (coc, "coc_px", "signed circle of confusion [px]"),
         ):
             if len(errors):
-                chosen = errors[errors["over"] == over]
-                for name, table in _by_network(chosen):
+                for name, table in _by_network(errors[errors["over"] == over]):
                     middle = (table["bin_low"] + table["bin_high"]) / 2
-                    axes.plot(middle, table["rmse"], linewidth=1.2, label=name)
+                    axes.plot(middle, table["rmse"], **looks[name])
             axes.set(xlabel=label, ylabel="RMSE [m]", ylim=(0, None), title=f"error over {label}")
-            _legend(axes)
         if "psnr" in images:
             for name, table in _by_network(images):
-                values = (
-                    (table["psnr"] - table["input_psnr"])
-                    .replace([np.inf, -np.inf], np.nan)
-                    .dropna()
-                )
-                if len(values):
-                    gain.hist(values, bins=40, histtype="step", label=name, linewidth=1.2)
+                values = (table["psnr"] - table["input_psnr"]).replace([np.inf, -np.inf], np.nan)
+                if values.notna().any():
+                    gain.ecdf(values.dropna(), **looks[name])
         gain.axvline(0, color="0.5", linewidth=0.8)
         gain.set(
-            xlabel="gain over the input [dB]", ylabel="images", title="PSNR gain of each image"
+            xlabel="gain over the input [dB]",
+            ylabel="share of images with less",
+            title="PSNR gain of each image",
         )
-        _legend(gain)
+        lines = [Line2D([], [], label=name, **look) for name, look in looks.items()]
+        figure.legend(handles=lines, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
         return figure
+
+
+def _looks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Give each network one look for all panels; where lines coincide, the first's is seen."""
+    names = dict.fromkeys(name for name, _ in _by_network(table))
+    return {
+        name: {"color": f"C{i}", "linewidth": 1.2, "zorder": 3 - 0.01 * i}
+        for i, name in enumerate(names)
+    }
 
 
 def _by_network(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -191,8 +201,3 @@ def _by_network(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     several = table["dataset"].nunique() > 1
     for (dataset, variant, _), rows in table.groupby(["dataset", "variant", "seed"], sort=False):
         yield f"{dataset}/{variant}" if several else str(variant), rows
-
-
-def _legend(axes: Axes) -> None:
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(frameon=False, fontsize=7)
