@@ -23,8 +23,8 @@ FORMAT = 1
 class Predictor:
     """A network, and the geometry that it was trained with.
 
-    The network is put in evaluation mode, on `device`, channels last: the faster order in float32
-    (`make benchmark` compares), the same figures to rounding.
+    The network is put in evaluation mode, on `device`, channels last: in float32 on a CPU that is
+    faster for the paper's network (`make benchmark`), with the same figures to rounding.
     """
 
     network: HDEDNet

@@ -28,7 +28,7 @@ from hded.report.tables import build_tables
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "x"}
 DEPTH_COLUMNS = ("rmse", "abs_rel", "log10", "delta1")
 IMAGE_COLUMNS = ("psnr", "ssim")
-LOSSES = ((("train/l1",), "-"), (("train/charbonnier", "train/l1_image"), "--"))
+LOSSES = {"train/l1": "-", "train/charbonnier": "--", "train/l1_image": "--"}
 
 
 def write_results(selection: Selection, descriptions: Mapping[str, str], out: Path) -> None:
@@ -155,10 +155,9 @@ def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) ->
         training, depth, gain, coc = figure.subplots(2, 2).ravel()
         looks = _looks(history)
         for name, table in _by_network(history):
-            for columns, dash in LOSSES:
-                for column in columns:
-                    if column in table and table[column].notna().any():
-                        training.plot(table["epoch"], table[column], dash, **looks[name])
+            for column, dash in LOSSES.items():
+                if column in table and table[column].notna().any():
+                    training.plot(table["epoch"], table[column], dash, **looks[name])
         training.set(
             yscale="log", xlabel="epoch", title="training loss: depth in its unit; image dashed"
         )
