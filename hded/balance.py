@@ -11,12 +11,14 @@ With one head there is nothing to balance.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from hded.errors import check_choice
+
+T = TypeVar("T", Tensor, float)
 
 BalanceName = Literal["fixed", "uncertainty", "gradnorm"]
 TASKS = ("depth", "deblur")
@@ -31,11 +33,10 @@ class Balance(nn.Module):
         super().__init__()
         check_choice("loss: balance", name, get_args(BalanceName))
         self.name = name
-        if name == "fixed":
-            self.register_buffer("weights", torch.tensor([1.0, lambda_]), persistent=False)
-        elif name == "uncertainty":
+        self.lambda_ = lambda_
+        if name == "uncertainty":
             self.log_variance = nn.Parameter(torch.zeros(len(TASKS)))
-        else:
+        elif name == "gradnorm":
             # moved by `learn`, not by the network's optimiser
             self.weights = nn.Parameter(torch.ones(len(TASKS)), requires_grad=False)
             self.register_buffer("first", torch.zeros(len(TASKS)))
@@ -43,8 +44,8 @@ class Balance(nn.Module):
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Weigh the losses of the present tasks and give their sum, a scalar."""
-        if len(losses) == 1:
-            return next(iter(losses.values()))
+        if self.name == "fixed" or len(losses) == 1:
+            return by_lambda(losses, self.lambda_)
         values = torch.stack([losses[task] for task in TASKS])
         if self.name == "uncertainty":
             return (torch.exp(-self.log_variance) * values + self.log_variance).sum()
@@ -53,6 +54,8 @@ class Balance(nn.Module):
 
     def current(self) -> dict[str, float]:
         """Give the weight that each task's loss has now."""
+        if self.name == "fixed":
+            return {"depth": 1.0, "deblur": self.lambda_}
         weights = torch.exp(-self.log_variance) if self.name == "uncertainty" else self.weights
         return dict(zip(TASKS, weights.tolist(), strict=True))
 
@@ -80,6 +83,13 @@ class Balance(nn.Module):
         """Take up what `get_extra_state` gave."""
         if self.name == "gradnorm":
             self.optimizer.load_state_dict(state)
+
+
+def by_lambda(losses: Mapping[str, T], lambda_: float) -> T:
+    """Give depth + lambda x deblur (eq. 7); a lone head's loss as it is."""
+    if len(losses) == 1:
+        return next(iter(losses.values()))
+    return losses["depth"] + lambda_ * losses["deblur"]
 
 
 def gradient_norms(

@@ -5,17 +5,15 @@ Depth losses average over valid pixels only; a batch without any gives zero. Ima
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hded.balance import Balance, BalanceName
+from hded.balance import Balance, BalanceName, T, by_lambda
 from hded.errors import check_choice
 from hded.ssim import ssim
-
-T = TypeVar("T", Tensor, float)
 
 CHARBONNIER_EPS = 1e-3
 PREWITT = ((-1.0, 0.0, 1.0),) * 3
@@ -134,14 +132,11 @@ class HDEDLoss(nn.Module):
         return {"total": self.balance(self.tasks(terms)), **terms}
 
     def by_lambda(self, terms: Mapping[str, float]) -> float:
-        """Give depth + lambda x deblur, whatever the balance: what compares epoch with epoch.
+        """Give the total by lambda, whatever the balance: what compares epoch with epoch.
 
         Weights that are learned move from one to the next.
         """
-        tasks = self.tasks(terms)
-        if len(tasks) == 1:
-            return next(iter(tasks.values()))
-        return tasks["depth"] + self.weights.lambda_ * tasks["deblur"]
+        return by_lambda(self.tasks(terms), self.weights.lambda_)
 
     def tasks(self, terms: Mapping[str, T]) -> dict[str, T]:
         """Sum the terms of each task that is there, by their shares: what is to be balanced."""
