@@ -45,12 +45,18 @@ class Balance(nn.Module):
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Weigh the losses of the present tasks and give their sum, a scalar."""
         if self.name == "fixed" or len(losses) == 1:
-            return by_lambda(losses, self.lambda_)
+            return self.by_lambda(losses)
         values = torch.stack([losses[task] for task in TASKS])
         if self.name == "uncertainty":
             return (torch.exp(-self.log_variance) * values + self.log_variance).sum()
         # a copy: `learn` moves the weights before the sum is differentiated
         return (self.weights.detach().clone() * values).sum()
+
+    def by_lambda(self, losses: Mapping[str, T]) -> T:
+        """Give depth + lambda x deblur (eq. 7), whatever is learned; of a lone head, its loss."""
+        if len(losses) == 1:
+            return next(iter(losses.values()))
+        return losses["depth"] + self.lambda_ * losses["deblur"]
 
     def current(self) -> dict[str, float]:
         """Give the weight that each task's loss has now."""
@@ -83,13 +89,6 @@ class Balance(nn.Module):
         """Take up what `get_extra_state` gave."""
         if self.name == "gradnorm":
             self.optimizer.load_state_dict(state)
-
-
-def by_lambda(losses: Mapping[str, T], lambda_: float) -> T:
-    """Give depth + lambda x deblur (eq. 7); a lone head's loss as it is."""
-    if len(losses) == 1:
-        return next(iter(losses.values()))
-    return losses["depth"] + lambda_ * losses["deblur"]
 
 
 def gradient_norms(

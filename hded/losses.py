@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hded.balance import Balance, BalanceName, T, by_lambda
+from hded.balance import Balance, BalanceName, T
 from hded.errors import check_choice
 from hded.ssim import ssim
 
@@ -136,7 +136,7 @@ class HDEDLoss(nn.Module):
 
         Weights that are learned move from one to the next.
         """
-        return by_lambda(self.tasks(terms), self.weights.lambda_)
+        return self.balance.by_lambda(self.tasks(terms))
 
     def tasks(self, terms: Mapping[str, T]) -> dict[str, T]:
         """Sum the terms of each task that is there, by their shares: what is to be balanced."""
