@@ -1,40 +1,118 @@
-"""What a result depends on, in short: digests of settings, data and code."""
+"""Digests of what a result depends on: settings, data and code.
 
+The code of a fit is every module of `hded` that `hded.recipe` imports, directly or not, except those
+of `IRRELEVANT`. A module counts as its syntax tree without docstrings and without the arguments of
+exceptions: a comment, a docstring or the text of an error changes no key.
+"""
+
+import ast
 import hashlib
 import json
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import hded
+PROJECT = Path(__file__).resolve().parent.parent
+FIT = "hded.recipe"  # the module that builds and runs a fit
+# what a fit imports that cannot change its numbers, and why; all else is hashed
+IRRELEVANT = {
+    "hded": "holds the version of the package only",
+    "hded.datasets": "holds a docstring only",
+    "hded.datasets.fetch": "downloads an encoder's weights, whose bytes are hashed as data",
+    "hded.datasets.resume": "is the HTTP client of hded.datasets.fetch",
+    "hded.errors": "formats error messages",
+    "hded.progress": "draws a progress bar and yields what it is given",
+    "hded.secrets": "hides passwords in error messages",
+    "hded.sections": "checks params.yaml, whose values are hashed as settings",
+}
+VERSIONED = ("torch", "numba")  # libraries whose version may change a number
 
 
 def of_settings(settings: Mapping[str, Any]) -> str:
-    """Twelve digits that stand for nested settings, whatever their order."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    """Return a 12-character SHA-256 prefix of nested settings, independent of key order."""
+    return hashlib.sha256(_canonical(settings)).hexdigest()[:12]
 
 
-def of_fit(settings: Mapping[str, Any], data: Iterable[Path]) -> str:
-    """Twenty digits that stand for all that decides a fit.
+def of_fit(settings: Mapping[str, Any], data: Iterable[Path], project: Path = PROJECT) -> str:
+    """Return a 20-character SHA-256 prefix of everything that decides the numbers of a fit.
 
-    settings: its own; data: files and folders that it reads. The code is every module of `hded`
-    that this process has imported, and the kernels that it imports on a GPU.
+    settings: the fit's own; data: the files and folders that it reads; project: the folder that
+    holds the package `hded`. The versions of torch and numba are hashed, too.
     """
-    code = {
-        name: Path(file)
-        for name, module in sorted(sys.modules.items())
-        if name.split(".")[0] == "hded" and (file := getattr(module, "__file__", None))
-    }
-    code["kernels"] = Path(hded.__file__).parent / "blur/triton_kernels.py"
-    whole = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, path in [*code.items(), *_files(data)]:
+    whole = hashlib.sha256(_canonical(settings))
+    for name in VERSIONED:
+        whole.update(f"{name} {version(name)}\n".encode())
+    for name, path in sorted(imported_modules(FIT, project).items()):
+        if name not in IRRELEVANT:
+            whole.update(f"{name} {code_digest(path.read_bytes())}\n".encode())
+    for name, path in _files(data):
         with path.open("rb") as stream:
             whole.update(f"{name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
     return whole.hexdigest()[:20]
 
 
-def _files(paths: Iterable[Path]) -> Iterable[tuple[str, Path]]:
+def imported_modules(
+    module: str, project: Path = PROJECT, packages: Iterable[str] = ("hded",)
+) -> dict[str, Path]:
+    """Return the file of every module of `packages` that importing `module` may load, by name.
+
+    Imports are read from the source, including those inside functions; a package on the way counts
+    by its __init__.py.
+    """
+    found: dict[str, Path] = {}
+    names = [module]
+    while names:
+        name = names.pop()
+        path = _source(name, project) if name.split(".")[0] in packages else None
+        if path is None or name in found:
+            continue
+        found[name] = path
+        names += [name.rsplit(".", 1)[0]]
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
+
+
+def code_digest(source: bytes) -> str:
+    """Return the SHA-256 of Python source without comments, docstrings and error texts."""
+    return hashlib.sha256(ast.dump(_Bare().visit(ast.parse(source))).encode()).hexdigest()
+
+
+class _Bare(ast.NodeTransformer):
+    """Remove docstrings, and the arguments of exceptions and of `check_choice`, which raises one."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return None
+        return self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        if isinstance(node.exc, ast.Call):
+            node.exc.args, node.exc.keywords = [], []
+        return self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        name = getattr(node.func, "attr", None) or getattr(node.func, "id", "")
+        if name.endswith("Error") or name == "check_choice":
+            node.args, node.keywords = [], []
+        return self.generic_visit(node)
+
+
+def _canonical(settings: Mapping[str, Any]) -> bytes:
+    return json.dumps(settings, sort_keys=True).encode()
+
+
+def _source(module: str, project: Path) -> Path | None:
+    base = project.joinpath(*module.split("."))
+    candidates = (base / "__init__.py", base.with_suffix(".py"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _files(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
     for root in paths:
         if root.is_file():
             yield root.name, root

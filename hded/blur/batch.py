@@ -72,9 +72,9 @@ def _check_form(rgb: Tensor, sigma: Tensor, margin_px: int) -> Tensor:
     batch, _, *size = rgb.shape
     shape = (batch, *(n - 2 * margin_px for n in size))
     if margin_px < 0 or tuple(sigma.shape) not in (shape, (batch, 1, *shape[1:])):
-        margin = f" with a margin of {margin_px} px" if margin_px else ""
         raise HDEDError(
-            f"blur: sigma has shape {tuple(sigma.shape)}, the images {tuple(rgb.shape)}{margin}"
+            f"blur: sigma has shape {tuple(sigma.shape)}, the images {tuple(rgb.shape)}"
+            + (f" with a margin of {margin_px} px" if margin_px else "")
         )
     if not sigma.numel():
         raise HDEDError(f"blur: the margin of {margin_px} px leaves no pixel of {tuple(size)}")

@@ -50,8 +50,10 @@ def check_image(
     if rgb.dtype != np.uint8 and not np.issubdtype(rgb.dtype, np.floating):
         raise HDEDError(f"blur: rgb is {rgb.dtype}; uint8, or floats in [0, 1], are needed")
     if margin_px < 0 or sigma.shape != tuple(n - 2 * margin_px for n in rgb.shape[:2]):
-        margin = f" with a margin of {margin_px} px" if margin_px else ""
-        raise HDEDError(f"blur: sigma has shape {sigma.shape}, the image {rgb.shape[:2]}{margin}")
+        raise HDEDError(
+            f"blur: sigma has shape {sigma.shape}, the image {rgb.shape[:2]}"
+            + (f" with a margin of {margin_px} px" if margin_px else "")
+        )
     if not sigma.size:
         raise HDEDError(f"blur: the margin of {margin_px} px leaves no pixel of {rgb.shape[:2]}")
     with np.errstate(over="ignore"):

@@ -89,10 +89,9 @@ def load_weights(encoder: nn.Module, path: Path) -> Loaded:
         counts = name.endswith("num_batches_tracked")
         if name in fits or counts or OWN_STEM.match(name):
             continue
-        found = tuple(given[name].shape) if name in given else "not there"
         raise HDEDError(
-            f"network.weights: {path} does not fit this encoder: {name} is "
-            f"{tuple(tensor.shape)} here and {found} in the file"
+            f"network.weights: {path} does not fit this encoder: {name} is {tuple(tensor.shape)} "
+            f"here and {tuple(given[name].shape) if name in given else 'not there'} in the file"
         )
     encoder.load_state_dict(own | fits)
     new = tuple(name for name in own if name not in fits)
