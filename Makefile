@@ -67,7 +67,7 @@ licences: $(STAMP)  ## list every dependency's licence in .ci/licences.md
 		--ignore-packages hded pip pip-licenses pip-tools
 
 benchmark: $(STAMP)  ## measure speed and memory into reports/benchmark.json, after `make repro`
-	python -m pipeline.benchmark
+	python -m pipeline.benchmark.__main__
 
 ui: $(STAMP)  ## open MLflow on the project's runs, at http://127.0.0.1:5000
 	mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///mlflow.db

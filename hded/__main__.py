@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from hded.cli import Parser, run
-from hded.errors import HDEDError
-from hded.export import export_onnx
+from hded.common.cli import Parser, run
+from hded.common.errors import HDEDError
+from hded.common.progress import progress
 from hded.inference import load_predictor
+from hded.inference.onnx import export_onnx
+from hded.inference.photo import OVERLAP_PX, TILE_PX, estimate, preview, read_photo
 from hded.network import HEADS
-from hded.photos import OVERLAP_PX, TILE_PX, estimate, preview, read_photo
-from hded.progress import progress
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hded.errors import HDEDError, check_choice
+from hded.common.errors import HDEDError, check_choice
 
 ALL_IN_FOCUS = "all in focus"  # in the place of a camera's name, where none blurred
 SENSOR_WIDTH_M = 0.036  # full frame

@@ -24,7 +24,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
-from hded.errors import HDEDError
+from hded.common.errors import HDEDError
 
 FORMAT = 2
 SHARD_FRAMES = 64

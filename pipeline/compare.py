@@ -11,11 +11,11 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hded.errors import HDEDError
+from hded.common.errors import HDEDError
 from hded.report.comparison import write_comparison
-from hded.report.runs import read_run
-from pipeline import stage
-from pipeline.tracking import Evaluated, find_evaluated
+from hded.report.read.runs import read_run
+from pipeline.lib import stage
+from pipeline.lib.tracking import Evaluated, find_evaluated
 
 SHORT_ID = 8
 

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from hded.common.errors import HDEDError
+from hded.common.progress import progress
+from hded.config.params import load_params
+from hded.config.schema import OFFICIAL, Download
+from hded.datasets.base import Scenes
 from hded.datasets.folder import open_folder
 from hded.datasets.make3d import open_make3d
 from hded.datasets.nyu import open_nyu
-from hded.datasets.scenes import Scenes
-from hded.errors import HDEDError
-from hded.params import load_params
-from hded.progress import progress
-from hded.sections import OFFICIAL, Download
 from hded.store import write_store
-from pipeline import stage
+from pipeline.lib import stage
 
 
 def main() -> None:

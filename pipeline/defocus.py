@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hded.defocus import list_copies, take_picture
-from hded.errors import HDEDError
-from hded.inspection import (
+from hded.blur.render import list_copies, take_picture
+from hded.common.errors import HDEDError
+from hded.common.progress import progress
+from hded.config.params import load_params
+from hded.config.schema import Defocus
+from hded.defocus_diagnostics import (
     BlurCount,
     camera_table,
     contact_sheet,
@@ -27,12 +30,9 @@ from hded.inspection import (
 )
 from hded.metrics import psnr, ssim
 from hded.optics import AnyCamera, describe_cameras
-from hded.params import load_params
-from hded.progress import progress
-from hded.sections import Defocus
 from hded.store import Store, open_store, write_store
-from pipeline import stage
-from pipeline.tracking import flatten, track
+from pipeline.lib import stage
+from pipeline.lib.tracking import flatten, track
 
 
 def main() -> None:

@@ -11,19 +11,20 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from hded.datasets import make3d, nyu, sample
-from hded.datasets.fetch import RemoteFile, fetch
+from hded.common.errors import HDEDError
+from hded.config.params import load_params
+from hded.config.schema import Download
+from hded.datasets import make3d, nyu
 from hded.datasets.folder import LISTS, PICTURES
-from hded.errors import HDEDError
-from hded.params import load_params
-from hded.sections import Download
-from pipeline import stage
+from hded.download.fetch import RemoteFile, fetch
+from hded.sample.write import write_make3d, write_nyu
+from pipeline.lib import stage
 
 FILES = {
     "nyu": (nyu.LABELED, nyu.SPLITS),
     "make3d": tuple(file for pair in make3d.ARCHIVES.values() for file, _ in pair),
 }
-WRITERS = {"nyu": sample.write_nyu, "make3d": sample.write_make3d}
+WRITERS = {"nyu": write_nyu, "make3d": write_make3d}
 
 
 def main() -> None:

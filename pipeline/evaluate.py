@@ -9,14 +9,15 @@ protocols beside them (evaluation.json), error curves, and a few scenes as pictu
 import math
 from pathlib import Path
 
-from hded.evaluation import Evaluation, evaluate
+from hded.config.params import load_params
+from hded.evaluation.controls import Retaken
+from hded.evaluation.evaluate import Evaluation, evaluate
+from hded.evaluation.gallery import pick_scenes, write_scene
 from hded.inference import load_predictor
-from hded.params import load_params
-from hded.pictured import pick_scenes, write_scene
-from hded.retake import Retaken
 from hded.store import open_store
-from pipeline import launch, stage
-from pipeline.tracking import EVALUATION, OF_TRAINING, flatten, track
+from pipeline.lib import stage
+from pipeline.lib.device import resolve_device
+from pipeline.lib.tracking import EVALUATION, OF_TRAINING, flatten, track
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
         defocused = Retaken(scenes, camera, params.defocus.renderer)
         focus = f"pictures focused at {how.focus_distance_m:g} m" if camera else ""
         control = f"tested on {focus or 'all-in-focus images'}"
-    device = launch.device(how.device, "evaluate.device")
+    device = resolve_device(how.device, "evaluate.device")
     predictor = load_predictor(trained / "weights.pt", device)
     heads = predictor.network.heads
     run = stage.read_json(trained / "run.json")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from hded.errors import HDEDError
-from hded.params import load_params
-from hded.secrets import hide_secrets
-from pipeline import stage
+from hded.common.errors import HDEDError
+from hded.common.secrets import hide_secrets
+from hded.config.params import load_params
+from pipeline.lib import stage
 
 NULL = "tag:yaml.org,2002:null"
 

@@ -7,11 +7,11 @@ No photograph of the dataset is written.
 
 import re
 
-from hded.errors import HDEDError
-from hded.params import load_params
-from hded.report.results import write_results
-from hded.report.runs import read_selection
-from pipeline import stage
+from hded.common.errors import HDEDError
+from hded.config.params import load_params
+from hded.report.publish import write_results
+from hded.report.read.runs import read_selection
+from pipeline.lib import stage
 
 
 def main() -> None:

@@ -3,9 +3,9 @@
 python -m pipeline.report
 """
 
-from hded.params import load_params
-from hded.report import write_report
-from pipeline import stage
+from hded.config.params import load_params
+from hded.report.write import write_report
+from pipeline.lib import stage
 
 
 def main() -> None:

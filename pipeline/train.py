@@ -16,18 +16,18 @@ from typing import Any
 
 import pandas as pd
 
-from hded.checkpoint import Checkpoints
-from hded.errors import HDEDError
+from hded.common.errors import HDEDError
+from hded.common.secrets import hide_secrets
+from hded.config.params import load_params
+from hded.config.schema import Train
 from hded.inference import save_weights
 from hded.network.weights import find_weights
-from hded.params import load_params
-from hded.recipe import fit_recipe, prepare
-from hded.secrets import hide_secrets
-from hded.sections import Train
 from hded.store import open_store
-from pipeline import keys, launch, machine, stage
-from pipeline.model import log_model
-from pipeline.tracking import EXPERIMENT, OF_TRAINING, Tracker, portable, track, unfinished
+from hded.training.build import fit_recipe, prepare
+from hded.training.checkpoint import Checkpoints
+from pipeline.lib import fingerprint, launch, provenance, stage
+from pipeline.lib.mlflow_model import log_model
+from pipeline.lib.tracking import EXPERIMENT, OF_TRAINING, Tracker, portable, track, unfinished
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
     }
     who = {"dataset": args.dataset, "seed": args.seed}
     data = [*stores, *([weights] if weights else [])]
-    key = keys.of_fit(settings | who, data)
+    key = fingerprint.of_fit(settings | who, data)
     checkpoints = Checkpoints(stage.checkpoints(), key, _in_place())
     name = f"{args.dataset}-{args.variant}-seed{args.seed}"
     tags = {
@@ -58,8 +58,8 @@ def main() -> None:
         "source": scenes.attributes["source"],
         "variant": args.variant,
         "camera": camera["name"],
-        "params_digest": keys.of_settings(settings | who),
-        "commit": machine.commit(),
+        "params_digest": fingerprint.of_settings(settings | who),
+        "commit": provenance.commit(),
         "stage": "train",
     }
     if experiment := os.environ.get("DVC_EXP_NAME"):
@@ -81,7 +81,7 @@ def main() -> None:
             # done, but its run not finished: a kill came between the fit's end and this stage's
             with track(name, tags, unfinished(saved, name)) as tracker:
                 tracker.params(settings)
-                hardware = machine.hardware(device, group.size)
+                hardware = provenance.hardware(device, group.size)
                 facts = {"run_id": tracker.run_id, "hardware": hardware}
                 if saved and saved["run_id"] != tracker.run_id:
                     tracker.tag("fitted_in_run", saved["run_id"])
@@ -107,7 +107,7 @@ def main() -> None:
                     "weights": hide_secrets(network.weights),
                     "params_digest": tags["params_digest"],
                     "commit": tags["commit"],
-                    "versions": machine.versions(),
+                    "versions": provenance.versions(),
                 }
                 _write(args, train, done, run, tracker)
 

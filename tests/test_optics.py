@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hded.errors import HDEDError
+from hded.common.errors import HDEDError
 from hded.optics import (
     CAMERAS,
     Camera,

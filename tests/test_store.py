@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import zarr
 
-from hded.errors import HDEDError
+from hded.common.errors import HDEDError
 from hded.store import open_store, write_store
 
 SIZE = (6, 9)

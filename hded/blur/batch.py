@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from hded.blur import torch_ops
 from hded.blur.cpu import gaussian_gather
 from hded.blur.support import border_indices, radius_px
-from hded.errors import HDEDError
+from hded.common.errors import HDEDError
 
 
 def gaussian_gather_batch(

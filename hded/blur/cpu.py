@@ -16,13 +16,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from hded.blur.support import (
-    MIN_SIGMA_PX,
-    SUPPORT_SIGMAS,
-    border_indices,
-    check_image,
-    radius_px,
-)
+from hded.blur.support import MIN_SIGMA_PX, SUPPORT_SIGMAS, border_indices, check_image, radius_px
 
 BLOCK = 64  # pixels side by side
 # contract and reassoc allow multiply-adds and vector sums; nothing assumes that numbers are finite

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_cdt, maximum_filter
 
 from hded.blur.support import border_indices, check_image, radii_px
-from hded.errors import HDEDError
+from hded.common.errors import HDEDError
 
 LAYERS = 256
 GAP = 0.25  # of the larger |CoC|: less is one surface

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from hded.errors import HDEDError
+from hded.common.errors import HDEDError
 
 MIN_SIGMA_PX = 0.1
 SUPPORT_SIGMAS = 3.0

@@ -1,1 +1,1 @@
-"""Readers of the datasets' official raw formats, the embedded sample, and downloads."""
+"""Readers of the datasets' official raw formats, and of a user's own pictures."""

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from hded.errors import HDEDError
+from hded.common.errors import HDEDError
 
 _BLOCK = tarfile.BLOCKSIZE
 _STEP = 1 << 20  # bytes unpacked at once where they are only passed over

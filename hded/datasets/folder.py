@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hded.datasets.scenes import Scenes
-from hded.errors import HDEDError
-from hded.images import open_image, open_upright
+from hded.common.errors import HDEDError
+from hded.common.image_io import open_image, open_upright
+from hded.datasets.base import Scenes
 
 TEST_EVERY = 5
 PICTURES = ("rgb", "depth")  # folders

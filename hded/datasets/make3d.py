@@ -16,13 +16,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
+from hded.common.errors import HDEDError, one_line
+from hded.common.image_io import open_upright
+from hded.common.progress import progress
+from hded.common.resize import resize_nearest
 from hded.datasets.archives import iter_members
-from hded.datasets.mat import MatReader
-from hded.datasets.scenes import Scenes
-from hded.errors import HDEDError, one_line
-from hded.images import open_upright
-from hded.progress import progress
-from hded.resample import resize_nearest
+from hded.datasets.base import Scenes
+from hded.datasets.matlab import MatReader
 
 # split -> (archive, folder inside it) of images, and of depths
 ARCHIVES = {

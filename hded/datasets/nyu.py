@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hded.datasets.mat import MatReader
-from hded.datasets.scenes import Scenes
-from hded.errors import HDEDError
+from hded.common.errors import HDEDError
+from hded.datasets.base import Scenes
+from hded.datasets.matlab import MatReader
 
 LABELED = "nyu_depth_v2_labeled.mat"
 SPLITS = "splits.mat"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hded.errors import check_choice
+from hded.common.errors import check_choice
 
 DecoderName = Literal["transposed", "bilinear"]
 DROPOUT_BLOCKS = 2  # the two deepest

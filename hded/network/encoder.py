@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from torch import nn
 
-from hded.errors import check_choice
+from hded.common.errors import check_choice
 from hded.network.densenet import DenseNetEncoder
 from hded.network.efficientnet import EfficientNetLiteEncoder
 

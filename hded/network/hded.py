@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hded.errors import HDEDError, check_choice
+from hded.common.errors import HDEDError, check_choice
 from hded.network.decoder import DecoderName, build_decoder
 from hded.network.encoder import EncoderName, build_encoder
 

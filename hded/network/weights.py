@@ -14,10 +14,10 @@ from urllib.parse import urldefrag, urlsplit
 
 from torch import Tensor, nn
 
-from hded.datasets.fetch import RemoteFile, fetch
-from hded.errors import HDEDError
+from hded.common.errors import HDEDError
+from hded.download.fetch import RemoteFile, fetch
 from hded.network.encoder import EncoderName
-from hded.tensors import load_tensors
+from hded.network.torch_io import load_tensors
 
 # torch.hub's convention: a file's name ends in the first digits of its sha256
 DENSENET121 = "https://download.pytorch.org/models/densenet121-a639ec97.pth"

@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hded.errors import HDEDError
-from hded.report.colour import Bar, Inlined, Scale, photograph
-from hded.report.describe import (
+from hded.common.errors import HDEDError
+from hded.report.page.colour import Bar, Inlined, Scale, photograph
+from hded.report.page.pictures import Pictures, read_pictures
+from hded.report.page.render import render
+from hded.report.read.runs import DEPTH, RESTORATION, Run
+from hded.report.tables.captions import (
     camera_sentence,
     dataset_title,
     describe_protocols,
     sample_warning,
 )
-from hded.report.differences import COLUMNS, INTERVAL, compare_networks, shared_protocol
-from hded.report.grid import Cell, Column, Part, Row, missing, number
-from hded.report.page import render
-from hded.report.pictures import Pictures, read_pictures
-from hded.report.rendering import part_to_markdown
-from hded.report.runs import DEPTH, RESTORATION, Run
+from hded.report.tables.differences import COLUMNS, INTERVAL, compare_networks, shared_protocol
+from hded.report.tables.model import Cell, Column, Part, Row, missing, number
+from hded.report.tables.rendering import part_to_markdown
 
 SIDE_PX, MAP_PX, QUALITY = 560, 300, 88
 BOTH = 4  # a bar's intervals

@@ -1,0 +1,1 @@
+"""What every part uses: errors, command lines, progress bars, image files, resizing."""

@@ -1,0 +1,45 @@
+"""Image files that a user may hand over, opened without surprises."""
+
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image, ImageOps
+
+from hded.common.errors import HDEDError, first_line
+
+
+def open_image(path: Path | BinaryIO) -> Image.Image:
+    """Decode an image whole; raises HDEDError for whatever is no readable image."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except FileNotFoundError:
+        raise HDEDError(f"{path}: no such file") from None
+    # damaged bytes make pillow, zlib and struct raise a dozen kinds of error
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def open_upright(path: Path | BinaryIO) -> Image.Image:
+    """Decode an image as RGB, upright as its EXIF orientation says.
+
+    Raises HDEDError also for greyscale of more than 8 bits, which would all turn out white.
+    """
+    image = open_image(path)
+    if image.mode.startswith(("I", "F")):
+        raise HDEDError(
+            f"{_name(path)}: greyscale of more than 8 bits; save it with 8 bits a channel"
+        )
+    try:
+        return ImageOps.exif_transpose(image).convert("RGB")
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path | BinaryIO, error: Exception) -> HDEDError:
+    return HDEDError(f"{_name(path)}: cannot be read as an image ({first_line(error)})")
+
+
+def _name(path: Path | BinaryIO) -> Path | str:
+    return path if isinstance(path, Path) else "bytes"

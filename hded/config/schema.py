@@ -1,0 +1,260 @@
+"""The sections of params.yaml as frozen types that check themselves.
+
+What is wrong raises pydantic's ValidationError; `hded.config.params` makes one line of it.
+"""
+
+import math
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+
+from hded.optics import CAMERAS, AnyCamera, Camera, Renderer, SigmaRule, SyndofCamera
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+# names become folders, DVC stages and MLflow runs
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+OFFICIAL = ("nyu", "make3d")
+DRAWN = "drawn"  # a focus distance of each picture's own
+
+
+class Section(BaseModel):
+    """A frozen mapping that refuses unknown keys and does not convert types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+
+
+class Run(Section):
+    """Which cells of dataset x variant x seed are computed."""
+
+    datasets: Annotated[list[Name], Field(min_length=1)]
+    variants: Annotated[list[Name], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Run":
+        for key in ("datasets", "variants", "seeds"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key} {values} names one twice")
+        return self
+
+
+class SampleSize(Section):
+    """How much of the embedded sample is generated."""
+
+    train: Count
+    test: Count
+    seed: Seed = 1
+
+
+class RemoteEntry(Section):
+    """One official file: mirrors in turn; size and sha256 where they are known."""
+
+    name: str
+    urls: Annotated[list[str], Field(min_length=1)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    size: Count | None = None
+
+
+class Download(Section):
+    """Where a dataset's raw files come from.
+
+    `source`: sample | official | folder (a user's own pictures at `path`), or the path of a folder
+    or a URL under which the official files lie.
+    """
+
+    source: Annotated[str, Field(min_length=1)]
+    sample: SampleSize | None = None
+    official: list[RemoteEntry] | None = None
+    path: str | None = None
+    depth_unit_m: Positive = 0.001
+    max_depth_m: Positive = 10.0
+
+
+class Convert(Section):
+    """`subset`: keep so many frames of each split; null keeps all."""
+
+    subset: Count | None = None
+
+
+def _focus(value: Any) -> Any:
+    """Check a focus distance: a number [m], a list of several, `drawn`, or None."""
+    if value is None or value == DRAWN:
+        return value
+    distances = value if isinstance(value, list | tuple) else [value]
+    for distance in distances:
+        number = isinstance(distance, int | float) and not isinstance(distance, bool)
+        if not (number and math.isfinite(distance) and distance > 0):
+            raise ValueError(
+                f"{distance!r} is no distance; give metres above 0, a list of them, `{DRAWN}`, "
+                "or null"
+            )
+    if not distances or len(set(distances)) < len(distances):
+        raise ValueError(f"{value!r}: a list names one or more distances, each once")
+    return value if value is not distances else tuple(distances)
+
+
+class Defocus(Section):
+    """The camera; a value that is null is the named camera's own.
+
+    `focus_distance_m`: a number [m]; a list, which gives each frame one defocused copy a distance;
+    or `drawn`, for each picture from its own depths.
+    """
+
+    camera: str = "paper"
+    renderer: Renderer = "gather"
+    seed: Seed = 0
+    focus_distance_m: Annotated[Any, PlainValidator(_focus)] = None
+    focal_length_m: Positive | None = None
+    aperture_m: Positive | None = None
+    max_coc_px: Annotated[float, Field(gt=0, le=1000)] | None = None
+    sigma: SigmaRule | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Defocus":
+        if self.camera not in CAMERAS:
+            raise ValueError(f"camera {self.camera!r} does not exist; choose from {list(CAMERAS)}")
+        for camera in self.cameras():
+            focus_m = camera.focus_distance_m if isinstance(camera, Camera) else None
+            if focus_m is not None and focus_m <= camera.focal_length_m:
+                raise ValueError(
+                    f"focus_distance_m {focus_m} is at or inside the focal length "
+                    f"{camera.focal_length_m}; choose a larger distance"
+                )
+        return self
+
+    def cameras(self) -> tuple[AnyCamera, ...]:
+        """Give the camera with this section's own values in place, once for each focus distance."""
+        own = self.model_dump(exclude={"camera", "renderer", "seed"}, exclude_none=True)
+        if "sigma" in own:
+            own["sigma_rule"] = own.pop("sigma")
+        camera = CAMERAS[self.camera]
+        if isinstance(camera, SyndofCamera) and own.get("focus_distance_m") == DRAWN:
+            del own["focus_distance_m"]  # it always does
+        for key in own:
+            if not hasattr(camera, key):
+                raise ValueError(f"{key}: the {self.camera} camera draws it for each picture")
+        if "focus_distance_m" not in own:
+            return (replace(camera, **own),)
+        focus = own.pop("focus_distance_m")
+        return tuple(
+            replace(camera, **own, focus_distance_m=None if f == DRAWN else f)
+            for f in (focus if isinstance(focus, tuple) else (focus,))
+        )
+
+
+class Network(Section):
+    """The arguments of `hded.network.HDEDNet`; `depth_scale_m` null: the dataset's depth range.
+
+    `weights` of the encoder: `none`, `imagenet`, a path or a URL (see `hded.network.weights`).
+    """
+
+    encoder: Literal["densenet121", "efficientnet_lite0", "efficientnet_lite2"] = "densenet121"
+    decoder: Literal["transposed", "bilinear"] = "transposed"
+    heads: Annotated[list[Literal["depth", "all_in_focus"]], Field(min_length=1)]
+    width: Annotated[float, Field(gt=0, le=4)] = 1.0
+    depth_scale_m: Positive | None = None
+    dropout: Fraction = 0.5
+    joint: Literal["add", "concat"] = "add"
+    output: Literal["linear", "tanh"] = "linear"
+    init: Literal["identity", "normal"] = "identity"
+    weights: Annotated[str, Field(min_length=1)] = "none"
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Network":
+        if self.weights == "imagenet" and self.width != 1:
+            raise ValueError(f"weights: imagenet fits width 1.0 alone, not {self.width}")
+        if len(set(self.heads)) < len(self.heads):
+            raise ValueError(f"heads {self.heads} names one twice")
+        return self
+
+
+class Loss(Section):
+    """The fields of `LossWeights` in `hded.training.losses`, and how the tasks are weighed."""
+
+    mu: NonNegative = 0.001
+    gradient: Literal["forward", "prewitt"] = "forward"
+    content: Literal["charbonnier", "l1"] = "charbonnier"
+    psi: NonNegative = 4.0
+    lambda_: Annotated[NonNegative, Field(alias="lambda")] = 0.01
+    balance: Literal["fixed", "uncertainty", "gradnorm"] = "fixed"
+
+
+class Train(Section):
+    """How a network is fitted."""
+
+    epochs: Count
+    batch_size: Count = 4
+    geometry: Literal["crop", "resize"] = "crop"
+    size_px: Annotated[int, Field(ge=32)] = 256
+    hflip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: Positive = 2e-4
+    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.5, 0.999]
+    momentum: Fraction = 0.0
+    weight_decay: NonNegative = 0.0
+    schedule: Literal["step", "one_cycle"] = "step"
+    validate_every: Count = 5
+    drop_at: Annotated[float, Field(gt=0, le=1)] = 0.6
+    drop_to: Annotated[float, Field(gt=0, le=1)] = 0.1
+    validation: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    keep: Literal["best", "last"] = "best"
+    refocus: Literal["stored", "on_the_fly"] = "stored"
+    input: Literal["defocused", "sharp"] = "defocused"
+    precision: Literal["float32", "bf16"] = "float32"
+    compile: bool = False
+    deterministic: bool = False
+    checkpoint_minutes: NonNegative = 10.0
+    devices: Count = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    loss: Loss = Loss()
+
+    @model_validator(mode="after")
+    def _selectable(self) -> "Train":
+        if self.size_px % 32:
+            raise ValueError(f"size_px {self.size_px} is not a multiple of the network's stride 32")
+        if self.batch_size % self.devices:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of devices {self.devices}: each "
+                "takes an equal share"
+            )
+        if self.keep == "best" and self.validation == 0:
+            raise ValueError("keep: best needs validation frames; set validation > 0 or keep: last")
+        return self
+
+
+class Evaluate(Section):
+    """How a network is tested.
+
+    `scenes`: how many test scenes are pictured, best, median and worst among them. `input: sharp`
+    and a `focus_distance_m` of its own are for controls: all-in-focus images, or pictures focused
+    elsewhere than those that the network was trained on. `batch_size` images go through the network
+    at once on `device`.
+    """
+
+    scenes: Annotated[int, Field(ge=3)] = 6
+    input: Literal["defocused", "sharp"] = "defocused"
+    focus_distance_m: Positive | None = None
+    batch_size: Count = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _one_control(self) -> "Evaluate":
+        if self.input == "sharp" and self.focus_distance_m is not None:
+            raise ValueError("input: sharp has no focus distance; leave focus_distance_m null")
+        return self
+
+
+class Variant(Section):
+    """A named set of changes to `network`, `train` and `evaluate`."""
+
+    description: str
+    network: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    evaluate: dict[str, Any] = {}

@@ -1,0 +1,1 @@
+"""Downloads that are resumed, verified, and never left half there."""

@@ -1,0 +1,261 @@
+"""Downloads that survive their servers: resumed, checked, and never half there.
+
+Design choices:
+
+- A file under its final name is whole: bytes arrive in `NAME.<key>.part`, are checked and renamed.
+- Each URL has a part file of its own, so the bytes of two mirrors are never spliced.
+- `NAME.verified.json` remembers size, mtime and sha256: a file checked once is not hashed again.
+- Tries are counted without progress: a server that drops every 100 MB still delivers 2.8 GB.
+- What the user put in place is read and judged, but never changed, replaced or deleted.
+"""
+
+import hashlib
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import filelock
+from tqdm import tqdm
+
+from hded.common.errors import HDEDError
+from hded.download.http import (
+    CHUNK,
+    Part,
+    TryError,
+    byte_bar,
+    may_be_html,
+    read_json,
+    request_rest,
+    write_json,
+)
+
+_MAX_WAIT_S = 30.0
+_HTML_START = re.compile(rb"\s*<(!doctype\s+html|html)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RemoteFile:
+    """One file: its plain name, its mirrors in order, and what is known of its bytes.
+
+    `urls` may be empty, for a file that only a user can place. Raises `HDEDError` for a name that
+    is not a plain one, a `sha256` that is not 64 hexadecimal digits or the first 8 of them or more,
+    or a `size` below 1 byte.
+    """
+
+    name: str
+    urls: tuple[str, ...]
+    sha256: str | None = None
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[^/\\\x00-\x1f]+", self.name) or self.name in (".", ".."):
+            raise HDEDError(f"file name {self.name!r}: give a plain name, without folders")
+        if self.sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{8,64}", self.sha256):
+            raise HDEDError(
+                f"{self.name}: a sha256 has 64 hexadecimal digits (8 of them at least are needed), "
+                f"not {self.sha256!r}"
+            )
+        object.__setattr__(self, "sha256", self.sha256 and self.sha256.lower())
+        if self.size is not None and self.size < 1:
+            raise HDEDError(f"{self.name}: its size is at least 1 byte, not {self.size}")
+
+
+def fetch(
+    file: RemoteFile,
+    folder: Path,
+    *,
+    timeout_s: float = 30.0,
+    retries: int = 5,
+    backoff_s: float = 1.0,
+) -> Path:
+    """Return `folder / file.name`, downloaded unless a good one is there, and verified.
+
+    A file that is already there, downloaded or placed by hand, is checked against `sha256` and
+    `size` where they are known, and must in any case be non-empty and no HTML page; once checked it
+    costs neither network nor hashing. Processes that want one file at once download it once.
+
+    `timeout_s` bounds each wait for the server [s]; `retries` counts the further tries, without
+    progress, of each URL; the wait before them starts at `backoff_s` [s] and doubles, up to 30 s.
+    Errors that a retry cannot mend (HTTP 404, an HTML page) go to the next URL at once.
+
+    Without `sha256` and `size` the server's own length is believed. Raises `HDEDError`, one line
+    that ends with `place the file here: PATH`, if no URL delivers, the disk is full or read-only,
+    or the file that is there is not the expected one.
+    """
+    path = folder / file.name
+    place = f"place the file here: {path.absolute()}"
+    try:
+        if _is_verified(file, path):
+            return path
+        if not file.urls:
+            raise HDEDError(f"{file.name} is missing and no URL of it is known; {place}")
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(path):
+            if not _is_verified(file, path):
+                _download(file, path, timeout_s, retries, backoff_s)
+    except _UnfitError as error:
+        raise HDEDError(
+            f"{path} is not the expected file ({error}); it was left as it is: move it away to have"
+            f" it downloaded, or correct the expected sha256 or size; {place}"
+        ) from None
+    except OSError as error:
+        raise HDEDError(
+            f"{file.name}: cannot use the folder {folder} ({error.strerror or error}): free some"
+            f" space or make it writable, then run again (what came is kept); {place}"
+        ) from error
+    return path
+
+
+class _UnfitError(Exception):
+    """What is on disk is not the expected file; `only_sum`: nothing but the sha256 tells so."""
+
+    def __init__(self, reason: str, *, only_sum: bool = False) -> None:
+        super().__init__(reason)
+        self.only_sum = only_sum
+
+
+def _is_verified(file: RemoteFile, path: Path) -> bool:
+    """Whether the file is there; raises `_UnfitError` if it is there and wrong."""
+    if not path.exists():
+        if path.is_symlink():
+            raise _UnfitError("a link to nothing")
+        return False
+    if not path.is_file():
+        raise _UnfitError("not a regular file")
+    seen = _identity(path)  # before hashing: a file that changes meanwhile is hashed again
+    record = read_json(_record_path(path))
+    if (
+        record.items() >= seen.items()
+        and file.size in (None, seen["size"])
+        and record.get("sha256", "").startswith(file.sha256 or "")
+    ):
+        return True
+    _remember(path, seen, _inspect(file, path))
+    return True
+
+
+def _inspect(file: RemoteFile, path: Path) -> str:
+    """Return the sha256 of a whole file, or raise `_UnfitError`."""
+    size = path.stat().st_size
+    if not size or file.size not in (None, size):
+        raise _UnfitError(f"{size} bytes, expected {file.size or 'some'}")
+    hasher = hashlib.sha256()
+    with path.open("rb") as stream, byte_bar(f"sha256 of {file.name}", 0, size) as bar:
+        if not may_be_html(file.name) and _HTML_START.match(stream.read(1024)):
+            raise _UnfitError("an HTML page")
+        stream.seek(0)
+        while chunk := stream.read(1 << 20):
+            hasher.update(chunk)
+            bar.update(len(chunk))
+    digest = hasher.hexdigest()
+    if not digest.startswith(file.sha256 or ""):
+        raise _UnfitError(f"sha256 {digest}, expected {file.sha256}", only_sum=True)
+    return digest
+
+
+def _download(
+    file: RemoteFile, path: Path, timeout_s: float, retries: int, backoff_s: float
+) -> None:
+    """Try each URL in turn until the file is in place under its final name."""
+    keys = [hashlib.sha256(url.encode()).hexdigest()[:8] for url in file.urls]
+    part_paths = [path.with_name(f"{path.name}.{key}.part") for key in keys]
+    failures = []
+    for url, part_path in zip(file.urls, part_paths, strict=True):
+        stuck = 0  # tries in a row that brought nothing
+        furthest = _part(file, part_path).have
+        while True:
+            try:
+                _try_once(file, url, part_path, path, timeout_s)
+            except TryError as error:
+                failure = error
+            else:
+                for leftover in part_paths:
+                    _part(file, leftover).discard()
+                return
+            came = _part(file, part_path).have
+            stuck = 1 if came >= furthest + CHUNK else stuck + 1
+            furthest = max(furthest, came)
+            if not failure.again or stuck > retries:
+                kept = f", {came} bytes of it kept for the next run" if came else ""
+                failures.append(f"{_shown(url)}: {failure}{kept}")
+                break
+            wait_s = backoff_s * 2.0 ** min(stuck - 1, 10)
+            wait_s = min(wait_s if failure.wait_s is None else failure.wait_s, _MAX_WAIT_S)
+            tqdm.write(f"{_shown(url)}: {failure}; again in {wait_s:.1f} s", file=sys.stderr)
+            time.sleep(wait_s)
+    raise HDEDError(
+        f"{file.name} could not be downloaded ({'; '.join(failures)}); run again later, or"
+        f" place the file here: {path.absolute()}"
+    )
+
+
+def _try_once(file: RemoteFile, url: str, part_path: Path, path: Path, timeout_s: float) -> None:
+    """Bring the part to its end, check it and rename it to `path`; raises `TryError`."""
+    part = _part(file, part_path)
+    joined = part.have > 0
+    rejected = path.with_name(f"{path.name}.rejected")
+    if not joined or part.have != part.total:
+        request_rest(url, part, timeout_s)
+    try:
+        digest = _inspect(file, part_path)
+    except _UnfitError as error:
+        reason = str(error)
+        if error.only_sum:  # hours of download, and it may be the expected sum that is wrong
+            os.replace(part_path, rejected)
+            reason += f", kept as {rejected.name}: if it is right, rename it and correct the sum"
+        part.discard()
+        # Pieces of several tries may be of several files; what came in one piece comes so again.
+        raise TryError(reason, again=joined) from None
+    seen = _identity(part_path)
+    os.replace(part_path, path)
+    _remember(path, seen, digest)
+    rejected.unlink(missing_ok=True)
+
+
+def _part(file: RemoteFile, part_path: Path) -> Part:
+    return Part(part_path, file.name, file.size, judged=file.sha256 is not None)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the file's lock; the system frees it if the process dies."""
+    lock = filelock.FileLock(path.with_name(f"{path.name}.lock"))
+    try:
+        lock.acquire(timeout=1)
+    except filelock.Timeout:
+        tqdm.write(f"{path.name}: waiting for the process that is downloading it", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _shown(url: str) -> str:
+    """Return host and path alone: a user name, a password or a signed query stays out of logs."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(an unreadable URL)"
+    return parts.netloc.rpartition("@")[2] + parts.path
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.verified.json")
+
+
+def _remember(path: Path, seen: dict[str, int], digest: str) -> None:
+    with suppress(OSError):  # a shared read-only folder: the file is used, and hashed each time
+        write_json(_record_path(path), seen | {"sha256": digest})
+
+
+def _identity(path: Path) -> dict[str, int]:
+    """Return what tells, without reading it, that a file is still the one that was hashed."""
+    stat = path.stat()
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}

@@ -1,0 +1,1 @@
+"""Measuring a network on a dataset's test frames, under stated protocols."""

@@ -1,0 +1,342 @@
+"""Measuring a network on a dataset's test frames: per-image rows first, aggregates from them.
+
+The network takes a batch at a time; threads measure its last outputs meanwhile, and no more than a
+few wait, so memory does not grow with the number of frames. Beside the network stand two predictors
+that look at nothing: the training set's median depth, and the defocused input itself.
+"""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hded.common.errors import HDEDError
+from hded.common.progress import progress
+from hded.common.resize import resize_bilinear
+from hded.evaluation.controls import Pictures
+from hded.evaluation.protocols import (
+    MIN_DEPTH_M,
+    PAPER_SIZE,
+    DepthProtocol,
+    aggregate_restoration,
+    depth_protocols,
+    measure_restoration,
+    restoration_statement,
+)
+from hded.store import Store
+
+# images (H, W, 3) to the outputs of each, as `Predictor.batch` has them
+Predict = Callable[[Sequence[NDArray[np.uint8]]], Sequence[Mapping[str, NDArray]]]
+DEPTH_BINS = 20
+COC_BIN_PX = 1.0
+
+
+@dataclass(slots=True)
+class ErrorCurve:
+    """Depth error in bins of another quantity: sums over pixels, so that frames just add up."""
+
+    edges: NDArray[np.float64]
+    sums: NDArray[np.float64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sums = np.zeros((4, len(self.edges) - 1))
+
+    def sums_of(
+        self, quantity: NDArray, pred: NDArray, gt: NDArray, valid: NDArray
+    ) -> NDArray[np.float64]:
+        """Give what one frame's valid pixels add; all arguments (H, W)."""
+        x, error = quantity[valid], (pred[valid] - gt[valid]).astype(np.float64)
+        bins = len(self.edges) - 1
+        place = np.searchsorted(self.edges, x, "right") - 1
+        place[x == self.edges[-1]] = bins - 1  # the last bin has both its ends
+        # what lies outside goes to a bin that is cut off
+        place[(place < 0) | (place >= bins)] = bins
+        weights = (None, error**2, np.abs(error) / gt[valid], error)
+        return np.stack([np.bincount(place, w, bins + 1)[:bins] for w in weights])
+
+    def add(self, quantity: NDArray, pred: NDArray, gt: NDArray, valid: NDArray) -> None:
+        """Add one frame's valid pixels; all arguments (H, W)."""
+        self.sums += self.sums_of(quantity, pred, gt, valid)
+
+    def table(self) -> pd.DataFrame:
+        """Columns bin_low, bin_high, pixels, rmse [m], abs_rel, bias [m]; empty bins left out."""
+        pixels, square, relative, bias = self.sums[:, used := self.sums[0] > 0]
+        return pd.DataFrame(
+            {
+                "bin_low": self.edges[:-1][used],
+                "bin_high": self.edges[1:][used],
+                "pixels": pixels.astype(np.int64),
+                "rmse": np.sqrt(square / pixels),
+                "abs_rel": relative / pixels,
+                "bias": bias / pixels,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Per-image rows, aggregates, curves, and the protocols they were taken under."""
+
+    depth: pd.DataFrame
+    restoration: pd.DataFrame
+    metrics: dict[str, Any]
+    protocols: list[dict[str, Any]]
+    by_depth: ErrorCurve
+    by_coc: ErrorCurve
+    median_depth_m: float
+    truth: str  # digest of the test frames' depth
+
+
+def median_depth_m(scenes: Store) -> float:
+    """Median of the training frames' known depth, to 1 mm (a running histogram, not a sort)."""
+    counts = np.zeros(1, np.int64)
+    for index in scenes.indices("train"):
+        depth = scenes.read("depth", index)
+        # beyond a kilometre a number is damaged, and only its being large matters here
+        millimetres = np.rint(np.clip(depth[depth > 0], 0, 1000) * 1000).astype(np.int64)
+        frame = np.bincount(millimetres, minlength=len(counts))
+        frame[: len(counts)] += counts
+        counts = frame
+    return float(np.searchsorted(np.cumsum(counts), counts.sum() / 2)) / 1000
+
+
+def evaluate(
+    predict: Predict,
+    scenes: Store,
+    defocused: Pictures,
+    *,
+    heads: tuple[str, ...],
+    size_px: int | None,
+    batch_size: int = 1,
+) -> Evaluation:
+    """Measure `predict` on the test frames under every protocol of the dataset.
+
+    A frame with several defocused copies, one a focus distance, counts once for each of them.
+
+    size_px: side of the squashed frames of a `resize` network, None for a native one; batch_size:
+    how many images `predict` is given at once. Raises HDEDError, naming the frame, for a depth that
+    is not a positive number.
+    """
+    attributes = scenes.attributes
+    native: tuple[int, int] = tuple(attributes["size"])
+    network_size = (size_px, size_px) if size_px else None
+    every = depth_protocols(attributes["format"], attributes["max_depth_m"])
+    if network_size:
+        side = f"{size_px}x{size_px}"
+        every += tuple(
+            replace(p, name=f"{p.name}_{size_px}", title=f"{p.title} at {side}", size=network_size)
+            for p in every
+            if not p.raw and p.crop is None
+        )
+    has_raw = "raw_valid" in scenes.arrays
+    max_coc = defocused.attributes["camera"]["max_coc_px"]
+    table = defocused.frames
+    several = table["camera_index"].nunique() > 1
+    sizes = [network_size] if network_size else list(dict.fromkeys([native, PAPER_SIZE]))
+    ruler = _Ruler(
+        protocols=[p for p in every if has_raw or not p.raw],
+        sizes=sizes if "all_in_focus" in heads else [],
+        native=native,
+        median_m=median_depth_m(scenes),
+        by_depth=ErrorCurve(np.linspace(0, attributes["max_depth_m"], DEPTH_BINS + 1)),
+        by_coc=ErrorCurve(np.arange(-np.ceil(max_coc), np.ceil(max_coc) + 1, COC_BIN_PX)),
+    )
+
+    truth = hashlib.sha256()
+
+    def frames() -> Iterator[_Frame]:
+        for copy in progress(defocused.indices("test"), desc="evaluate", unit="frame"):
+            index = table["scene_index"].iloc[copy]
+            key = {"frame": table["frame"].iloc[copy]}
+            depth_m = scenes.read("depth", index)
+            if table["camera_index"].iloc[copy] == 0:
+                truth.update(depth_m)
+            if several:
+                key["photograph"] = scenes.frames["frame"].iloc[index]
+                key["focus_distance_m"] = table["focus_distance_m"].iloc[copy]
+            yield _Frame(
+                key=key,
+                defocused=defocused.read("defocused", copy),
+                coc_px=defocused.read("coc", copy).astype(np.float32),
+                depth_m=depth_m,
+                raw_valid=scenes.read("raw_valid", index) if has_raw else None,
+                sharp=scenes.read("rgb", index) if ruler.sizes else None,
+            )
+
+    depth_rows: list[dict[str, Any]] = []
+    image_rows: list[dict[str, Any]] = []
+    for found in _stream(predict, frames(), ruler.measure, batch_size):
+        depth_rows += found.depth
+        image_rows += found.images
+        ruler.by_depth.sums += found.by_depth
+        ruler.by_coc.sums += found.by_coc
+    depth, restoration = pd.DataFrame(depth_rows), pd.DataFrame(image_rows)
+    metrics = _aggregate(depth, restoration, ruler.protocols)
+    if several:
+        images = dict(list(restoration.groupby("focus_distance_m"))) if len(restoration) else {}
+        metrics["focus"] = {
+            f"{focus:.10g}": _aggregate(rows, images.get(focus, restoration), ruler.protocols)
+            for focus, rows in depth.groupby("focus_distance_m")
+        }
+    return Evaluation(
+        depth=depth,
+        restoration=restoration,
+        metrics=metrics,
+        protocols=[_depth_block(p, native, has_raw) for p in every]
+        + [_image_block(size, native) for size in sizes],
+        by_depth=ruler.by_depth,
+        by_coc=ruler.by_coc,
+        median_depth_m=ruler.median_m,
+        truth=truth.hexdigest()[:20],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """One test picture and its truth, all at native size."""
+
+    key: dict[str, Any]
+    defocused: NDArray[np.uint8]
+    coc_px: NDArray[np.float32]
+    depth_m: NDArray[np.float32]
+    raw_valid: NDArray[np.bool_] | None
+    sharp: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """One frame's rows, and what it adds to the curves."""
+
+    depth: list[dict[str, Any]]
+    images: list[dict[str, Any]]
+    by_depth: NDArray[np.float64] | float = 0.0
+    by_coc: NDArray[np.float64] | float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Ruler:
+    """What every frame is measured by."""
+
+    protocols: list[DepthProtocol]
+    sizes: list[tuple[int, int]]
+    native: tuple[int, int]
+    median_m: float
+    by_depth: ErrorCurve
+    by_coc: ErrorCurve
+
+    def measure(self, frame: _Frame, outputs: Mapping[str, NDArray]) -> _Measured:
+        gt, top = frame.depth_m, self.by_depth.edges[-1]
+        guesses = {"median": np.full(gt.shape, self.median_m, np.float32)}
+        curves = {}
+        if "depth" in outputs:
+            guesses["network"] = outputs["depth"]
+            valid = (gt > MIN_DEPTH_M) & (gt <= top)
+            pred = np.clip(resize_bilinear(outputs["depth"], gt.shape), MIN_DEPTH_M, top)
+            curves["by_depth"] = self.by_depth.sums_of(gt, pred, gt, valid)
+            curves["by_coc"] = self.by_coc.sums_of(frame.coc_px, pred, gt, valid)
+        depth, images = [], []
+        # protocols that differ in pooling alone share their rows
+        kinds = {p.per_image for p in self.protocols}
+        for method, guess in guesses.items():
+            key = {**frame.key, "method": method}
+            try:
+                rows = {kind: kind.measure(guess, gt, frame.raw_valid) for kind in kinds}
+            except HDEDError as error:
+                raise HDEDError(f"frame {frame.key['frame']}: {error}") from None
+            depth += [{**key, "protocol": p.name, **rows[p.per_image]} for p in self.protocols]
+        if frame.sharp is not None:
+            shown = {"network": outputs["all_in_focus"], "input": frame.defocused}
+            for size in self.sizes:
+                for method, scores in measure_restoration(shown, frame.sharp, size).items():
+                    key = {**frame.key, "method": method}
+                    images.append({**key, "protocol": _size_name(size, self.native), **scores})
+        return _Measured(depth, images, **curves)
+
+
+def _stream(
+    predict: Predict,
+    frames: Iterator[_Frame],
+    measure: Callable[[_Frame, Mapping[str, NDArray]], _Measured],
+    batch_size: int,
+) -> Iterator[_Measured]:
+    """Predict here and measure in threads; give the results in the frames' order."""
+    threads = os.cpu_count() or 1
+    waiting: deque[Future[_Measured]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        while batch := list(islice(frames, batch_size)):
+            try:
+                outputs = predict([frame.defocused for frame in batch])
+            except HDEDError as error:
+                raise HDEDError(f"frame {batch[0].key['frame']}: {error}") from None
+            for frame, output in zip(batch, outputs, strict=True):
+                waiting.append(pool.submit(measure, frame, output))
+            while len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _aggregate(
+    depth: pd.DataFrame, restoration: pd.DataFrame, protocols: list[DepthProtocol]
+) -> dict[str, Any]:
+    return {
+        "depth": _aggregate_depth(depth, protocols),
+        "restoration": _aggregate_restoration(restoration),
+    }
+
+
+def _aggregate_depth(rows: pd.DataFrame, protocols: list[DepthProtocol]) -> dict[str, Any]:
+    return {
+        protocol.name: {
+            str(method): protocol.aggregate(group)
+            for method, group in rows[rows["protocol"] == protocol.name].groupby("method")
+        }
+        for protocol in protocols
+    }
+
+
+def _aggregate_restoration(rows: pd.DataFrame) -> dict[str, Any]:
+    if rows.empty:
+        return {}
+    result: dict[str, Any] = {}
+    for protocol, group in rows.groupby("protocol", sort=False):
+        scores = {str(m): aggregate_restoration(part) for m, part in group.groupby("method")}
+        gain = {name: scores["network"][name] - scores["input"][name] for name in scores["input"]}
+        result[str(protocol)] = {**scores, "gain": gain}
+    return result
+
+
+def _size_name(size: tuple[int, int], native: tuple[int, int]) -> str:
+    return "native" if size == native else str(size[0])
+
+
+def _depth_block(protocol: DepthProtocol, native: tuple[int, int], has_raw: bool) -> dict[str, Any]:
+    available = has_raw or not protocol.raw
+    return {
+        "name": protocol.name,
+        "kind": "depth",
+        "title": protocol.title,
+        "statement": protocol.statement(native),
+        "available": available,
+        "why_not": None if available else "the raw file carries no rawDepths",
+    }
+
+
+def _image_block(size: tuple[int, int], native: tuple[int, int]) -> dict[str, Any]:
+    name = _size_name(size, native)
+    return {
+        "name": name,
+        "kind": "restoration",
+        "title": f"Restoration at {'native size' if name == 'native' else f'{size[0]}x{size[1]}'}",
+        "statement": restoration_statement(size, native),
+        "available": True,
+        "why_not": None,
+    }

@@ -1,0 +1,179 @@
+"""How each benchmark is measured, as data: mask, crop, cap, clipping, size, pooling, scaling.
+
+Adding a protocol is one declaration in `DEPTH_PROTOCOLS`. `DepthProtocol.statement` is what is
+printed under every table; nothing is scaled to the truth (no median scaling) anywhere.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hded.common.errors import HDEDError
+from hded.common.resize import resize_bilinear, resize_nearest, resize_rgb
+from hded.metrics import DEPTH_METRICS, IMAGE_METRICS, depth_errors, psnr, ssim
+
+MIN_DEPTH_M = 1e-3
+PAPER_SIZE = (256, 256)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DepthProtocol:
+    """One way to measure predicted depth [m] against the truth on one dataset.
+
+    A pixel counts where mask_above < gt < mask_below (and the sensor measured it, with `raw`).
+    `cap_m` then limits truth and prediction alike; `clip_m` limits the prediction. `size` (H, W)
+    is where truth and prediction are compared; None is the dataset's native size.
+    """
+
+    name: str
+    title: str
+    mask_above_m: float
+    mask_below_m: float
+    clip_m: tuple[float, float]
+    cap_m: float | None = None
+    crop: tuple[int, int, int, int] | None = None  # rows from, to, columns from, to
+    size: tuple[int, int] | None = None
+    pooled: bool = False
+    raw: bool = False
+
+    @property
+    def per_image(self) -> "DepthProtocol":
+        """The protocol without name and pooling: equal ones share their per-image rows."""
+        return replace(self, name="", title="", pooled=False)
+
+    def measure(
+        self, pred_m: NDArray, gt_m: NDArray, raw_valid: NDArray | None = None
+    ) -> dict[str, float]:
+        """Measure one image: pred, gt (h, w) metres -> `valid_px` and the depth errors.
+
+        Both are brought to the protocol's size: the truth by nearest neighbour, the prediction
+        bilinearly. raw_valid (bool, as gt) is needed where `raw` is set.
+        """
+        size = self.size or gt_m.shape
+        if gt_m.shape != size:
+            gt_m = resize_nearest(gt_m, size)
+        if pred_m.shape != size:
+            pred_m = resize_bilinear(pred_m, size)
+        valid = (gt_m > self.mask_above_m) & (gt_m < self.mask_below_m)
+        if self.raw:
+            if raw_valid is None:
+                raise HDEDError(f"protocol {self.name}: the dataset has no rawDepths")
+            valid &= raw_valid
+        # infinity is no depth either: it must not be clipped to a plausible one
+        pred = np.where(np.isfinite(pred_m), np.clip(pred_m, *self.clip_m), np.nan)
+        if self.cap_m is not None:
+            pred, gt_m = np.minimum(pred, self.cap_m), np.minimum(gt_m, self.cap_m)
+        if self.crop is not None:
+            top, bottom, left, right = self.crop
+            window = slice(top, bottom), slice(left, right)
+            pred, gt_m, valid = pred[window], gt_m[window], valid[window]
+        return {"valid_px": int(valid.sum()), **depth_errors(pred, gt_m, valid)}
+
+    def aggregate(self, rows: pd.DataFrame) -> dict[str, float]:
+        """Aggregate per-image rows (`valid_px` and the depth errors) as the protocol pools them.
+
+        Images without a valid pixel do not count. NaN where none is left.
+        """
+        rows = rows[rows["valid_px"] > 0]
+        if rows.empty:
+            return dict.fromkeys(DEPTH_METRICS, math.nan)
+        if not self.pooled:
+            return {name: float(rows[name].mean()) for name in DEPTH_METRICS}
+        weight = rows["valid_px"] / rows["valid_px"].sum()
+        pooled = {name: float((weight * rows[name]).sum()) for name in DEPTH_METRICS}
+        pooled["rmse"] = math.sqrt((weight * rows["rmse"] ** 2).sum())
+        return pooled
+
+    def statement(self, native: tuple[int, int]) -> str:
+        """Say in one line how the figures were taken, on a dataset of `native` size (H, W)."""
+        size = self.size or native
+        low, high, clip = f"{self.mask_above_m:g}", self.mask_below_m, self.clip_m
+        mask = f"gt > {low} m" if math.isinf(high) else f"{low} < gt < {high:g} m"
+        parts = [f"mask {mask}" + (" and measured by the sensor" if self.raw else "")]
+        if self.cap_m is not None:
+            parts.append(f"truth and prediction capped at {self.cap_m:g} m")
+        parts.append(
+            f"prediction at least {clip[0]:g} m"
+            if math.isinf(clip[1])
+            else f"prediction clipped to {clip[0]:g}-{clip[1]:g} m"
+        )
+        if self.crop is None:
+            parts.append("no crop")
+        else:
+            top, bottom, left, right = self.crop
+            parts.append(f"crop rows {top}:{bottom}, columns {left}:{right}")
+        resized = "truth resized by nearest neighbour, prediction bilinearly"
+        other = "a prediction of another size resized bilinearly"
+        parts.append(f"at {size[0]}x{size[1]} ({resized if self.size else other})")
+        parts.append("pooled over all pixels" if self.pooled else "mean over images")
+        return ", ".join([*parts, "no median scaling"])
+
+
+def _indoor(max_depth_m: float) -> dict[str, Any]:
+    return {
+        "mask_above_m": MIN_DEPTH_M,
+        "mask_below_m": max_depth_m,
+        "clip_m": (MIN_DEPTH_M, max_depth_m),
+    }
+
+
+_C1 = {"mask_above_m": 0.0, "mask_below_m": 70.0, "clip_m": (MIN_DEPTH_M, math.inf)}
+_C2 = {"mask_above_m": 0.0, "mask_below_m": math.inf, "clip_m": (MIN_DEPTH_M, 80.0), "cap_m": 80.0}
+
+DEPTH_PROTOCOLS: dict[str, tuple[DepthProtocol, ...]] = {
+    "nyu": (
+        DepthProtocol(name="headline", title="NYU headline", **_indoor(10.0)),
+        DepthProtocol(name="pooled", title="NYU pooled", pooled=True, **_indoor(10.0)),
+        # rows 45:471, columns 41:601 of 480x640, in the 427x561 crop's coordinates
+        DepthProtocol(name="eigen", title="NYU Eigen", crop=(1, 427, 1, 561), **_indoor(10.0)),
+        DepthProtocol(name="raw", title="NYU raw depth", raw=True, **_indoor(10.0)),
+    ),
+    "make3d": (
+        DepthProtocol(name="c1", title="Make3D C1", **_C1),
+        DepthProtocol(name="c1_pooled", title="Make3D C1 pooled", pooled=True, **_C1),
+        DepthProtocol(name="c2", title="Make3D C2", **_C2),
+        DepthProtocol(name="c2_pooled", title="Make3D C2 pooled", pooled=True, **_C2),
+    ),
+}
+
+
+def depth_protocols(dataset_format: str, max_depth_m: float) -> tuple[DepthProtocol, ...]:
+    """Give a dataset's protocols, the headline first; a folder of one's own has two."""
+    if dataset_format in DEPTH_PROTOCOLS:
+        return DEPTH_PROTOCOLS[dataset_format]
+    own = _indoor(max_depth_m)
+    return (
+        DepthProtocol(name="headline", title="Headline", **own),
+        DepthProtocol(name="pooled", title="Pooled", pooled=True, **own),
+    )
+
+
+def measure_restoration(
+    images: Mapping[str, NDArray[np.uint8]], sharp: NDArray[np.uint8], size: tuple[int, int]
+) -> dict[str, dict[str, float]]:
+    """PSNR [dB] and SSIM of each image (H, W, 3) uint8 against `sharp`, all brought to `size`."""
+    reference = sharp if sharp.shape[:2] == size else resize_rgb(sharp, size)
+    scores = {}
+    for name, image in images.items():
+        image = image if image.shape[:2] == size else resize_rgb(image, size)
+        scores[name] = {"psnr": psnr(image, reference), "ssim": ssim(image, reference)}
+    return scores
+
+
+def aggregate_restoration(rows: pd.DataFrame) -> dict[str, float]:
+    """Mean over images of per-image PSNR [dB] and SSIM."""
+    return {name: float(rows[name].mean()) for name in IMAGE_METRICS}
+
+
+def restoration_statement(size: tuple[int, int], native: tuple[int, int]) -> str:
+    """Say in one line how PSNR and SSIM were taken, at `size` (H, W)."""
+    how = "native size" if size == native else "after antialiased bilinear resizing"
+    return (
+        f"output rounded to 8 bits, RGB, range 1, at {size[0]}x{size[1]} ({how}), mean over "
+        "images; gain is over the defocused input's own score"
+    )

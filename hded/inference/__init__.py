@@ -1,0 +1,5 @@
+"""A trained network, used: on images, on photographs of any size, and as ONNX."""
+
+from hded.inference.predictor import Predictor, load_predictor, save_weights
+
+__all__ = ["Predictor", "load_predictor", "save_weights"]

@@ -1,0 +1,64 @@
+"""A trained network as ONNX, free in its size."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hded.common.errors import HDEDError
+from hded.inference import Predictor
+from hded.network.hded import STRIDE
+
+
+class _Portable(nn.Module):
+    """The network with its padding written as a choice of rows and columns, for any size."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, rgb: Tensor) -> tuple[Tensor, ...]:
+        height, width = rgb.shape[-2:]
+        padded = rgb.index_select(2, _reflected(height)).index_select(3, _reflected(width))
+        outputs = self.network(padded)
+        return tuple(output[..., :height, :width] for output in outputs.values())
+
+
+def _reflected(length: int) -> Tensor:
+    """0 ... length - 1, then back again, up to a multiple of the network's stride."""
+    places = torch.arange((length + STRIDE - 1) // STRIDE * STRIDE)
+    return (length - 1) - ((length - 1) - places).abs()
+
+
+def export_onnx(predictor: Predictor, path: Path) -> None:
+    """Write the network's heads as ONNX: `rgb` (1, 3, H, W) in [-1, 1], H and W of 17 or more.
+
+    Outputs are named as the heads and hold what `HDEDNet.forward` gives. A network trained on
+    squashed frames still wants its training size. Raises HDEDError without the extra `onnx`.
+    """
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise HDEDError(
+            "export needs the packages onnx and onnxscript; run `pip install 'hded[onnx]'`"
+        ) from None
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    free = torch.export.Dim.DYNAMIC
+    example = torch.zeros(1, 3, 2 * STRIDE, 3 * STRIDE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own, of its libraries
+        program = torch.onnx.export(
+            _Portable(predictor.network).eval(),
+            (example,),
+            dynamo=True,
+            verbose=False,
+            input_names=["rgb"],
+            output_names=list(predictor.network.heads),
+            dynamic_shapes={"rgb": {2: free, 3: free}},
+        )
+    assert program is not None
+    draft = path.with_name(f"{path.name}.part")
+    program.save(draft, external_data=False)
+    draft.replace(path)

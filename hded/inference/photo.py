@@ -1,0 +1,142 @@
+"""Photographs of any size in, depth and all-in-focus image of the same size out.
+
+A large photograph goes through the network in overlapping tiles that are blended, one row of tiles
+at a time: beyond the photograph and its results, memory does not grow with its height.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hded.common.errors import HDEDError
+from hded.common.image_io import open_upright
+from hded.common.resize import resize_bilinear, resize_rgb
+from hded.inference import Predictor
+
+TILE_PX = 1024
+OVERLAP_PX = 192
+MAX_MM = 65535  # of a 16-bit image: 65.5 m
+PREVIEW = "viridis"  # near is dark, far is light, as in the report
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a network says of a photograph (H, W): millimetres uint16, rgb uint8; or None."""
+
+    depth_mm: NDArray[np.uint16] | None
+    all_in_focus: NDArray[np.uint8] | None
+
+
+def read_photo(path: Path | BinaryIO) -> NDArray[np.uint8]:
+    """Read an image as (H, W, 3) sRGB bytes, upright as its EXIF orientation says."""
+    return np.asarray(open_upright(path))
+
+
+def estimate(
+    predictor: Predictor,
+    rgb: NDArray[np.uint8],
+    tile_px: int = TILE_PX,
+    overlap_px: int = OVERLAP_PX,
+) -> Estimate:
+    """Estimate from a photograph (H, W, 3), at its own size.
+
+    A network trained on whole squashed frames sees the whole photograph at its training size, and
+    its results are enlarged again. Any other sees native pixels, in tiles where a side is longer
+    than `tile_px`. Raises HDEDError where the overlap leaves tiles no room.
+    """
+    if not 0 <= overlap_px < tile_px:
+        raise HDEDError(f"overlap {overlap_px} px must be less than the tile's {tile_px} px")
+    height, width = rgb.shape[:2]
+    heads = predictor.network.heads
+    depth_mm = np.empty((height, width), np.uint16) if "depth" in heads else None
+    image = np.empty((height, width, 3), np.uint8) if "all_in_focus" in heads else None
+    if predictor.geometry == "resize":
+        outputs = predictor(rgb)
+        if depth_mm is not None:
+            depth_mm[:] = _millimetres(resize_bilinear(outputs["depth"], (height, width)))
+        if image is not None:
+            image[:] = resize_rgb(outputs["all_in_focus"], (height, width))
+        return Estimate(depth_mm, image)
+    for rows, outputs in _bands(predictor, rgb, tile_px, overlap_px):
+        if depth_mm is not None:
+            depth_mm[rows] = _millimetres(outputs["depth"])
+        if image is not None:
+            image[rows] = np.rint(outputs["all_in_focus"])
+    return Estimate(depth_mm, image)
+
+
+def _bands(
+    predictor: Predictor, rgb: NDArray[np.uint8], tile_px: int, overlap_px: int
+) -> Iterator[tuple[slice, dict[str, NDArray]]]:
+    """Give blended results for rows of the photograph, from top to bottom."""
+    height, width = rgb.shape[:2]
+    tops, lefts = (_starts(n, tile_px, overlap_px) for n in (height, width))
+    # (rows not yet given, W, channels) of weighted values, and of the weights
+    sums: dict[str, NDArray[np.float32]] = {}
+    weights = np.zeros((0, width, 1), np.float32)
+    given = 0
+    for top, after in zip(tops, [*tops[1:], height], strict=True):
+        bottom = min(top + tile_px, height)
+        more = ((0, bottom - given - len(weights)), (0, 0), (0, 0))
+        weights = np.pad(weights, more)
+        sums = {name: np.pad(values, more) for name, values in sums.items()}
+        for left in lefts:
+            right = min(left + tile_px, width)
+            place = slice(top - given, bottom - given), slice(left, right)
+            outputs = predictor(rgb[top:bottom, left:right])
+            weight = (
+                _ramp(top, bottom, height, overlap_px)[:, None, None]
+                * _ramp(left, right, width, overlap_px)[:, None]
+            )
+            weights[place] += weight
+            for name, values in outputs.items():
+                values = values.reshape(*values.shape[:2], -1).astype(np.float32)
+                if name not in sums:
+                    sums[name] = np.zeros((*weights.shape[:2], values.shape[-1]), np.float32)
+                sums[name][place] += weight * values
+        done = after - given
+        blended = {name: values[:done] / weights[:done] for name, values in sums.items()}
+        yield (
+            slice(given, after),
+            {n: v[..., 0] if v.shape[-1] == 1 else v for n, v in blended.items()},
+        )
+        weights = weights[done:]
+        sums = {name: values[done:] for name, values in sums.items()}
+        given = after
+
+
+def _starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Give the first pixel of each tile; the last ends with the photograph."""
+    if length <= tile:
+        return [0]
+    count = -(-(length - overlap) // (tile - overlap))
+    return [round(i * (length - tile) / (count - 1)) for i in range(count)]
+
+
+def _ramp(start: int, stop: int, length: int, overlap: int) -> NDArray[np.float32]:
+    """Weights that rise from a tile's border inwards, save at the photograph's own border."""
+    places = np.arange(stop - start, dtype=np.float32) + 1
+    rise = np.full(stop - start, overlap + 1, np.float32)
+    if start > 0:
+        rise = np.minimum(rise, places)
+    if stop < length:
+        rise = np.minimum(rise, places[::-1])
+    return rise / (overlap + 1)
+
+
+def _millimetres(depth_m: NDArray) -> NDArray[np.uint16]:
+    return np.clip(np.rint(depth_m * 1000), 0, MAX_MM).astype(np.uint16)
+
+
+def preview(depth_mm: NDArray[np.uint16]) -> Image.Image:
+    """Colour a depth map between its 1st and 99th percentile, near dark and far light."""
+    import matplotlib as mpl
+
+    low, high = np.percentile(depth_mm, (1, 99))
+    shown = np.clip((depth_mm - low) / max(high - low, 1), 0, 1)
+    return Image.fromarray(mpl.colormaps[PREVIEW](shown, bytes=True)[..., :3])

@@ -1,0 +1,76 @@
+"""Errors of one image: pure functions of arrays, in float64.
+
+How a benchmark uses them (mask, crop, cap, pooling) is the business of `hded.evaluation.protocols`.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hded.common.errors import HDEDError
+from hded.metrics.structural_similarity import ssim_float64
+
+DEPTH_METRICS = ("rmse", "abs_rel", "log10", "delta1", "delta2", "delta3")
+IMAGE_METRICS = ("psnr", "ssim")
+HIGHER_IS_BETTER = frozenset({"delta1", "delta2", "delta3", "psnr", "ssim"})
+
+
+def depth_errors(pred: NDArray, gt: NDArray, valid: NDArray) -> dict[str, float]:
+    """Standard depth errors over the valid pixels (Eigen et al. 2014).
+
+    pred, gt: arrays of one shape, metres, positive where `valid` (bool, same shape) is true.
+    Gives rmse [m], abs_rel, log10, and delta1..3: the share of pixels whose ratio to the truth,
+    either way up, is under 1.25, 1.25^2, 1.25^3. All are NaN where no pixel is valid.
+    Raises HDEDError for shapes that differ, and for a prediction that is not a positive number.
+    """
+    if valid.dtype != np.bool_:
+        raise HDEDError(f"depth errors: valid is {valid.dtype}; a mask of bool is needed")
+    if not pred.shape == gt.shape == valid.shape:
+        raise HDEDError(f"depth errors: shapes {pred.shape}, {gt.shape}, {valid.shape} differ")
+    pred, gt = pred[valid].astype(np.float64), gt[valid].astype(np.float64)
+    if not pred.size:
+        return dict.fromkeys(DEPTH_METRICS, math.nan)
+    if not (np.isfinite(pred).all() and (pred > 0).all()):
+        raise HDEDError(
+            "depth errors: the prediction has NaN, infinite or non-positive pixels where the "
+            "truth is valid; clip it to the protocol's range, and look for a diverged network"
+        )
+    error = pred - gt
+    ratio = np.maximum(pred / gt, gt / pred)
+    deltas = {f"delta{k}": float((ratio < 1.25**k).mean()) for k in (1, 2, 3)}
+    return {
+        "rmse": math.sqrt((error**2).mean()),
+        "abs_rel": float((np.abs(error) / gt).mean()),
+        "log10": float(np.abs(np.log10(pred) - np.log10(gt)).mean()),
+        **deltas,
+    }
+
+
+def psnr(image: NDArray, reference: NDArray) -> float:
+    """Peak signal-to-noise ratio [dB], range 1, over all pixels and channels.
+
+    image, reference: (H, W, 3) uint8, or floats in [0, 1]. Infinite for equal images.
+    """
+    _check_shapes(image, reference)
+    error = ((_unit(image) - _unit(reference)) ** 2).mean()
+    return math.inf if error == 0 else float(-10 * np.log10(error))
+
+
+def ssim(image: NDArray, reference: NDArray) -> float:
+    """Structural similarity, mean over pixels and channels.
+
+    image, reference: (H, W, 3) uint8, or floats in [0, 1].
+    """
+    _check_shapes(image, reference)
+    return ssim_float64(_unit(image), _unit(reference))
+
+
+def _check_shapes(image: NDArray, reference: NDArray) -> None:
+    if image.shape != reference.shape:
+        raise HDEDError(f"image of shape {image.shape}, reference {reference.shape}: they differ")
+
+
+def _unit(image: NDArray) -> NDArray[np.float64]:
+    scale = 255.0 if image.dtype == np.uint8 else 1.0
+    return image.astype(np.float64) / scale

@@ -1,0 +1,109 @@
+"""Structural similarity (Wang et al. 2004): for the loss in torch, for the metric in float64.
+
+11x11 Gaussian window of sigma 1.5, only positions where it fits ("valid"), data range 1,
+C1 = 0.01^2, C2 = 0.03^2: what pytorch-msssim computes with `data_range=1`.
+"""
+
+from functools import cache
+
+import numpy as np
+import torch
+from numba import njit
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from hded.common.errors import HDEDError
+
+WINDOW = 11
+SIGMA = 1.5
+C1 = 0.01**2
+C2 = 0.03**2
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Mean SSIM of each image: x, y (B, C, H, W) in [0, 1] -> (B,). Differentiable.
+
+    Raises HDEDError where an image is smaller than the window.
+    """
+    _check_size(*x.shape[-2:])
+    window = _window_on(x.device, x.dtype)
+    stack = torch.cat([x, y, x * x, y * y, x * y], 1)
+    channels = stack.shape[1]
+    column = window.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
+    stack = F.conv2d(stack, column, groups=channels)
+    stack = F.conv2d(stack, column.transpose(2, 3), groups=channels)
+    return _similarity(*stack.chunk(5, 1)).mean((1, 2, 3))
+
+
+@cache
+def _window_on(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Keep the window where it is needed: a copy in each step would wait for the GPU."""
+    return torch.as_tensor(_window(), dtype=dtype, device=device)
+
+
+def ssim_float64(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Mean SSIM of one image: x, y (H, W, C) float64 in [0, 1].
+
+    Raises HDEDError where an image is smaller than the window.
+    """
+    _check_size(*x.shape[:2])
+    rows = _similarity_of_rows(np.ascontiguousarray(x), np.ascontiguousarray(y), _window())
+    return float(rows.mean())
+
+
+def _similarity(mean_x, mean_y, xx, yy, xy):
+    """The SSIM index from the five local moments; tensors or numbers."""
+    var_x, var_y, cov = xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
+    structure = (2 * cov + C2) / (var_x + var_y + C2)
+    return luminance * structure
+
+
+_similarity_of_numbers = njit(cache=True)(_similarity)
+
+
+@njit(nogil=True, cache=True)
+def _similarity_of_rows(x, y, window):
+    """Mean index of each row of positions: x, y (H, W, C) -> (H - 10,).
+
+    One row of moments at a time stays in the cache, where whole-image filters wait for memory.
+    """
+    height, width, channels = x.shape
+    x, y = x.reshape(height, -1), y.reshape(height, -1)
+    positions = (width - WINDOW + 1) * channels
+    means = np.empty(height - WINDOW + 1)
+    columns, moments = np.empty((5, x.shape[1])), np.empty((5, positions))
+    for row in range(len(means)):
+        columns[:] = 0
+        for k in range(WINDOW):
+            for i in range(x.shape[1]):
+                a, b = x[row + k, i], y[row + k, i]
+                columns[0, i] += window[k] * a
+                columns[1, i] += window[k] * b
+                columns[2, i] += window[k] * a * a
+                columns[3, i] += window[k] * b * b
+                columns[4, i] += window[k] * a * b
+        moments[:] = 0
+        for m in range(5):
+            for k in range(WINDOW):
+                for i in range(positions):
+                    moments[m, i] += window[k] * columns[m, i + k * channels]
+        total = 0.0
+        for i in range(positions):
+            total += _similarity_of_numbers(
+                moments[0, i], moments[1, i], moments[2, i], moments[3, i], moments[4, i]
+            )
+        means[row] = total / positions
+    return means
+
+
+def _window() -> NDArray[np.float64]:
+    offset = np.arange(WINDOW) - WINDOW // 2
+    window = np.exp(-(offset**2) / (2 * SIGMA**2))
+    return window / window.sum()
+
+
+def _check_size(height: int, width: int) -> None:
+    if min(height, width) < WINDOW:
+        raise HDEDError(f"SSIM of a {height}x{width} image: {WINDOW}x{WINDOW} at least is needed")

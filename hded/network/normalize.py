@@ -1,0 +1,27 @@
+"""Images as the network takes and gives them: float32 in [-1, 1], channels first."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Geometry = Literal["crop", "resize"]  # native pixels, or frames squashed to a square
+
+
+def to_network_range(rgb: Tensor | NDArray[np.uint8]) -> Tensor:
+    """Return uint8 rgb (..., H, W, 3) as float32 (..., 3, H, W) in [-1, 1]."""
+    tensor = rgb if isinstance(rgb, Tensor) else copy_to_tensor(rgb)
+    # contiguous as (B, H, W, 3), the memory layout in which convolutions are fastest
+    return tensor.movedim(-1, -3).float() / 127.5 - 1
+
+
+def to_uint8(image: Tensor) -> NDArray[np.uint8]:
+    """Return an image (..., 3, H, W) in [-1, 1] as uint8 (..., H, W, 3), rounded and clipped."""
+    return ((image + 1) * 127.5).round().clamp(0, 255).byte().movedim(-3, -1).cpu().numpy()
+
+
+def copy_to_tensor(array: NDArray) -> Tensor:
+    """Return a tensor with a copy of `array`: torch cannot share a read-only or flipped one."""
+    return torch.from_numpy(np.array(array, order="C"))

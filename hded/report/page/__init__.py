@@ -1,0 +1,1 @@
+"""The page: figures, pictures and tables in one HTML file."""

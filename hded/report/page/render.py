@@ -1,0 +1,283 @@
+"""The page: one HTML file with everything inlined, opened offline, equal inputs giving equal bytes.
+
+Text comes through jinja2's autoescape; only our own SVG, style and script are marked as safe. A
+content security policy forbids the page every request, and every script but its own.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from urllib.parse import quote
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from hded.common.errors import HDEDError
+from hded.common.secrets import hide_secrets
+from hded.optics import ThinLens
+from hded.report.page.figures import (
+    Picture,
+    coc_figure,
+    coc_histogram,
+    error_figure,
+    training_figures,
+)
+from hded.report.page.headline import Fact, headline
+from hded.report.page.pictures import SceneView, build_gallery
+from hded.report.read.runs import Run, Selection, comparable
+from hded.report.tables.blur import Defocused, blur_sentence
+from hded.report.tables.build import MAIN_VARIANT
+from hded.report.tables.captions import (
+    camera_sentence,
+    dataset_title,
+    sample_warning,
+    seeds_sentence,
+)
+from hded.report.tables.model import Table, number
+from hded.report.tables.published import PAPER
+
+PAGE_BYTES = 9_500_000  # below 10 MB, with room for an estimate
+LEAST_PICTURE_BYTES = 1_000_000
+UI_ADDRESS = "http://127.0.0.1:5000"  # where `mlflow ui` listens by default
+LENS = (
+    "focal_length_m", "aperture_m", "focus_distance_m", "pixel_pitch_m", "max_coc_px", "sigma_rule",
+)  # fmt: skip
+NEAREST_M = 0.3  # where the camera's curve begins, at the latest
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One variant's scenes and training curves; `why_no_*` says why something is absent."""
+
+    variant: str
+    anchor: str
+    description: str
+    run: Run  # the first seed: its scenes are shown
+    scenes: Sequence[SceneView]
+    training: Sequence[Picture]
+    why_no_depth: str
+    why_no_image: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetView:
+    """One dataset's section."""
+
+    name: str
+    anchor: str
+    title: str
+    warnings: Sequence[str]
+    camera: str
+    main: str  # the variant of the headline
+    facts: Sequence[Fact]
+    networks: Sequence[Network]  # the main one first
+    errors: Sequence[Picture]
+    why_no_errors: str
+    optics: Sequence[Picture]  # the camera's curve, unless drawn anew each time; the histogram
+    drawn: bool
+    blur: str
+    sheet: str
+    seeds: int
+
+
+def render_page(
+    selection: Selection,
+    defocused: Mapping[str, Defocused],
+    tables: Sequence[Table],
+    descriptions: Mapping[str, str],
+    params_yaml: str,
+) -> str:
+    """Render the page as HTML text; defocused: by dataset."""
+    figures = {run.name: _training(selection, run) for run in _shown(selection)}
+    curves = {name: _optics(comparable(selection.of(name))[0]) for name in selection.datasets}
+    optics = {
+        name: [*curves[name], coc_histogram(defocused[name].histogram, f"histogram-{name}")]
+        for name in selection.datasets
+    }
+    errors = {name: _errors(selection.of(name)) for name in selection.datasets}
+    svgs = [
+        *(p for some in figures.values() for p in some),
+        *(p for some, _ in errors.values() for p in some),
+        *(p for some in optics.values() for p in some),
+    ]
+    # the text beside pictures and figures: tables, notes, parameters
+    rest = 200_000 + 4 * len(params_yaml) + sum(len(p.svg) for p in svgs)
+    rest += sum(len(record.sheet) for record in defocused.values())
+    rest += 600 * sum(len(part.rows) * len(part.columns) for t in tables for part in t.parts)
+    main = frozenset(r.name for r in _shown(selection)[: len(selection.datasets)])
+    budget = max(LEAST_PICTURE_BYTES, PAGE_BYTES - rest)
+    gallery = build_gallery(_shown(selection), main, budget)
+
+    def network(run: Run) -> Network:
+        return Network(
+            variant=run.variant,
+            anchor=f"{run.dataset}-{run.variant}",
+            description=descriptions.get(run.variant, ""),
+            run=run,
+            scenes=gallery.views.get(run.name, ()),
+            training=figures[run.name],
+            why_no_depth=_absent(run, "depth", "depth map"),
+            why_no_image=_absent(run, "all_in_focus", "restored image"),
+        )
+
+    views = []
+    for name in selection.datasets:
+        runs = selection.of(name)
+        shown = [run for run in _shown(selection) if run.dataset == name]
+        views.append(
+            DatasetView(
+                name=name,
+                anchor=f"dataset-{name}",
+                title=dataset_title(runs[0]),
+                warnings=list(sample_warning(runs)),
+                camera=camera_sentence(comparable(runs)[0].camera),
+                main=shown[0].variant,
+                facts=headline(selection.of(name, shown[0].variant)),
+                networks=[network(run) for run in shown],
+                errors=errors[name][0],
+                why_no_errors=errors[name][1],
+                optics=optics[name],
+                drawn=not curves[name],
+                blur=blur_sentence(defocused[name]),
+                sheet=defocused[name].sheet,
+                seeds=len(selection.seeds),
+            )
+        )
+    return render(
+        "index.html.j2",
+        paper=PAPER,
+        datasets=views,
+        tables=tables,
+        selection=selection,
+        left_out=gallery.left_out,
+        params_yaml=hide_secrets(params_yaml),
+        seeds=seeds_sentence(selection.seeds).capitalize(),
+        local_uris=_local_uris(selection.runs),
+        ui_address=UI_ADDRESS,
+    )
+
+
+def render(template: str, **content: object) -> str:
+    """Fill a template that `base.html.j2` makes a page: style and script inlined, no requests."""
+    script, style = _template("page.js"), _template("page.css")
+    return _environment().get_template(template).render(
+        **content,
+        run_link=_run_link,
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+    )  # fmt: skip
+
+
+def _shown(selection: Selection) -> list[Run]:
+    """Give the runs whose scenes are shown, a seed of each: main ones first, controls last."""
+    controls = {run.variant for run in selection.runs if run.control}
+    variants = sorted(selection.variants, key=lambda v: (v != MAIN_VARIANT, v in controls))
+    return [selection.of(d, v)[0] for v in variants for d in selection.datasets]
+
+
+def _absent(run: Run, head: str, what: str) -> str:
+    if head in run.heads:
+        return ""
+    return f"No {what}: the variant {run.variant} has no {head.replace('_', '-')} head."
+
+
+def _training(selection: Selection, run: Run) -> list[Picture]:
+    runs = selection.of(run.dataset, run.variant)
+    histories = {r.seed: r.training.history for r in runs}
+    return training_figures(histories, f"training-{run.dataset}-{run.variant}")
+
+
+def _errors(runs: Sequence[Run]) -> tuple[list[Picture], str]:
+    """Give depth error over depth and over CoC, every variant with a depth head in one figure."""
+    with_depth = [run for run in runs if run.by_depth is not None and len(run.by_depth)]
+    if not with_depth:
+        names = ", ".join(dict.fromkeys(run.variant for run in runs))
+        return [], f"No depth error is shown: {names} has no depth head, or no pixel has depth."
+    by_depth: dict[str, list] = {}
+    by_coc: dict[str, list] = {}
+    for run in with_depth:
+        by_depth.setdefault(run.variant, []).append(run.by_depth)
+        if run.blurred:  # else all that it was tested on has no circle of confusion
+            by_coc.setdefault(run.variant, []).append(run.by_coc)
+    name = runs[0].dataset
+    pictures = [
+        error_figure(
+            by_depth, "true depth [m]", f"error-depth-{name}",
+            "Depth error over true depth: RMSE, bias (estimate minus truth) and the share of "
+            "pixels, over all test pixels with depth, up to the dataset's largest, which estimates "
+            "are clipped to.",
+        )
+    ]  # fmt: skip
+    if by_coc:
+        text = (
+            "Depth error over the circle of confusion: 0 is in focus, negative is nearer than the "
+            "focus distance. A network that reads depth from blur alone would be blind around 0 "
+            "and confuse the two sides."
+        )
+        shown = comparable([run for run in with_depth if run.blurred])[0].variant
+        if len(by_coc) > 1:
+            text += f" The share of pixels is that of {shown}'s pictures."
+        label, key = "signed CoC [px]", f"error-coc-{name}"
+        pictures.append(error_figure(by_coc, label, key, text, shares_of=shown))
+    return pictures, ""
+
+
+def _optics(run: Run) -> list[Picture]:
+    """Give the camera's curve; none for a camera that is drawn anew for each picture."""
+    settings = {key: run.camera.get(key) for key in LENS}
+    if any(value is None for value in settings.values()):
+        return []
+    focus = settings["focus_distance_m"]
+    focus = focus if isinstance(focus, list) else [focus]
+    far = 2 * max(focus)
+    if run.by_depth is not None and len(run.by_depth):
+        far = max(far, float(run.by_depth["bin_high"].max()))
+    near = min(NEAREST_M, min(focus) / 2)
+    lenses = [ThinLens(**{**settings, "focus_distance_m": f}) for f in focus]
+    return [coc_figure(lenses, (near, far), f"optics-{run.dataset}")]
+
+
+def _run_link(run: Run) -> str:
+    """Give the address of a run in MLflow's pages; a local database has them at `mlflow ui`'s."""
+    uri = run.training.tracking_uri
+    server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else UI_ADDRESS
+    return f"{server}/#/runs/{quote(run.training.run_id, safe='')}"
+
+
+def _local_uris(runs: Sequence[Run]) -> list[str]:
+    uris = dict.fromkeys(run.training.tracking_uri for run in runs)
+    return [uri for uri in uris if not uri.startswith(("http://", "https://"))]
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FunctionLoader(_template),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "svg": lambda picture: Markup(picture.svg),
+        "figure": number,
+        "duration": _duration,
+    }
+    return environment
+
+
+def _template(name: str) -> str:
+    try:
+        return resources.files("hded.report").joinpath("templates", name).read_text("utf-8")
+    except FileNotFoundError:
+        raise HDEDError(f"hded/report/templates/{name}: is missing; reinstall hded") from None

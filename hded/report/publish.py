@@ -1,0 +1,202 @@
+"""A run worth keeping: a short page, figures and plots, without a picture of the dataset.
+
+What a report of the pipeline shows is gone with the next `dvc repro`; this is what stays under
+version control of a run of hours on data that cannot be published.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from hded.report.page.headline import headline
+from hded.report.read.runs import DEPTH, RESTORATION, Run, Selection, comparable
+from hded.report.tables.build import build_tables
+from hded.report.tables.captions import camera_sentence, dataset_title, describe_networks
+from hded.report.tables.controls import build_controls, with_control
+from hded.report.tables.differences import build_differences
+from hded.report.tables.loss_weighting import build_balance
+from hded.report.tables.model import Table, number
+from hded.report.tables.rendering import to_markdown
+
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "x"}
+DEPTH_COLUMNS = ("rmse", "abs_rel", "log10", "delta1")
+IMAGE_COLUMNS = ("psnr", "ssim")
+LOSSES = {"train/l1": "-", "train/charbonnier": "--", "train/l1_image": "--"}
+
+
+def write_results(selection: Selection, descriptions: Mapping[str, str], out: Path) -> None:
+    """Write out/README.md, summary.csv, per_image.csv, history.csv, errors.csv and plots.png.
+
+    Equal inputs give equal bytes, but for the plots' where matplotlib or a font differs.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    runs = list(selection.runs)
+    (out / "README.md").write_text(_page(selection, descriptions), encoding="utf-8")
+    _summary(runs).to_csv(out / "summary.csv", index=False, float_format="%.6g")
+    images = pd.concat([_images(run) for run in runs], ignore_index=True)
+    images.to_csv(out / "per_image.csv", index=False, float_format="%.6g")
+    history = pd.concat([_named(run, run.training.history) for run in runs], ignore_index=True)
+    history.to_csv(out / "history.csv", index=False, float_format="%.6g")
+    curves = [
+        _named(run, table.assign(over=over))
+        for run in runs
+        for over, table in (("depth_m", run.by_depth), ("coc_px", run.by_coc))
+        if table is not None and (run.blurred or over == "depth_m")
+    ]
+    errors = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
+    errors.to_csv(out / "errors.csv", index=False, float_format="%.6g")
+    _plots(history, errors, images).savefig(out / "plots.png", dpi=160, metadata={"Software": None})
+
+
+def _named(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+    names = {"dataset": run.dataset, "variant": run.variant, "seed": run.seed}
+    return pd.concat([pd.DataFrame(names, index=table.index), table], axis=1)
+
+
+def _summary(runs: Sequence[Run]) -> pd.DataFrame:
+    rows = [
+        {"dataset": run.dataset, "variant": run.variant, "seed": run.seed, "kind": kind,
+         "protocol": protocol, "method": method, "metric": metric, "value": value}
+        for run in runs
+        for kind, protocols in run.metrics.items()
+        for protocol, methods in protocols.items()
+        for method, values in methods.items()
+        for metric, value in values.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _images(run: Run) -> pd.DataFrame:
+    """Give a row a test image, under the first protocol of depth and of restoration."""
+    table = pd.DataFrame({"frame": run.frames})
+    for kind, columns in ((DEPTH, DEPTH_COLUMNS), (RESTORATION, IMAGE_COLUMNS)):
+        for protocol in run.protocols_of(kind)[:1]:
+            for method, prefix in (("network", ""), ("input", "input_")):
+                for column in columns:
+                    values = run.per_image(kind, protocol.name, method, column)
+                    if values is not None:
+                        table[f"{prefix}{column}"] = values.to_numpy()
+    return _named(run, table)
+
+
+def _page(selection: Selection, descriptions: Mapping[str, str]) -> str:
+    firsts = [comparable(selection.of(dataset))[0] for dataset in selection.datasets]
+    titles = [
+        f"{dataset_title(r)}, {len(r.frames)} test images (source: {r.source})" for r in firsts
+    ]
+    lines = [f"# {'; '.join(titles)}", ""]
+    for first in firsts:
+        whose = f" of {first.dataset}" if len(firsts) > 1 else ""
+        lines += [f"Camera{whose}: {camera_sentence(first.camera)}", ""]
+    lines += ["![Training, errors over depth and over blur, gain of each image](plots.png)", ""]
+    for first in firsts:
+        for variant in selection.variants:
+            name = f"{first.dataset}/{variant}" if len(firsts) > 1 else variant
+            runs = selection.of(first.dataset, variant)
+            lines += [f"## `{name}`", "", *_network(runs, descriptions.get(variant, "")), ""]
+    lines += [
+        "Files: `summary.csv` (every metric under every protocol), `per_image.csv`, `history.csv` "
+        "(a row an epoch), `errors.csv` (over depth and over the circle of confusion). Written by "
+        "`python -m pipeline.publish`.",
+        "",
+    ]
+    tables = (
+        build_differences(selection),
+        build_controls(selection, descriptions),
+        build_balance(selection),
+        *(table for table in build_tables(selection, descriptions) if _was_run(table)),
+    )
+    for table in (table for table in tables if table is not None):
+        # one level below the page's own title
+        lines += [
+            f"#{line}" if line.startswith("#") else line for line in _lines(to_markdown(table))
+        ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _was_run(table: Table) -> bool:
+    """Whether any of our networks stands in the table with a figure."""
+    rows = [row for part in table.parts for row in part.rows if row.kind == "ours"]
+    return any(cell.value for row in rows for cell in row.cells)
+
+
+def _lines(text: str) -> Iterator[str]:
+    yield from text.splitlines()
+    yield ""
+
+
+def _network(runs: Sequence[Run], description: str) -> list[str]:
+    t = runs[0].training
+    minutes = mean(run.training.wall_s for run in runs) / 60
+    lines = [f"{with_control(description, runs[0])}.", ""]
+    lines += ["| | | |", "|:--|--:|:--|"]
+    for fact in headline(runs):
+        lines.append(f"| {fact.label}, {fact.protocol} | **{fact.value}** | {fact.comparison} |")
+    networks = "; ".join(text for _, text in describe_networks(runs))
+    versions = ", ".join(f"{name} {v}" for name, v in sorted(t.versions.items()))
+    lines += [
+        "",
+        f"{networks}. {t.balance}. Trained in {number(minutes, 0)} minutes on {t.hardware}; "
+        f"parameters' digest {t.params_digest}, commit {t.commit}, {versions}.",
+    ]
+    return lines
+
+
+def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) -> Figure:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.4, 6.0), layout="constrained")
+        training, depth, gain, coc = figure.subplots(2, 2).ravel()
+        looks = _looks(history)
+        for name, table in _by_network(history):
+            for column, dash in LOSSES.items():
+                if column in table and table[column].notna().any():
+                    training.plot(table["epoch"], table[column], dash, **looks[name])
+        training.set(
+            yscale="log", xlabel="epoch", title="training loss: depth in its unit; image dashed"
+        )
+        for axes, over, label in (
+            (depth, "depth_m", "depth [m]"),
+            (coc, "coc_px", "signed circle of confusion [px]"),
+        ):
+            if len(errors):
+                for name, table in _by_network(errors[errors["over"] == over]):
+                    middle = (table["bin_low"] + table["bin_high"]) / 2
+                    axes.plot(middle, table["rmse"], **looks[name])
+            axes.set(xlabel=label, ylabel="RMSE [m]", ylim=(0, None), title=f"error over {label}")
+        if "psnr" in images:
+            for name, table in _by_network(images):
+                values = (table["psnr"] - table["input_psnr"]).replace([np.inf, -np.inf], np.nan)
+                if values.notna().any():
+                    gain.ecdf(values.dropna(), **looks[name])
+        gain.axvline(0, color="0.5", linewidth=0.8)
+        gain.set(
+            xlabel="gain over the input [dB]",
+            ylabel="share of images with less",
+            title="PSNR gain of each image",
+        )
+        lines = [Line2D([], [], label=name, **look) for name, look in looks.items()]
+        figure.legend(handles=lines, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+        return figure
+
+
+def _looks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Give each network one look for all panels; where lines coincide, the first's is seen."""
+    names = dict.fromkeys(name for name, _ in _by_network(table))
+    return {
+        name: {"color": f"C{i}", "linewidth": 1.2, "zorder": 3 - 0.01 * i}
+        for i, name in enumerate(names)
+    }
+
+
+def _by_network(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Give each dataset's, variant's and seed's rows under the name of their line."""
+    several = table["dataset"].nunique() > 1
+    for (dataset, variant, _), rows in table.groupby(["dataset", "variant", "seed"], sort=False):
+        yield f"{dataset}/{variant}" if several else str(variant), rows

@@ -1,0 +1,62 @@
+"""Reading JSON and CSV of an earlier stage: what does not fit is one line, not a traceback."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hded.common.errors import HDEDError
+
+REPAIR = "run `dvc repro`"
+TEXT = ["frame", "photograph", "protocol", "method", "role", "camera", "name", "sigma_rule"]
+
+
+class JsonObject:
+    """A JSON object, read from `path` or a part of it; a key that is missing raises HDEDError."""
+
+    def __init__(self, path: Path, content: Any = None) -> None:
+        self._path = path
+        self._content = _load(path) if content is None else content
+        if not isinstance(self._content, dict):
+            raise HDEDError(f"{path}: a JSON object is needed where there is none; {REPAIR}")
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._content:
+            raise HDEDError(f"{self._path}: {key!r} is missing; not written by this program")
+        return self._content[key]
+
+    def get(self, key: str, default: Any) -> Any:
+        """Give the value, or `default` for a key that is not always written."""
+        return self._content.get(key, default)
+
+
+def read_csv(path: Path, columns: Sequence[str], *, may_be_empty: bool = False) -> pd.DataFrame:
+    """Read a table that must have these columns, and a row.
+
+    The columns of TEXT stay text: "0001" keeps its zeros, and "NA" is a name too. All others are
+    numbers, NaN where nothing stands.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        for name in table.columns.difference(TEXT):
+            table[name] = pd.to_numeric(table[name])
+    except FileNotFoundError:
+        raise HDEDError(f"{path}: is missing; {REPAIR}") from None
+    except (OSError, ValueError) as error:
+        raise HDEDError(f"{path}: cannot be read ({error}); {REPAIR}") from error
+    if missing := [name for name in columns if name not in table]:
+        raise HDEDError(f"{path}: no column {missing[0]!r}; not written by this program, {REPAIR}")
+    if table.empty and not may_be_empty:
+        raise HDEDError(f"{path}: has no rows; {REPAIR}")
+    return table
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise HDEDError(f"{path}: is missing; {REPAIR}") from None
+    except (OSError, ValueError) as error:
+        raise HDEDError(f"{path}: cannot be read ({error}); {REPAIR}") from error

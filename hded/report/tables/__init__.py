@@ -1,0 +1,1 @@
+"""The tables: the paper's and ours, as Markdown, CSV and LaTeX."""

@@ -1,0 +1,132 @@
+"""How the test images were defocused, as the report shows it: scores, pictures, tables of blur."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from hded.common.errors import HDEDError
+from hded.report.read.files import REPAIR, JsonObject, read_csv
+from hded.report.read.runs import DEPTH, RESTORATION, Selection
+from hded.report.tables.captions import camera_sentence, dataset_title
+from hded.report.tables.model import Cell, Column, Part, Row, Table, missing, number
+
+BLUR = ("mean_abs_coc_px", "mean_sigma_px", "sharp_percent", "clamped_percent")
+NO_HEAD = "the network has no head for it"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Defocused:
+    """What the stage `defocus` wrote to look at, for one dataset."""
+
+    psnr: float  # of the defocused test frames against the sharp ones
+    ssim: float
+    test_frames: int
+    blur: Mapping[str, float]  # the keys of BLUR
+    histogram: pd.DataFrame  # coc_px, share_percent
+    cameras: pd.DataFrame  # see `hded.defocus_diagnostics.camera_table`
+    sheet: str  # data URI
+
+
+def read_defocused(folder: Path) -> Defocused:
+    """Read reports/defocus/<dataset>; raises HDEDError for what is missing or damaged."""
+    record = JsonObject(folder / "input.json")
+    cameras = read_csv(folder / "cameras.csv", ("camera", "name", "depth_m", "sigma_px"))
+    try:
+        sheet = (folder / "contact_sheet.jpg").read_bytes()
+    except OSError as error:
+        raise HDEDError(f"{folder / 'contact_sheet.jpg'}: {error.strerror}; {REPAIR}") from error
+    return Defocused(
+        psnr=record["psnr"],
+        ssim=record["ssim"],
+        test_frames=record["test_frames"],
+        blur={name: record[name] for name in BLUR},
+        histogram=read_csv(folder / "coc.csv", ("coc_px", "share_percent")),
+        cameras=cameras,
+        sheet=f"data:image/jpeg;base64,{base64.b64encode(sheet).decode('ascii')}",
+    )
+
+
+def blur_sentence(defocused: Defocused) -> str:
+    """Say how much blur there is and what the defocused input scores by itself."""
+    blur = defocused.blur
+    return (
+        f"Over all pixels with depth: mean |CoC| {blur['mean_abs_coc_px']:.2f} px, mean sigma "
+        f"{blur['mean_sigma_px']:.2f} px; {blur['sharp_percent']:.1f}% are left sharp, "
+        f"{blur['clamped_percent']:.1f}% are at the CoC's limit. The defocused input alone scores "
+        f"{number(defocused.psnr, 2)} dB and SSIM {number(defocused.ssim, 3)} against the sharp "
+        f"image, at native size, mean over {defocused.test_frames} test frames."
+    )
+
+
+def build_cameras(selection: Selection, defocused: Mapping[str, Defocused]) -> Table:
+    """Build the table of sigma [px] over depth, for this run's camera and every named one."""
+    parts = []
+    for dataset, record in defocused.items():
+        table = record.cameras
+        labels = list(dict.fromkeys(table["camera"]))
+        columns = tuple(Column(label, f"sigma [px], {label}") for label in labels)
+        sigma = table.pivot(index="depth_m", columns="camera", values="sigma_px")
+        rows = tuple(
+            Row("plain", f"{depth:g} m", tuple(_figure(values[label], 2) for label in labels))
+            for depth, values in sigma.iterrows()
+        )
+        statements = tuple(
+            (label, camera_sentence(table[table["camera"] == label].iloc[0].to_dict()))
+            for label in labels
+        )
+        run = selection.of(dataset)[0]
+        parts.append(
+            Part(dataset_title(run), columns, rows, statements=statements, heading="Depth")
+        )
+    intro = (
+        "Computed from each lens. `syndof` draws its lens for each picture: shown is one of 70 mm "
+        "focused at 2 m, its aperture solved for the depths of this table. A focus distance that "
+        "is drawn is shown at 2 m.",
+    )
+    return Table("A", "cameras", "Blur of the named cameras over depth", tuple(parts), intro)
+
+
+def build_focus(selection: Selection) -> Table | None:
+    """Build the table of results by focus distance; None where there is only one."""
+    parts = []
+    for dataset in selection.datasets:
+        runs = [run for run in selection.of(dataset) if run.focus]
+        for run in runs:
+            depth, images = run.protocols_of(DEPTH)[0], run.protocols_of(RESTORATION)[0]
+            columns = (
+                Column("rmse", "RMSE [m]"),
+                Column("psnr", "PSNR [dB]"),
+                Column("psnr_gain", "gain [dB]"),
+                Column("ssim", "SSIM"),
+                Column("input_psnr", "input PSNR [dB]"),
+                Column("input_ssim", "input SSIM"),
+            )
+            rows = tuple(
+                Row("plain", f"{focus} m", _focus_cells(metrics, depth.name, images.name))
+                for focus, metrics in run.focus.items()
+            )
+            statements = ((depth.title, depth.statement), (images.title, images.statement))
+            title = f"{dataset_title(run)}, {run.variant}, seed {run.seed}"
+            parts.append(Part(title, columns, rows, statements=statements, heading="Focus at"))
+    if not parts:
+        return None
+    return Table("B", "focus", "Results by focus distance", tuple(parts))
+
+
+def _focus_cells(metrics: Mapping[str, Mapping], depth: str, images: str) -> tuple[Cell, ...]:
+    rmse = metrics[DEPTH].get(depth, {}).get("network", {}).get("rmse")
+    scores = metrics[RESTORATION].get(images, {})
+    network, source = scores.get("network", {}), scores.get("input", {})
+    gain = scores.get("gain", {})
+    values = (
+        (rmse, 3), (network.get("psnr"), 2), (gain.get("psnr"), 2), (network.get("ssim"), 3),
+        (source.get("psnr"), 2), (source.get("ssim"), 3),
+    )  # fmt: skip
+    return tuple(missing(NO_HEAD) if v is None else _figure(v, digits) for v, digits in values)
+
+
+def _figure(value: float, digits: int) -> Cell:
+    return Cell(number(value, digits), value=repr(float(value)))

@@ -1,0 +1,235 @@
+"""Tables II, III and IV: the paper's rows as printed, ours, and the trivial baselines.
+
+- Ours are mean and sample standard deviation over seeds, from metrics.json.
+- Every dataset has the paper's layout under its headline protocol, then a part for each further
+  protocol. Protocols, camera and data are printed with the numbers.
+- No cell is blank: what is missing says why.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from hded.report.read.runs import DEPTH, NEEDED_HEAD, RESTORATION, Run, Selection, comparable
+from hded.report.tables.captions import (
+    DATASET_TITLES,
+    describe_camera,
+    describe_data,
+    describe_networks,
+    describe_protocols,
+    sample_warning,
+)
+from hded.report.tables.columns import BOUND, BOUND_TEXT, FULL_DEPTH, IMAGE, Spec, main_specs
+from hded.report.tables.model import Cell, Part, Row, Table, mark_best, missing
+from hded.report.tables.published import Published, abs_rel_bound, published
+
+MAIN_VARIANT = "full"
+LOSS_VARIANTS = ("l1_l1", "l1_charbonnier", "grad_charbonnier", "charbonnier_ssim", MAIN_VARIANT)
+HEAD_VARIANTS = ("depth_only", "deblur_only", MAIN_VARIANT)
+NOT_TRANSCRIBED = "not transcribed: the paper's value is not in published.csv"
+IMPOSSIBLE = "the row's AbsRel is below what its own δ allow on common pixels: it breaks the bound"
+# printed values are rounded: a breach must be larger than what rounding can do
+PRINTED_TOLERANCE = 1e-3
+INTRO = (
+    "Published rows are the paper's, as printed. It leaves its focus distance unstated, so they "
+    "were measured through optics that are not fully known.",
+    "Ours: mean ± sample standard deviation over seeds, the best variant in bold. Gain is over the "
+    "defocused input's own score, which is the last row.",
+    f"AbsRel bound: on the same pixels, {BOUND_TEXT}.",
+)
+LOSS_ROWS = (
+    "Which losses each of the paper's rows combines was not transcribed: its rows and ours do not "
+    "correspond line by line."
+)
+
+
+def build_tables(selection: Selection, descriptions: Mapping[str, str]) -> tuple[Table, ...]:
+    """Build Tables II, III and IV; descriptions: every variant of params.yaml and its one line."""
+    named = {*LOSS_VARIANTS, *HEAD_VARIANTS}
+    controls = {run.variant for run in selection.runs if run.control}
+    others = [v for v in selection.variants if v not in named | controls]
+    plan = (
+        ("II", "Loss combinations", LOSS_VARIANTS, ("nyu",)),
+        ("III", "One head or two", HEAD_VARIANTS, ("nyu",)),
+        ("IV", "State of the art", (MAIN_VARIANT, *others), ("nyu", "make3d")),
+    )
+    tables = []
+    for position, (number, title, variants, always) in enumerate(plan, start=2):
+        parts: list[Part] = []
+        for key in dict.fromkeys((*always, *_official(selection))):
+            own = selection.of(key) if key in _official(selection) else []
+            parts += _parts(number, key, own, selection, variants, descriptions)
+        for name in (d for d in selection.datasets if d not in _official(selection)):
+            parts += _parts(number, "", selection.of(name), selection, variants, descriptions)
+        intro = (*INTRO, LOSS_ROWS) if number == "II" else INTRO
+        tables.append(Table(number, f"table{position}", title, tuple(parts), intro))
+    return tuple(tables)
+
+
+def _official(selection: Selection) -> list[str]:
+    """Datasets of the paper; one's own pictures under the same name are not."""
+    return [d for d in selection.datasets if selection.of(d)[0].format == d]
+
+
+def _parts(
+    number: str,
+    key: str,
+    runs: Sequence[Run],
+    selection: Selection,
+    variants: Sequence[str],
+    descriptions: Mapping[str, str],
+) -> list[Part]:
+    """Give the part in the paper's layout, then one for each further protocol."""
+    runs = comparable(runs)
+    title = DATASET_TITLES[key] if key else f"{runs[0].dataset} (own pictures)"
+    protocols = {p.name: p for run in runs for p in run.protocols}
+    specs = main_specs(key, runs)
+    ours = {v: [r for r in runs if r.variant == v] for v in variants}
+    rows = [
+        *(_published_row(name, cells, specs) for name, cells in _printed(number, key)),
+        *(_our_row(v, ours[v], specs, key, selection, descriptions) for v in variants),
+        *_baselines(runs, specs, key),
+    ]
+    shown = list(dict.fromkeys(spec.protocol for spec in specs if spec.protocol in protocols))
+    part = Part(
+        title=title,
+        columns=tuple(spec.column for spec in specs),
+        rows=mark_best(rows, [spec.higher for spec in specs]),
+        warnings=tuple(sample_warning(runs)),
+        statements=(
+            *describe_protocols(runs, [protocols[name] for name in shown]),
+            *(
+                (p.title, f"not measured: {p.why_not}")
+                for p in protocols.values()
+                if not p.available
+            ),
+            *describe_camera(runs),
+            *describe_data(runs),
+            *describe_networks([run for v in variants for run in ours[v]]),
+        ),
+    )
+    further = []
+    for protocol in (p for p in protocols.values() if p.available and p.name not in shown):
+        metrics = FULL_DEPTH if protocol.kind == DEPTH else IMAGE
+        some = [Spec(protocol.kind, protocol.name, "", metric) for metric in metrics]
+        rows = [
+            *(
+                _our_row(v, ours[v], some, key, selection, descriptions)
+                for v in variants
+                if ours[v]
+            ),
+            *_baselines(runs, some, key),
+        ]
+        further.append(
+            Part(
+                title=f"{title}, further protocol: {protocol.title}",
+                columns=tuple(spec.column for spec in some),
+                rows=mark_best(rows, [spec.higher for spec in some]),
+                warnings=part.warnings,
+                statements=tuple(describe_protocols(runs, [protocol])),
+                further=True,
+            )
+        )
+    return [part, *further]
+
+
+def _printed(number: str, key: str) -> Iterable[tuple[str, dict[str, Published]]]:
+    return published(number, key).items() if key else ()
+
+
+def _published_row(name: str, cells: Mapping[str, Published], specs: Sequence[Spec]) -> Row:
+    detail = ""
+    row_bounds = _printed_bounds(cells)
+    for prefix, bound in row_bounds.items():
+        printed = cells.get(f"{prefix}abs_rel")
+        if printed and float(printed.value) + PRINTED_TOLERANCE < float(bound):
+            detail = f"breaks the AbsRel bound: {printed.value} < {bound}"
+    shown = []
+    for spec in specs:
+        cell = cells.get(spec.printed)
+        if (
+            spec.metric == BOUND
+            and (prefix := spec.printed.removesuffix("abs_rel_bound")) in row_bounds
+        ):
+            bound = row_bounds[prefix]
+            shown.append(Cell(bound, value=bound, notes=(IMPOSSIBLE,) if detail else ()))
+        elif cell is not None:
+            note = (cell.note,) if cell.note else ()
+            shown.append(Cell(cell.value, value=cell.value, notes=note))
+        else:
+            shown.append(missing(NOT_TRANSCRIBED))
+    return Row("paper", name, tuple(shown), detail)
+
+
+def _printed_bounds(cells: Mapping[str, Published]) -> dict[str, str]:
+    """Give the stated bound, or the one that the row's printed deltas imply."""
+    bounds = {}
+    for prefix in ("", "c1_", "c2_"):
+        deltas = [cells.get(f"{prefix}delta{k}") for k in (1, 2, 3)]
+        known = [float(cell.value) for cell in deltas if cell is not None]
+        if stated := cells.get(f"{prefix}abs_rel_bound"):
+            bounds[prefix] = stated.value
+        elif len(known) == 3:
+            bounds[prefix] = f"{abs_rel_bound(*known):.3f}".lstrip("0")
+    return bounds
+
+
+def _our_row(
+    variant: str,
+    runs: Sequence[Run],
+    specs: Sequence[Spec],
+    key: str,
+    selection: Selection,
+    descriptions: Mapping[str, str],
+) -> Row:
+    detail = descriptions.get(variant, "")
+    if not runs:
+        cell = missing(_not_run(variant, key, selection, detail))
+        return Row("ours", variant, (cell,) * len(specs), detail)
+    cells = []
+    for spec in specs:
+        values = [value for run in runs if (value := spec.value(run, "network")) is not None]
+        cells.append(spec.cell(values) if values else missing(why_not(spec, runs[0])))
+    return Row("ours", variant, tuple(cells), detail)
+
+
+def _not_run(variant: str, key: str, selection: Selection, detail: str) -> str:
+    if variant not in selection.variants:
+        defined = "" if detail else ", nor among the variants of params.yaml"
+        return f"not run: variant not in run.variants{defined}"
+    return _no_dataset(key)
+
+
+def _no_dataset(key: str) -> str:
+    return f"not run: no official {DATASET_TITLES[key]} in run.datasets"
+
+
+def why_not(spec: Spec, run: Run) -> str:
+    """Say why a run has no figure in a column."""
+    if NEEDED_HEAD[spec.kind] not in run.heads:
+        does = "estimates no depth" if spec.kind == DEPTH else "restores no image"
+        return f"no {NEEDED_HEAD[spec.kind].replace('_', '-')} head: {run.variant} {does}"
+    for protocol in run.protocols:
+        if protocol.name == spec.protocol and not protocol.available:
+            return f"not measured: {protocol.why_not}"
+    return f"not measured: the {run.geometry} geometry of {run.variant} has no {spec.protocol} size"
+
+
+def _baselines(runs: Sequence[Run], specs: Sequence[Spec], key: str) -> list[Row]:
+    rows = []
+    for method, kind, label, other in (
+        ("median", DEPTH, "training-median depth", "a depth, not an image"),
+        ("input", RESTORATION, "defocused input", "an image, not a depth"),
+    ):
+        cells = []
+        for spec in specs:
+            values = [v for run in runs if (v := spec.value(run, method)) is not None]
+            if spec.kind != kind:
+                cells.append(missing(f"{label} is {other}"))
+            elif values:
+                cells.append(spec.cell(values[:1]))
+            elif not runs:
+                cells.append(missing(_no_dataset(key)))
+            else:
+                cells.append(missing("not measured: no selected variant has an all-in-focus head"))
+        if any(spec.kind == kind for spec in specs):
+            rows.append(Row("baseline", label, tuple(cells)))
+    return rows

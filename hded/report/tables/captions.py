@@ -1,0 +1,124 @@
+"""Sentences about a run that tables and page share: data, camera, networks, seeds."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from hded.optics import ALL_IN_FOCUS
+from hded.report.read.runs import Protocol, Run, Training
+
+DATASET_TITLES = {"nyu": "NYU-Depth v2", "make3d": "Make3D"}
+ENCODER_TITLES = {
+    "densenet121": "DenseNet-121",
+    "efficientnet_lite0": "EfficientNet-Lite0",
+    "efficientnet_lite2": "EfficientNet-Lite2",
+}
+SIGMA_RULES = {"quarter": "|CoC|/4", "syndof": "(|CoC| − 1)/4", "d3net": "0.3 |CoC|"}
+
+
+def dataset_title(run: Run) -> str:
+    """Name a dataset for people."""
+    return DATASET_TITLES.get(run.format, run.dataset)
+
+
+def sample_warning(runs: Sequence[Run]) -> Iterable[str]:
+    """Say what must stand above any table of the embedded sample."""
+    if runs and runs[0].source == "sample":
+        yield (
+            "Not comparable with published numbers: ours are of the embedded sample (source: "
+            f"sample), generated scenes, not of {dataset_title(runs[0])}."
+        )
+
+
+def describe_protocols(
+    runs: Sequence[Run], protocols: Iterable[Protocol]
+) -> Iterable[tuple[str, str]]:
+    """Say how figures were taken, and of how many images where some have no valid pixel."""
+    for protocol in protocols:
+        tail, total = "", len(runs[0].frames)
+        for count in [r.measured[protocol.name] for r in runs if protocol.name in r.measured][:1]:
+            if count < total:
+                tail = f"; {count} of {total} images have a valid pixel, the others do not count"
+        yield protocol.title, protocol.statement + tail
+
+
+def describe_camera(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
+    """Say through which lens the test images were defocused."""
+    if runs:
+        yield "Camera", camera_sentence(runs[0].camera)
+
+
+def camera_sentence(camera: Mapping[str, Any]) -> str:
+    """Describe a camera in one line; what is drawn for each picture is said to be."""
+    if camera["name"] == ALL_IN_FOCUS:
+        return "none: the images are all in focus"
+    drawn = "drawn for each picture"
+
+    def length(key: str, scale: float, unit: str) -> str:
+        value = camera.get(key)
+        if isinstance(value, list):
+            each = ", ".join(f"{v * scale:.4g}" for v in value)
+            return f"{each} {unit} (a defocused copy for each)"
+        return drawn if value is None else f"{value * scale:.4g} {unit}"
+
+    parts = [
+        f"{camera['name']}: focal length {length('focal_length_m', 1e3, 'mm')}",
+        f"aperture {length('aperture_m', 1e3, 'mm')}",
+        f"focus distance {length('focus_distance_m', 1, 'm')}",
+        f"pixel pitch {length('pixel_pitch_m', 1e6, 'µm')}",
+        f"|CoC| at most {camera['max_coc_px']:g} px",
+        f"sigma = {SIGMA_RULES.get(camera['sigma_rule'], camera['sigma_rule'])}",
+    ]
+    if camera.get("f_number") is not None:
+        parts[1] += f" (f/{camera['f_number']:.3g})"
+    if camera.get("renderer"):
+        parts.append(f"renderer {camera['renderer']}")
+    return ", ".join(parts)
+
+
+def describe_data(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
+    """Say which frames were measured, and which could not be read."""
+    if runs:
+        run = runs[0]
+        skipped = f"skipped: {'; '.join(run.skipped)}" if run.skipped else "none skipped"
+        yield "Data", f"source: {run.source}, {len(run.frames)} test frames, {skipped}"
+
+
+def describe_networks(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
+    """Say how wide and how long trained the networks are, and over how many seeds."""
+    if not runs:
+        return
+    kinds: dict[str, list[str]] = {}
+    for run in runs:
+        t = run.training
+        text = (
+            f"{network_title(t)}, width {t.width:g} ({t.parameters:,} parameters), "
+            f"{t.epochs} epochs on {t.train_frames} frames, "
+            f"weights of epoch {_best_epochs(runs, run)}, geometry {run.geometry}"
+        )
+        kinds.setdefault(text, []).append(run.variant)
+    for text, variants in kinds.items():
+        names = ", ".join(dict.fromkeys(variants))
+        yield f"Networks ({names})", text
+    yield "Seeds", seeds_sentence(sorted({run.seed for run in runs}))
+
+
+def network_title(t: Training) -> str:
+    """Name a network's encoder, decoders and the weights that it began with."""
+    text = f"{ENCODER_TITLES.get(t.encoder, t.encoder)}, {t.decoder} decoders"
+    if t.weights == "imagenet":
+        return f"{text}, encoder from ImageNet weights"
+    # of a path or an address the name alone: the rest is one machine's
+    return text if t.weights == "none" else f"{text}, encoder from {PurePosixPath(t.weights).name}"
+
+
+def seeds_sentence(seeds: Sequence[int]) -> str:
+    """Say over which seeds the figures are averaged."""
+    if len(seeds) == 1:
+        return f"one seed ({seeds[0]}): single values, their spread is unknown"
+    return f"{len(seeds)} seeds ({', '.join(map(str, seeds))}): mean ± sample standard deviation"
+
+
+def _best_epochs(runs: Sequence[Run], run: Run) -> str:
+    epochs = sorted({r.training.best_epoch for r in runs if r.variant == run.variant})
+    return " or ".join(map(str, epochs))

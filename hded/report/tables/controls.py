@@ -1,0 +1,84 @@
+"""Does the network use blur? Networks on images without any, or with another's."""
+
+from collections.abc import Mapping, Sequence
+
+from hded.report.read.runs import Run, Selection, comparable
+from hded.report.tables.build import MAIN_VARIANT, why_not
+from hded.report.tables.captions import (
+    dataset_title,
+    describe_camera,
+    describe_protocols,
+    sample_warning,
+)
+from hded.report.tables.columns import Spec, main_specs
+from hded.report.tables.model import Column, Part, Row, Table, missing
+
+METRICS = ("rmse", "abs_rel", "delta1", "psnr", "psnr_gain")
+INTRO = (
+    "A network that reads depth off blur must do worse without blur to read (trained and tested on "
+    "all-in-focus images, it has only what a scene looks like) and much worse with blur that means "
+    "other depths (tested on pictures focused elsewhere than in training). One that does equally "
+    "well everywhere does not use blur.",
+)
+
+
+def build_controls(selection: Selection, descriptions: Mapping[str, str]) -> Table | None:
+    """Build the table of controls beside the full network; None where no control was run."""
+    parts = []
+    for dataset in selection.datasets:
+        variants = [v for v in selection.variants if selection.of(dataset, v)[0].control]
+        if variants:
+            plain = [v for v in selection.variants if v == MAIN_VARIANT]
+            parts.append(_part(selection, dataset, [*plain, *variants], descriptions))
+    if not parts:
+        return None
+    return Table("D", "controls", "Does the network use blur?", tuple(parts), INTRO)
+
+
+def _part(
+    selection: Selection, dataset: str, variants: Sequence[str], descriptions: Mapping[str, str]
+) -> Part:
+    runs = [run for v in variants for run in selection.of(dataset, v)]
+    key = runs[0].format if runs[0].format == dataset else ""
+    specs = [spec for spec in main_specs(key, runs) if spec.metric in METRICS]
+    plan: list[tuple[Spec, str, Column]] = []  # a metric, of which method, and its column
+    for spec in specs:
+        plan.append((spec, "network", spec.column))
+        if spec.metric == "psnr":  # each control has an input of its own
+            column = Column(f"{spec.column.key}_input", "input PSNR [dB]", spec.group)
+            plan.append((spec, "input", column))
+    shown = {spec.protocol for spec in specs}
+    protocols = {p.name: p for run in runs for p in run.protocols if p.name in shown}
+    own = comparable(runs)
+    return Part(
+        title=dataset_title(runs[0]),
+        columns=tuple(column for _, _, column in plan),
+        rows=tuple(_row(v, selection.of(dataset, v), plan, descriptions) for v in variants),
+        warnings=tuple(sample_warning(runs)),
+        statements=(
+            *describe_protocols(own, protocols.values()),
+            *(describe_camera(own) if any(not run.control for run in own) else ()),
+        ),
+        heading="Network",
+    )
+
+
+def _row(
+    variant: str,
+    runs: Sequence[Run],
+    plan: Sequence[tuple[Spec, str, Column]],
+    descriptions: Mapping[str, str],
+) -> Row:
+    cells = []
+    for spec, method, _ in plan:
+        values = [v for run in runs if (v := spec.value(run, method)) is not None]
+        cells.append(spec.cell(values) if values else missing(why_not(spec, runs[0])))
+    detail = with_control(descriptions.get(variant, ""), runs[0])
+    return Row("plain", variant, tuple(cells), detail)
+
+
+def with_control(description: str, run: Run) -> str:
+    """Give a variant's description, with what makes `run` a control unless it says so itself."""
+    if run.control in description:
+        return description
+    return "; ".join(text for text in (description, run.control) if text)

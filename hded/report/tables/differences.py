@@ -1,0 +1,212 @@
+"""Differences, each with its confidence interval: what is more than chance."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hded.evaluation.bootstrap import LEVEL, RESAMPLES, paired_difference
+from hded.report.read.runs import DEPTH, RESTORATION, Protocol, Run, Selection, comparable, same_fit
+from hded.report.tables.build import MAIN_VARIANT
+from hded.report.tables.captions import (
+    dataset_title,
+    describe_camera,
+    describe_protocols,
+    sample_warning,
+)
+from hded.report.tables.columns import MEASURES, Spec
+from hded.report.tables.model import Cell, Column, Part, Row, Table, missing, number
+from hded.report.tables.published import DEPTH_HEAD_HELPS_DB
+
+MEASURED = {DEPTH: ("rmse", "abs_rel", "delta1"), RESTORATION: ("psnr", "ssim")}
+# two networks are compared by what each makes of its own input
+BETWEEN = {DEPTH: ("network", ""), RESTORATION: ("gain", "_gain")}
+BASELINES = {DEPTH: ("median", "training-median depth"), RESTORATION: ("input", "defocused input")}
+EXTRA_DIGIT = 1  # beyond the tables': a difference is smaller than what it is of
+COLUMNS = (
+    Column("protocol", "protocol", numeric=False),
+    Column("first", "mean of the first"),
+    Column("second", "of the second"),
+    Column("difference", "difference"),
+    Column("low", f"from ({LEVEL:.0%})"),
+    Column("high", f"to ({LEVEL:.0%})"),
+    Column("verdict", "what it says", numeric=False),
+    Column("images", "images"),
+    Column("seeds", "seeds", numeric=False),
+)
+INTERVAL = (
+    "Mean of the first minus mean of the second over the same test images, with the "
+    f"{LEVEL:.0%} percentile interval of a paired bootstrap ({RESAMPLES:,} resamples): images are "
+    "drawn anew for both at once, trainings (seeds) for each apart. An interval that holds 0 does "
+    "not tell the two apart. Means are over images, whatever a protocol pools."
+)
+CAVEATS = (
+    "Images of one room resemble each other, so intervals are rather too narrow than too wide; so "
+    "are they with few seeds, whose spread two or three hardly show. Each interval is for its own "
+    "difference alone: where nothing differed, one of twenty would still miss 0."
+)
+PUBLISHED = (
+    "The paper gives no interval: by its Table III, whose single cells are not transcribed here, "
+    f"the depth head helps deblurring by {DEPTH_HEAD_HELPS_DB} dB, the difference full − "
+    "deblur_only in PSNR gain here."
+)
+COPIES = "The defocused copies of one photograph are averaged first, and count as one image."
+ONE_SEED = "this pair of networks: one seed each, so nothing is said about other trainings"
+ONE_TRAINING = "this network: one seed, so nothing is said about other trainings"
+SAME_TRAININGS = "the same trainings on both sides, drawn together"
+NO_INTERVAL = "no interval: fewer than two images, or a perfect image's infinite PSNR"
+
+
+def build_differences(selection: Selection) -> Table:
+    """Build the table; without the main variant, all pairs of variants are compared."""
+    parts = []
+    pairs = _pairs(selection.variants)
+    for dataset in selection.datasets:
+        runs = selection.of(dataset)
+        rows = [r for v in selection.variants for r in _against_baselines(selection.of(dataset, v))]
+        for pair in pairs:
+            both = selection.of(dataset, pair[0]), selection.of(dataset, pair[1])
+            rows += compare_networks(*both, pair, _title(pair))
+        protocols = [p for kind in MEASURED for run in runs for p in run.protocols_of(kind)[:1]]
+        part = Part(
+            dataset_title(runs[0]),
+            COLUMNS,
+            tuple(rows),
+            warnings=tuple(sample_warning(runs)),
+            statements=(
+                *describe_protocols(comparable(runs), dict.fromkeys(protocols)),
+                *describe_camera(comparable(runs)),
+            ),
+            heading="Networks",
+        )
+        parts.append(part)
+    intro = [f"Each network against its trivial baselines{_and_others(pairs)}. {INTERVAL}"]
+    intro += [PUBLISHED] if ("full", "deblur_only") in pairs else []
+    intro += [COPIES] if any("photograph" in run.rows[DEPTH] for run in selection.runs) else []
+    title = "Differences, and what is chance"
+    return Table("F", "differences", title, tuple(parts), (*intro, CAVEATS))
+
+
+def _and_others(pairs: Sequence[tuple[str, str]]) -> str:
+    if not pairs:
+        return ""
+    full = all(first == MAIN_VARIANT for first, _ in pairs)
+    return f", then {'the full network against each other' if full else 'every pair of networks'}"
+
+
+def _pairs(variants: Sequence[str]) -> list[tuple[str, str]]:
+    if MAIN_VARIANT in variants:
+        return [(MAIN_VARIANT, v) for v in variants if v != MAIN_VARIANT]
+    return list(combinations(variants, 2))
+
+
+def _against_baselines(runs: Sequence[Run]) -> list[Row]:
+    rows = []
+    for kind, (method, title) in BASELINES.items():
+        if kind == RESTORATION and not runs[0].blurred:
+            continue  # its input is the sharp image itself
+        for protocol in runs[0].protocols_of(kind)[:1]:
+            for metric in MEASURED[kind]:
+                spec = Spec(kind, protocol.name, "", metric)
+                names = runs[0].variant, title
+                values = _values(runs, spec, "network"), _values(runs[:1], spec, method)
+                rows += _row(_title(names), names, protocol.title, spec, *values, trained=1)
+    return rows
+
+
+def shared_protocol(kind: str, first: Run, second: Run) -> Protocol | None:
+    """Give the protocol that two runs are compared by: the first's first that the second has.
+
+    None for the restoration of images that were in focus: there is nothing to gain.
+    """
+    if kind == RESTORATION and not (first.blurred and second.blurred):
+        return None
+    theirs = {p.name for p in second.protocols_of(kind)}
+    return next((p for p in first.protocols_of(kind) if p.name in theirs), None)
+
+
+def compare_networks(
+    first: Sequence[Run], second: Sequence[Run], names: tuple[str, str], title: str = ""
+) -> list[Row]:
+    """Give a row for each measure that both have a head for; none on different frames.
+
+    first, second: the runs of one network each, one a seed; title: what rows' names begin with.
+    """
+    if first[0].frames != second[0].frames:
+        return []
+    tied = len(first) == len(second) and all(map(same_fit, first, second))
+    rows: list[Row] = []
+    for kind, (method, suffix) in BETWEEN.items():
+        protocol = shared_protocol(kind, first[0], second[0])
+        if protocol is None:
+            continue
+        for metric in MEASURED[kind]:
+            spec = Spec(kind, protocol.name, "", metric + suffix)
+            values = (_values(runs, spec, method) for runs in (first, second))
+            rows += _row(title, names, protocol.title, spec, *values, tied=tied)
+    return rows
+
+
+def _title(names: tuple[str, str]) -> str:
+    return f"{names[0]} − {names[1]}: "
+
+
+def _values(runs: Sequence[Run], spec: Spec, method: str) -> NDArray[np.float64] | None:
+    """Figures of each photograph (seeds, images), in the frames' order."""
+    metric = spec.metric.removesuffix("_gain")
+    rows = [run.per_photograph(spec.kind, spec.protocol, method, metric) for run in runs]
+    known = [row.to_numpy(np.float64) for row in rows if row is not None]
+    return np.stack(known) if known else None
+
+
+def _row(
+    title: str,
+    names: tuple[str, str],
+    protocol: str,
+    spec: Spec,
+    first: NDArray[np.float64] | None,
+    second: NDArray[np.float64] | None,
+    trained: int = 2,
+    tied: bool = False,
+) -> list[Row]:
+    """Give the difference's row.
+
+    trained: how many of the two are networks; tied: whether both are the same trainings.
+    """
+    if first is None or second is None:
+        return []
+    cells = Cell(protocol, protocol), *_cells(spec, names, first, second, trained, tied)
+    return [Row("plain", f"{title}{MEASURES[spec.metric][0]}", cells)]
+
+
+def _cells(
+    spec: Spec,
+    names: tuple[str, str],
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    trained: int,
+    tied: bool,
+) -> tuple[Cell, ...]:
+    found = paired_difference(first, second, tied=tied)
+    digits = MEASURES[spec.metric][1] + EXTRA_DIGIT
+
+    def figure(value: float, *, signed: bool = False) -> Cell:
+        if np.isnan(value):
+            return missing(NO_INTERVAL)
+        return Cell(number(value, digits, signed=signed), repr(value))
+
+    better = names[0] if (found.sign > 0) == spec.higher else names[1]
+    verdict = f"{better} is better" if found.sign else "not told apart"
+    alone = trained == 1 or tied
+    notes = (SAME_TRAININGS,) if tied else ()
+    if found.seeds == (1, 1):
+        notes = (ONE_TRAINING if alone else ONE_SEED,)
+    counts = ", ".join(map(str, found.seeds[: 1 if alone else 2]))
+    return (
+        *(figure(mean) for mean in (found.first, found.second)),
+        *(figure(v, signed=True) for v in (found.value, found.low, found.high)),
+        missing(NO_INTERVAL) if np.isnan(found.low) else Cell(verdict, verdict),
+        Cell(str(found.images), str(found.images)),
+        Cell(counts, counts, notes=notes),
+    )

@@ -1,0 +1,76 @@
+"""What each term of the loss does to the encoder, in numbers."""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from hded.report.read.runs import Run, Selection, same_fit
+from hded.report.tables.captions import dataset_title
+from hded.report.tables.model import Cell, Column, Part, Row, Table, missing, number
+
+PAPER_LAMBDA = 0.01
+TASKS = ("depth", "deblur")
+COLUMNS = (
+    ("weight_depth", "weight of depth"),
+    ("weight_deblur", "weight of deblurring"),
+    ("first", "first epoch with a gradient: deblurring / depth"),
+    ("mean", "mean over epochs: deblurring / depth"),
+    ("paper", f"the same at λ = {PAPER_LAMBDA}, depth in metres"),
+)
+NEVER_ZERO = "the depth loss had no gradient there"
+INTRO = (
+    "Norms of the losses' gradients at the encoder's output (all five maps), on the first batch of "
+    "each epoch, as the losses enter the total: 1 is an equal say over the encoder, 0.01 that "
+    "deblurring moves it a hundredth as much as depth does. Adam makes up for that in a decoder, "
+    "which has one loss, but not in the encoder, which has both. Where both heads start at zero "
+    "(network.init: identity) the first batch of all moves no encoder: the first gradient is then "
+    "the second epoch's.",
+    f"The last column scales the same gradients to the paper's weights, λ = {PAPER_LAMBDA} with "
+    "depth in metres: what that λ would have done to this network.",
+)
+
+
+def build_balance(selection: Selection) -> Table | None:
+    """Build the table; None where no network with two heads has measured gradients."""
+    parts = []
+    for dataset in selection.datasets:
+        runs: list[Run] = []
+        for run in selection.of(dataset):
+            if _measured(run.training.history) and not any(same_fit(run, r) for r in runs):
+                runs.append(run)
+        if runs:
+            columns = tuple(Column(key, title) for key, title in COLUMNS)
+            rows = tuple(_row(run) for run in runs)
+            parts.append(Part(dataset_title(runs[0]), columns, rows, heading="Network"))
+    return Table("E", "balance", "What λ does", tuple(parts), INTRO) if parts else None
+
+
+def _measured(history: pd.DataFrame) -> bool:
+    return all(f"{kind}/{task}" in history for kind in ("grad", "weight") for task in TASKS)
+
+
+def _row(run: Run) -> Row:
+    history = run.training.history
+    last = history.iloc[-1]
+    ratio = history["grad/deblur"] / history["grad/depth"]
+    ratio = ratio[history["grad/depth"] > 0]
+    unweighted = ratio * history["weight/depth"] / history["weight/deblur"]
+    paper = PAPER_LAMBDA / run.training.depth_scale_m * unweighted
+    cells = (
+        _cell([last["weight/depth"]]),
+        _cell([last["weight/deblur"]]),
+        _cell(ratio.head(1)),
+        _cell(ratio),
+        _cell(paper.dropna()),
+    )
+    return Row("plain", f"{run.variant}, seed {run.seed}", cells, run.training.balance)
+
+
+def _cell(values: Sequence[float]) -> Cell:
+    if not len(values):
+        return missing(NEVER_ZERO)
+    value = float(sum(values) / len(values))
+    # two digits that count, however small: 0.0002 is the answer, 0.000 is none
+    digits = 3 if value == 0 or value >= 0.01 else 1 - math.floor(math.log10(value))
+    return Cell(number(value, digits), value=repr(value))

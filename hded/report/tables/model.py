@@ -1,0 +1,169 @@
+"""A table as data: parts, columns, rows, cells and the notes that explain them.
+
+`build`, `architecture` and others fill it; `rendering` and the page's template draw it: one content
+in four notations.
+"""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from string import ascii_lowercase
+from typing import Literal
+
+MISSING = "–"
+Kind = Literal["paper", "ours", "baseline", "plain"]
+KIND_TITLES: dict[Kind, str] = {
+    "paper": "Published, as printed",
+    "ours": "Ours",
+    "baseline": "Trivial baselines",
+    "plain": "",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """`key` names it in the CSV; neighbours of one `group` share a heading."""
+
+    key: str
+    label: str
+    group: str = ""
+    numeric: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What is displayed, the value behind it, and the notes on it; a missing cell has a note."""
+
+    text: str
+    value: str = ""  # for the CSV, full precision; "" where there is none
+    std: str = ""
+    seeds: int = 0
+    best: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One method, layer, camera or depth."""
+
+    kind: Kind
+    label: str
+    cells: tuple[Cell, ...]
+    detail: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows under one set of columns, and the protocols that they were measured under."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    warnings: tuple[str, ...] = ()
+    statements: tuple[tuple[str, str], ...] = ()  # title, sentence
+    further: bool = False  # beside the paper's layout: another protocol
+    heading: str = "Method"  # of the rows' names
+
+    @property
+    def letters(self) -> dict[str, str]:
+        """Each note's letter, in order of appearance."""
+        seen: dict[str, str] = {}
+        for row in self.rows:
+            for note in (*row.notes, *(n for cell in row.cells for n in cell.notes)):
+                seen.setdefault(note, letter(len(seen)))
+        return seen
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """Headings over neighbouring columns, each with the number of columns it spans."""
+        spans: list[tuple[str, int]] = []
+        for column in self.columns:
+            if spans and spans[-1][0] == column.group:
+                spans[-1] = (column.group, spans[-1][1] + 1)
+            else:
+                spans.append((column.group, 1))
+        return spans
+
+    @property
+    def bodies(self) -> list[tuple[str, list[Row]]]:
+        """Neighbouring rows of one kind, under the kind's title."""
+        bodies: list[tuple[str, list[Row]]] = []
+        for row in self.rows:
+            if not bodies or bodies[-1][1][0].kind != row.kind:
+                bodies.append((KIND_TITLES[row.kind], []))
+            bodies[-1][1].append(row)
+        return bodies
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """`number` is the paper's, `name` the file's."""
+
+    number: str
+    name: str
+    title: str
+    parts: tuple[Part, ...]
+    intro: tuple[str, ...] = field(default=())
+
+
+def missing(*notes: str) -> Cell:
+    """Give a dash with its reason."""
+    return Cell(MISSING, notes=notes)
+
+
+def measured(values: Sequence[float], digits: int, *, signed: bool = False) -> Cell:
+    """Give mean and sample standard deviation over seeds; one value stands alone.
+
+    Infinity is shown as such (the PSNR of a perfect image); a mean that is not a number is missing.
+    """
+    mean = sum(values) / len(values)
+    if math.isnan(mean):
+        return missing("undefined: the figure is not a number (no valid pixel, or ∞ - ∞ dB)")
+    text, std = number(mean, digits, signed=signed), ""
+    if len(values) > 1 and math.isfinite(mean):
+        spread = statistics.stdev(values)
+        text, std = f"{text} ± {number(spread, digits)}", repr(spread)
+    return Cell(text, value=repr(mean), std=std, seeds=len(values))
+
+
+def number(value: float, digits: int, *, signed: bool = False) -> str:
+    """Format with a fixed number of decimals, a true minus sign, and ∞."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    if not text.strip("+-0."):  # no "-0.00"
+        text = text.lstrip("+-")
+    return text.replace("-", "−")
+
+
+def mark_best(rows: Iterable[Row], columns: Sequence[bool | None]) -> tuple[Row, ...]:
+    """Mark the best of our own rows in each column, ties included, where two or more compete.
+
+    columns: True where higher is better, False where lower is, None where nothing is to be won.
+    """
+    rows = list(rows)
+    ours = [i for i, row in enumerate(rows) if row.kind == "ours"]
+    for c, higher in enumerate(columns):
+        # what is displayed decides: nobody wins by a digit that is not shown
+        shown = {i: _displayed(rows[i].cells[c]) for i in ours if rows[i].cells[c].value}
+        if higher is None or len(shown) < 2:
+            continue
+        best = (max if higher else min)(shown.values())
+        for i in (i for i, value in shown.items() if value == best):
+            cells = list(rows[i].cells)
+            cells[c] = replace(cells[c], best=True)
+            rows[i] = replace(rows[i], cells=tuple(cells))
+    return tuple(rows)
+
+
+def letter(position: int) -> str:
+    """a, b, ... z, aa, ab, ..."""
+    first, last = divmod(position, 26)
+    return (letter(first - 1) if first else "") + ascii_lowercase[last]
+
+
+def _displayed(cell: Cell) -> float:
+    text = cell.text.split(" ± ")[0].replace("−", "-").replace("∞", "inf")
+    return float(text)

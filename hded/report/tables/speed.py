@@ -1,0 +1,63 @@
+"""The benchmark's file as a table: speed as a ratio to a named baseline of the same run."""
+
+from pathlib import Path
+from typing import Any
+
+from hded.report.read.files import JsonObject
+from hded.report.tables.model import Cell, Column, Part, Row, Table, missing, number
+
+FIGURES = {  # heading, decimals
+    "seconds": ("s a frame or sample", 4),
+    "frames_per_s": ("frames or samples a second", 2),
+    "ratio": ("times as fast", 2),
+    "data_share": ("time waiting for data", 4),
+    "peak_share": ("of peak bf16 arithmetic", 3),
+    "max_error": ("largest error", -1),  # in powers of ten
+    "peak_mb": ("peak memory [MB]", 0),
+}
+NOT_MEASURED = "not measured for this row"
+
+
+def build_speed(path: Path | None) -> Table | None:
+    """Build the table of `pipeline.benchmark.__main__`'s file; None where there is no such file.
+
+    Raises HDEDError for a file that is damaged or not of this program.
+    """
+    if path is None or not path.exists():
+        return None
+    record = JsonObject(path)
+    machine = JsonObject(path, record["machine"])
+    parts = []
+    for section in record["sections"]:
+        section = JsonObject(path, section)
+        rows = [JsonObject(path, row) for row in section["rows"]]
+        keys = [key for key in FIGURES if any(row.get(key, None) is not None for row in rows)]
+        parts.append(
+            Part(
+                section["title"],
+                tuple(Column(key, FIGURES[key][0]) for key in keys),
+                tuple(
+                    Row(
+                        "plain",
+                        row["name"],
+                        tuple(_cell(key, row.get(key, None)) for key in keys),
+                        detail="the baseline" if row["name"] == section["baseline"] else "",
+                    )
+                    for row in rows
+                ),
+                statements=tuple((s["title"], s["text"]) for s in section["statements"]),
+            )
+        )
+    versions = ", ".join(f"{k} {v}" for k, v in sorted(machine["versions"].items()))
+    intro = (
+        f"Measured by `make benchmark` on {machine['hardware']}, commit {machine['commit']}, "
+        f"{versions}. Medians; machines are noisy, so compare ratios, each taken in one run.",
+    )
+    return Table("C", "benchmark", "Speed and memory", tuple(parts), intro)
+
+
+def _cell(key: str, value: Any) -> Cell:
+    if value is None:
+        return missing(NOT_MEASURED)
+    digits = FIGURES[key][1]
+    return Cell(f"{value:.0e}" if digits < 0 else number(value, digits), value=repr(float(value)))

@@ -1,0 +1,63 @@
+"""Tables I-IV beside the published numbers, and a self-contained page to look at."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hded.report.page.render import render_page
+from hded.report.read.runs import read_selection
+from hded.report.tables.architecture import build_architecture
+from hded.report.tables.blur import build_cameras, build_focus, read_defocused
+from hded.report.tables.build import build_tables
+from hded.report.tables.controls import build_controls
+from hded.report.tables.differences import build_differences
+from hded.report.tables.loss_weighting import build_balance
+from hded.report.tables.rendering import to_csv, to_latex, to_markdown
+from hded.report.tables.speed import build_speed
+
+__all__ = ["write_report"]
+
+
+def write_report(
+    evaluated: Path,
+    trained: Path,
+    defocus: Path,
+    out: Path,
+    *,
+    datasets: Sequence[str],
+    variants: Sequence[str],
+    seeds: Sequence[int],
+    all_variants: Mapping[str, str],
+    params_yaml: str,
+    benchmark: Path | None = None,
+) -> None:
+    """Write out/tables/{table1,table2,table3,table4,cameras,...}.{md,csv,tex} and out/index.html.
+
+    evaluated, trained: trees of <dataset>/<variant>/<seed>; defocus: what the defocus stage shows,
+    by dataset; benchmark: the file of `pipeline.benchmark`, if there is one; all_variants: every
+    variant of params.yaml and its one-line description; params_yaml: the file's text.
+    Equal inputs give equal bytes. Raises HDEDError for a selected run that is missing, damaged or
+    foreign.
+    """
+    selection = read_selection(evaluated, trained, datasets, variants, seeds)
+    defocused = {name: read_defocused(defocus / name) for name in selection.datasets}
+    extra = (
+        build_cameras(selection, defocused),
+        build_focus(selection),
+        build_speed(benchmark),
+        build_controls(selection, all_variants),
+        build_balance(selection),
+        build_differences(selection),
+    )
+    tables = (
+        build_architecture(selection.runs),
+        *build_tables(selection, all_variants),
+        *(table for table in extra if table is not None),
+    )
+    page = render_page(selection, defocused, tables, all_variants, params_yaml)
+    folder = out / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    for table in tables:
+        for suffix, render in (("md", to_markdown), ("csv", to_csv), ("tex", to_latex)):
+            path = folder / f"{table.name}.{suffix}"
+            path.write_text(render(table), encoding="utf-8", newline="\n")
+    (out / "index.html").write_text(page, encoding="utf-8", newline="\n")

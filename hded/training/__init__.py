@@ -1,0 +1,1 @@
+"""Fitting a network: data, losses, the training loop, checkpoints."""

@@ -1,0 +1,114 @@
+"""How the two tasks share the encoder: the weights of their losses.
+
+- `fixed`: depth + lambda x deblur (paper eq. 7).
+- `uncertainty`: each loss times exp(-s), plus s, with s learned (Kendall et al. 2018, whose factors
+  for an L1 likelihood these are). Both start at s = 0.
+- `gradnorm`: weights that sum to 2, steered so that the tasks' gradients at the encoder's output
+  have norms in proportion to how far each lags behind (Chen et al. 2018, alpha 1.5).
+
+The learned ones do not read lambda; validation, which compares epochs, goes by it all the same.
+With one head there is nothing to balance.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar, get_args
+
+import torch
+from torch import Tensor, nn
+
+from hded.common.errors import check_choice
+
+T = TypeVar("T", Tensor, float)
+
+BalanceName = Literal["fixed", "uncertainty", "gradnorm"]
+TASKS = ("depth", "deblur")
+GRADNORM_ALPHA = 1.5
+GRADNORM_LR = 0.025
+
+
+class Balance(nn.Module):
+    """Weights of the tasks' losses, and how they change; its state dict holds all of it."""
+
+    def __init__(self, name: BalanceName = "fixed", lambda_: float = 0.01) -> None:
+        super().__init__()
+        check_choice("loss: balance", name, get_args(BalanceName))
+        self.name = name
+        self.lambda_ = lambda_
+        if name == "uncertainty":
+            self.log_variance = nn.Parameter(torch.zeros(len(TASKS)))
+        elif name == "gradnorm":
+            # moved by `learn`, not by the network's optimiser
+            self.weights = nn.Parameter(torch.ones(len(TASKS)), requires_grad=False)
+            self.register_buffer("first", torch.zeros(len(TASKS)))
+            self.optimizer = torch.optim.Adam([self.weights], lr=GRADNORM_LR)
+
+    def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """Weigh the losses of the present tasks and give their sum, a scalar."""
+        if self.name == "fixed" or len(losses) == 1:
+            return self.by_lambda(losses)
+        values = torch.stack([losses[task] for task in TASKS])
+        if self.name == "uncertainty":
+            return (torch.exp(-self.log_variance) * values + self.log_variance).sum()
+        # a copy: `learn` moves the weights before the sum is differentiated
+        return (self.weights.detach().clone() * values).sum()
+
+    def by_lambda(self, losses: Mapping[str, T]) -> T:
+        """Give depth + lambda x deblur (eq. 7), whatever is learned; of a lone head, its loss."""
+        if len(losses) == 1:
+            return next(iter(losses.values()))
+        return losses["depth"] + self.lambda_ * losses["deblur"]
+
+    def current(self) -> dict[str, float]:
+        """Give the weight that each task's loss has now."""
+        if self.name == "fixed":
+            return {"depth": 1.0, "deblur": self.lambda_}
+        weights = torch.exp(-self.log_variance) if self.name == "uncertainty" else self.weights
+        return dict(zip(TASKS, weights.tolist(), strict=True))
+
+    def learn(self, losses: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> None:
+        """One step of GradNorm, after the tasks' unweighted losses and gradient norms."""
+        if self.name != "gradnorm" or len(losses) == 1:
+            return
+        values = torch.stack([losses[task].detach() for task in TASKS])
+        norm = torch.stack([norms[task].detach() for task in TASKS])
+        if not self.first.any():
+            self.first.copy_(values)
+        progress = values / self.first.clamp(min=1e-12)
+        weighted = self.weights * norm
+        target = weighted.mean() * (progress / progress.mean()) ** GRADNORM_ALPHA
+        self.weights.grad = torch.sign(weighted - target) * norm
+        self.optimizer.step()
+        self.weights.clamp_(min=1e-3)
+        self.weights.mul_(len(TASKS) / self.weights.sum())
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Give the state of GradNorm's own optimiser."""
+        return self.optimizer.state_dict() if self.name == "gradnorm" else {}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take up what `get_extra_state` gave."""
+        if self.name == "gradnorm":
+            self.optimizer.load_state_dict(state)
+
+
+def gradient_norms(
+    losses: Mapping[str, Tensor], maps: Sequence[Tensor]
+) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
+    """Give each loss's gradient at `maps`, the encoder's output, and its L2 norm; graphs stay."""
+    gradients = {
+        name: [
+            torch.zeros_like(m) if g is None else g
+            for m, g in zip(
+                maps,
+                torch.autograd.grad(loss, maps, retain_graph=True, allow_unused=True),
+                strict=True,
+            )
+        ]
+        for name, loss in losses.items()
+    }
+    return {name: norm_of(g) for name, g in gradients.items()}, gradients
+
+
+def norm_of(gradient: Sequence[Tensor]) -> Tensor:
+    """L2 norm over all maps together."""
+    return torch.stack([g.float().square().sum() for g in gradient]).sum().sqrt()

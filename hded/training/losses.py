@@ -1,0 +1,147 @@
+"""The paper's losses (eqs. 1-7) as pure functions, and their weighted sum.
+
+Depth losses average over valid pixels only; a batch without any gives zero. Images are in [0, 1].
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hded.common.errors import check_choice
+from hded.metrics.structural_similarity import ssim
+from hded.training.loss_weighting import Balance, BalanceName, T
+
+CHARBONNIER_EPS = 1e-3
+PREWITT = ((-1.0, 0.0, 1.0),) * 3
+
+
+def l1_depth(pred: Tensor, gt: Tensor, valid: Tensor) -> Tensor:
+    """Mean absolute error (eq. 2): pred, gt, valid (B, 1, H, W) -> scalar, unit of `pred`."""
+    return _masked_mean((pred - gt).abs(), valid)
+
+
+def gradient_depth(
+    pred: Tensor, gt: Tensor, valid: Tensor, operator: Literal["forward", "prewitt"] = "forward"
+) -> Tensor:
+    """Mean of |dx R| + |dy R| with R = pred - gt (eq. 3): (B, 1, H, W) -> scalar.
+
+    `forward`: forward differences, each direction averaged over its own pairs of valid pixels.
+    `prewitt`: the 3x3 Prewitt operator (unnormalised), where its nine pixels are valid.
+    """
+    residual = torch.where(valid, pred - gt, 0)
+    if operator == "prewitt":
+        kernel = torch.tensor(PREWITT, dtype=pred.dtype, device=pred.device)[None, None]
+        whole = -F.max_pool2d(-valid.to(pred.dtype), 3, stride=1) > 0.5
+        dx = F.conv2d(residual, kernel)
+        dy = F.conv2d(residual, kernel.transpose(2, 3))
+        return _masked_mean(dx.abs() + dy.abs(), whole)
+    dx = (residual[..., :, 1:] - residual[..., :, :-1]).abs()
+    dy = (residual[..., 1:, :] - residual[..., :-1, :]).abs()
+    return _masked_mean(dx, valid[..., :, 1:] & valid[..., :, :-1]) + _masked_mean(
+        dy, valid[..., 1:, :] & valid[..., :-1, :]
+    )
+
+
+def charbonnier(image: Tensor, reference: Tensor, eps: float = CHARBONNIER_EPS) -> Tensor:
+    """Mean of sqrt(d^2 + eps^2) (eq. 5): (B, 3, H, W) in [0, 1] -> scalar."""
+    return ((image - reference) ** 2 + eps**2).sqrt().mean()
+
+
+def l1_image(image: Tensor, reference: Tensor) -> Tensor:
+    """Mean absolute error: (B, 3, H, W) in [0, 1] -> scalar."""
+    return (image - reference).abs().mean()
+
+
+def ssim_loss(image: Tensor, reference: Tensor) -> Tensor:
+    """1 - SSIM (eq. 6): (B, 3, H, W) in [0, 1] -> scalar."""
+    return 1 - ssim(image, reference).mean()
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    # where(), not a product: an invalid pixel's NaN must not reach the sum
+    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
+
+
+CONTENT = {"charbonnier": ("charbonnier", charbonnier), "l1": ("l1_image", l1_image)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossWeights:
+    """Which terms, and how heavy (paper: mu = 0.001, psi = 4, lambda = 0.01).
+
+    total = depth + lambda * deblur, depth = L1 + mu * L_grad, deblur = content + psi * (1 - SSIM).
+    A weight of 0 leaves its term out.
+    """
+
+    mu: float = 0.001
+    gradient: Literal["forward", "prewitt"] = "forward"
+    content: Literal["charbonnier", "l1"] = "charbonnier"
+    psi: float = 4.0
+    lambda_: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_choice("loss: gradient", self.gradient, ("forward", "prewitt"))
+        check_choice("loss: content", self.content, CONTENT)
+
+
+class HDEDLoss(nn.Module):
+    """The paper's total loss (eqs. 1-7) with its terms in the open.
+
+    The depth terms are taken on the depth head's unscaled output, that is on depth divided by
+    `depth_scale_m`: with a scale of 10, lambda weighs ten times more than with 1.
+    """
+
+    def __init__(
+        self, weights: LossWeights, depth_scale_m: float = 1.0, balance: BalanceName = "fixed"
+    ) -> None:
+        super().__init__()
+        self.weights = weights
+        self.depth_scale_m = depth_scale_m
+        self.balance = Balance(balance, weights.lambda_)
+        image = CONTENT[weights.content][0]
+        # of each term in its task's loss
+        self.shares = {
+            "depth": {"l1": 1.0, "gradient": weights.mu},
+            "deblur": {image: 1.0, "ssim": weights.psi},
+        }
+
+    def forward(
+        self, outputs: Mapping[str, Tensor], depth_m: Tensor, valid: Tensor, sharp: Tensor
+    ) -> dict[str, Tensor]:
+        """Give `total` and each unweighted term, as scalars.
+
+        outputs: by head, as `HDEDNet` returns them; depth_m, valid (bool): (B, 1, H, W);
+        sharp: (B, 3, H, W) in [-1, 1].
+        """
+        w, terms = self.weights, {}
+        if "depth" in outputs:
+            pred, gt = outputs["depth"] / self.depth_scale_m, depth_m / self.depth_scale_m
+            terms["l1"] = l1_depth(pred, gt, valid)
+            if w.mu:
+                terms["gradient"] = gradient_depth(pred, gt, valid, w.gradient)
+        if "all_in_focus" in outputs:
+            image, reference = (outputs["all_in_focus"] + 1) / 2, (sharp + 1) / 2
+            name, content = CONTENT[w.content]
+            terms[name] = content(image, reference)
+            if w.psi:
+                terms["ssim"] = ssim_loss(image, reference)
+        return {"total": self.balance(self.tasks(terms)), **terms}
+
+    def by_lambda(self, terms: Mapping[str, float]) -> float:
+        """Give the total by lambda, whatever the balance: what compares epoch with epoch.
+
+        Weights that are learned move from one to the next.
+        """
+        return self.balance.by_lambda(self.tasks(terms))
+
+    def tasks(self, terms: Mapping[str, T]) -> dict[str, T]:
+        """Sum the terms of each task that is there, by their shares: what is to be balanced."""
+        return {
+            task: sum(share * terms[name] for name, share in shares.items() if name in terms)
+            for task, shares in self.shares.items()
+            if next(iter(shares)) in terms
+        }

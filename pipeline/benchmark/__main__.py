@@ -1,0 +1,54 @@
+"""Speed and memory, as ratios to named baselines of the same run: reports/benchmark.json.
+
+    python -m pipeline.benchmark          # or `make benchmark`, after `make repro`
+
+- One frame of data/scenes/nyu through the camera `paper`, focused at 2 m: our blurs against scipy's
+  stack of quantised sigmas, a numpy loop over taps, and the float64 reference, which also gives
+  each one's largest error. On a GPU, if there is one, batches of it.
+- The stages `convert` and `defocus` on NYU's raw files, each in a process of its own in a temporary
+  folder: frames a second, and the largest memory of the process.
+- Training of the paper's network (`training`), and evaluation (`evaluation`).
+"""
+
+import torch
+
+from hded.store import open_store
+from pipeline.benchmark import evaluation, training
+from pipeline.benchmark.blur import measure_blur, measure_gpu_blur
+from pipeline.benchmark.stages import measure_stages
+from pipeline.lib import provenance, stage
+
+DATASET = "nyu"
+
+
+def main() -> None:
+    """Run every measurement and write the file."""
+    stage.parser(__doc__).parse_args()
+    scenes = open_store(stage.SCENES / DATASET)
+    sections = [measure_blur(scenes)]
+    if torch.cuda.is_available():
+        sections.append(measure_gpu_blur(scenes))
+    sections.append(measure_stages(DATASET, len(scenes)))
+    defocused = open_store(stage.DEFOCUSED / DATASET)
+    for name in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        sections.append(training.measure(scenes, defocused, torch.device(name)))
+        sections.append(evaluation.measure(scenes, defocused, torch.device(name)))
+    stage.write_json(
+        stage.BENCHMARK,
+        {
+            "machine": {
+                "hardware": provenance.hardware(torch.device("cpu")),
+                "commit": provenance.commit(),
+                "versions": provenance.versions("numba", "numpy", "scipy"),
+            },
+            "sections": sections,
+        },
+    )
+    for section in sections:
+        print(section["title"])
+        for row in section["rows"]:
+            print("  ", ", ".join(f"{k} {v:.4g}" if k != "name" else v for k, v in row.items()))
+
+
+if __name__ == "__main__":
+    stage.run(main)

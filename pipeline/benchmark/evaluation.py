@@ -1,0 +1,79 @@
+"""What measuring costs beside the network's own time, on the test frames at native size."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hded.evaluation.evaluate import evaluate
+from hded.inference import Predictor
+from hded.network import HDEDNet
+from hded.store import Store
+from pipeline.lib import provenance
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "the paper's network": {},
+    "EfficientNet-Lite0, slim decoders": {"encoder": "efficientnet_lite0", "decoder": "bilinear"},
+}
+BATCHES = {"cpu": (1, 4), "cuda": (1, 16)}
+HEADS = ("depth", "all_in_focus")
+
+
+def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, Any]:
+    """Measure each network alone and evaluated; give the section of the file."""
+    images = [defocused.read("defocused", i) for i in defocused.indices("test")]
+
+    def evaluated(predict: Callable, batch: int = 1) -> None:
+        evaluate(predict, scenes, defocused, heads=HEADS, size_px=None, batch_size=batch)
+
+    rows = []
+    for name, arguments in NETWORKS.items():
+        network = HDEDNet(HEADS, depth_scale_m=10.0, **arguments)
+        predictor = Predictor(network, "crop", 256, device)
+        for batch in BATCHES[device.type]:
+            predictor.batch(images[:batch])  # warms up
+            alone = _seconds(_predict, predictor, images, batch)
+            whole = _seconds(evaluated, predictor.batch, batch)
+            rows.append({"name": f"{name}, batch {batch}: alone", "seconds": alone})
+            rows.append({"name": f"{name}, batch {batch}: evaluated", "seconds": whole})
+        network.to(memory_format=torch.contiguous_format)
+        predictor.batch(images[:1])
+        alone = _seconds(_predict, predictor, images, 1)
+        rows.append({"name": f"{name}, batch 1, channels first: alone", "seconds": alone})
+    rows.append({"name": "no network: read and measured", "seconds": _seconds(evaluated, _guess)})
+    for row in rows:
+        row["seconds"] /= len(images)
+        row["frames_per_s"] = 1 / row["seconds"]
+        row["ratio"] = rows[0]["seconds"] / row["seconds"]
+    height, width = images[0].shape[:2]
+    text = (
+        f"{len(images)} test frames of {height}x{width}, both heads, every protocol. `alone`: the "
+        "network, with its input and output converted; `evaluated`: reading, the network, and "
+        "every metric, which threads take meanwhile; `channels first`: the network's weights in "
+        f"the order that `Predictor` changes. On {provenance.hardware(device)}"
+    )
+    return {
+        "title": f"Evaluation on {'a GPU' if device.type == 'cuda' else 'the CPU'}",
+        "baseline": rows[0]["name"],
+        "statements": [{"title": "Evaluation", "text": text}],
+        "rows": rows,
+    }
+
+
+def _predict(predictor: Predictor, images: Sequence[NDArray[np.uint8]], batch: int) -> None:
+    for start in range(0, len(images), batch):
+        predictor.batch(images[start : start + batch])
+
+
+def _guess(images: Sequence[NDArray[np.uint8]]) -> list[dict[str, NDArray]]:
+    depth = np.ones(images[0].shape[:2], np.float32)
+    return [{"depth": depth, "all_in_focus": image} for image in images]
+
+
+def _seconds(work: Callable[..., None], *arguments: Any) -> float:
+    start = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - start

@@ -1,0 +1,158 @@
+"""Training speed of the paper's network, against a plain loop over a DataLoader in the same run."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+
+from hded.network import HDEDNet
+from hded.network.normalize import to_network_range
+from hded.store import Store
+from hded.training.data import Frames
+from hded.training.loop import FitSettings, fit
+from hded.training.losses import HDEDLoss, LossWeights
+from pipeline.lib import provenance
+
+SIZE_PX = 256
+BATCH = 4  # the paper's
+STEPS = {"cpu": 4, "cuda": 60}  # after a warm-up
+WORKERS = 2
+GPU_BATCHES = (4, 32)
+# dense bfloat16 arithmetic a second, by the makers' data sheets
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+# the first epoch warms up: compilers, caches, the device's own start
+SETTINGS = FitSettings(epochs=2, batch_size=BATCH, keep="last", checkpoint_minutes=1e9)
+
+
+class _Samples(Dataset):
+    """Crops as most training scripts make them: a frame is read when its sample is asked for."""
+
+    def __init__(self, scenes: Store, defocused: Store, rows: np.ndarray, size_px: int) -> None:
+        self.scenes, self.defocused, self.rows, self.size_px = scenes, defocused, rows, size_px
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, ...]:
+        row = int(self.rows[i])
+        index = int(self.defocused.frames["scene_index"].iloc[row])
+        arrays = [
+            self.defocused.read("defocused", row),
+            self.scenes.read("rgb", index),
+            self.scenes.read("depth", index)[..., None],
+        ]
+        height, width = arrays[0].shape[:2]
+        size = self.size_px
+        top = int(torch.randint(height - size + 1, ()))
+        left = int(torch.randint(width - size + 1, ()))
+        step = -1 if torch.rand(()) < 0.5 else 1
+        cut = [a[top : top + size, left : left + size][:, ::step] for a in arrays]
+        depth = torch.from_numpy(np.ascontiguousarray(cut[2])).movedim(-1, 0)
+        return to_network_range(cut[0]).contiguous(), to_network_range(cut[1]).contiguous(), depth
+
+
+def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, Any]:
+    """Measure the plain loop and ours at each precision; give the section of the file."""
+    steps = STEPS[device.type]
+    baseline = "plain loop, eager float32, DataLoader"
+    rows = [{"name": baseline, **_rates(_plain(scenes, defocused, device, steps), BATCH)}]
+    ways: list[tuple[str, FitSettings]] = [
+        ("ours, float32", SETTINGS),
+        ("ours, bf16", replace(SETTINGS, precision="bf16")),
+    ]
+    if device.type == "cuda":
+        for batch in GPU_BATCHES:
+            settings = replace(SETTINGS, batch_size=batch, precision="bf16", compile=True)
+            ways.append((f"ours, bf16, compiled, batch {batch}", settings))
+    for name, settings in ways:
+        times = _ours(scenes, defocused, device, steps, settings)
+        rows.append({"name": name, **_rates(times, settings.batch_size)})
+    forward, training = flops_a_sample()
+    peak = next((p for n, p in PEAK_FLOPS.items() if n in provenance.hardware(device)), None)
+    for row in rows:
+        row["ratio"] = rows[0]["seconds"] / row["seconds"]
+        if peak is not None:
+            row["peak_share"] = training / row["seconds"] / peak
+    text = (
+        f"the paper's network (41,414,400 parameters) on crops of {SIZE_PX}x{SIZE_PX} px, batch "
+        f"{BATCH} where no other is named, Adam, both heads and every loss: "
+        f"{training / 1e9:.0f} GFLOP a sample, {forward / 1e9:.0f} of them forward; the median of "
+        f"{steps} steps after a warm-up. The baseline's {WORKERS} workers read each frame from the "
+        f"store; ours are in memory. On {provenance.hardware(device)}"
+    )
+    return {
+        "title": f"Training on {'a GPU' if device.type == 'cuda' else 'the CPU'}",
+        "baseline": baseline,
+        "statements": [{"title": "Training", "text": text}],
+        "rows": rows,
+    }
+
+
+def _rates(times: tuple[list[float], float], batch: int) -> dict[str, float]:
+    steps, waiting = times
+    seconds = statistics.median(steps) / batch
+    return {"seconds": seconds, "frames_per_s": 1 / seconds, "data_share": waiting}
+
+
+def _plain(
+    scenes: Store, defocused: Store, device: torch.device, steps: int
+) -> tuple[list[float], float]:
+    torch.manual_seed(0)
+    network, loss = HDEDNet().to(device).train(), HDEDLoss(LossWeights()).to(device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999))
+    rows = np.resize(defocused.indices("train"), (steps + 2) * BATCH)
+    loader = DataLoader(
+        _Samples(scenes, defocused, rows, SIZE_PX), BATCH, shuffle=True, num_workers=WORKERS,
+        pin_memory=device.type == "cuda", multiprocessing_context="spawn",
+    )  # fmt: skip
+    times, waited = [], []
+    batches: Iterator[list[Tensor]] = iter(loader)
+    for _ in range(steps + 2):
+        start = time.perf_counter()
+        blurred, sharp, depth_m = (t.to(device) for t in next(batches))
+        ready = time.perf_counter()
+        terms = loss(network(blurred), depth_m, depth_m > 0, sharp)
+        optimizer.zero_grad()
+        terms["total"].backward()
+        optimizer.step()
+        terms["total"].item()  # as such loops print it; waits for the device
+        times.append(time.perf_counter() - start)
+        waited.append(ready - start)
+    return times[2:], sum(waited[2:]) / sum(times[2:])
+
+
+def _ours(
+    scenes: Store, defocused: Store, device: torch.device, steps: int, settings: FitSettings
+) -> tuple[list[float], float]:
+    torch.manual_seed(0)
+    indices = np.resize(scenes.indices("train"), (steps + 1) * settings.batch_size)
+    frames = Frames(scenes, defocused, indices, "crop", SIZE_PX)
+    frames.reside(device)
+    torch.compiler.reset()  # else the sizes of the last way decide what is compiled
+    ends: list[float] = []
+    asked: Callable[[], bool] = lambda: ends.append(time.perf_counter()) or False  # noqa: E731
+    result = fit(
+        HDEDNet(), HDEDLoss(LossWeights()), frames, None, settings, device, should_stop=asked
+    )
+    return np.diff(ends[-(steps + 1) :]).tolist(), result.history[1]["data_share"]
+
+
+def flops_a_sample() -> tuple[int, int]:
+    """Count the arithmetic of the paper's network on one crop: forward, and forward and back."""
+    with torch.device("meta"):
+        network, image = HDEDNet().eval(), torch.zeros(1, 3, SIZE_PX, SIZE_PX)
+    counts = []
+    for trains in (False, True):
+        with FlopCounterMode(display=False) as counter:
+            outputs = network(image)
+            if trains:
+                sum(output.sum() for output in outputs.values()).backward()
+        counts.append(counter.get_total_flops())
+    return counts[0], counts[1]

@@ -1,0 +1,123 @@
+"""Digests of what a result depends on: settings, data and code.
+
+The code of a fit is every module of `hded` that `hded.training.build` imports, directly or not,
+except those of `IRRELEVANT`. A module counts as its syntax tree without docstrings and without the
+arguments of exceptions: a comment, a docstring or the text of an error changes no key.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[2]
+FIT = "hded.training.build"  # the module that builds and runs a fit
+# what a fit imports that cannot change its numbers, and why; all else is hashed
+IRRELEVANT = {
+    "hded": "holds the version of the package only",
+    "hded.common": "holds a docstring only",
+    "hded.config": "holds a docstring only",
+    "hded.download": "holds a docstring only",
+    "hded.download.fetch": "downloads an encoder's weights, whose bytes are hashed as data",
+    "hded.download.http": "is the HTTP client of hded.download.fetch",
+    "hded.common.errors": "formats error messages",
+    "hded.common.progress": "draws a progress bar and yields what it is given",
+    "hded.common.secrets": "hides passwords in error messages",
+    "hded.config.schema": "checks params.yaml, whose values are hashed as settings",
+}
+VERSIONED = ("torch", "numba")  # libraries whose version may change a number
+
+
+def of_settings(settings: Mapping[str, Any]) -> str:
+    """Return a 12-character SHA-256 prefix of nested settings, independent of key order."""
+    return hashlib.sha256(_canonical(settings)).hexdigest()[:12]
+
+
+def of_fit(settings: Mapping[str, Any], data: Iterable[Path], project: Path = PROJECT) -> str:
+    """Return a 20-character SHA-256 prefix of everything that decides the numbers of a fit.
+
+    settings: the fit's own; data: the files and folders that it reads; project: the folder that
+    holds the package `hded`. The versions of torch and numba are hashed, too.
+    """
+    whole = hashlib.sha256(_canonical(settings))
+    for name in VERSIONED:
+        whole.update(f"{name} {version(name)}\n".encode())
+    for name, path in sorted(imported_modules(FIT, project).items()):
+        if name not in IRRELEVANT:
+            whole.update(f"{name} {code_digest(path.read_bytes())}\n".encode())
+    for name, path in _files(data):
+        with path.open("rb") as stream:
+            whole.update(f"{name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return whole.hexdigest()[:20]
+
+
+def imported_modules(
+    module: str, project: Path = PROJECT, packages: Iterable[str] = ("hded",)
+) -> dict[str, Path]:
+    """Return the file of every module of `packages` that importing `module` may load, by name.
+
+    Imports are read from the source, including those inside functions; a package on the way counts
+    by its __init__.py.
+    """
+    found: dict[str, Path] = {}
+    names = [module]
+    while names:
+        name = names.pop()
+        path = _source(name, project) if name.split(".")[0] in packages else None
+        if path is None or name in found:
+            continue
+        found[name] = path
+        names += [name.rsplit(".", 1)[0]]
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
+
+
+def code_digest(source: bytes) -> str:
+    """Return the SHA-256 of Python source without comments, docstrings and error texts."""
+    return hashlib.sha256(ast.dump(_Bare().visit(ast.parse(source))).encode()).hexdigest()
+
+
+class _Bare(ast.NodeTransformer):
+    """Removes docstrings, and the arguments of exceptions and of `check_choice`, which raises."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return None
+        return self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        if isinstance(node.exc, ast.Call):
+            node.exc.args, node.exc.keywords = [], []
+        return self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        name = getattr(node.func, "attr", None) or getattr(node.func, "id", "")
+        if name.endswith("Error") or name == "check_choice":
+            node.args, node.keywords = [], []
+        return self.generic_visit(node)
+
+
+def _canonical(settings: Mapping[str, Any]) -> bytes:
+    return json.dumps(settings, sort_keys=True).encode()
+
+
+def _source(module: str, project: Path) -> Path | None:
+    base = project.joinpath(*module.split("."))
+    candidates = (base / "__init__.py", base.with_suffix(".py"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _files(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    for root in paths:
+        if root.is_file():
+            yield root.name, root
+        for path in sorted(root.rglob("*")):
+            if path.is_file():
+                yield path.relative_to(root).as_posix(), path

@@ -1,0 +1,99 @@
+"""How a stage that may last hours is run: on several devices, and stopped without loss."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+import torch
+import torch.distributed as dist
+
+from hded.common.errors import HDEDError
+from hded.training.distributed import Group
+from pipeline.lib.device import resolve_device
+
+RANK = "LOCAL_RANK"  # set by torchrun; WORLD_SIZE some schedulers set too
+
+
+def relaunch_if_many(devices: int, module: str) -> None:
+    """Let torchrun run `devices` of this process and exit as they do; not one that it started."""
+    if devices > 1 and RANK not in os.environ:
+        _torchrun(devices, module)
+    started = int(os.environ["WORLD_SIZE"]) if RANK in os.environ else 1
+    if started != devices:
+        raise HDEDError(
+            f"train.devices is {devices}, but torchrun started {started} processes; make them equal"
+        )
+
+
+def _torchrun(devices: int, module: str) -> NoReturn:
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    # one process a device must not use all cores; torchrun would set one thread and say so
+    threads = max(1, torch.get_num_threads() // devices)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    options = ["--standalone", f"--nproc-per-node={devices}", "-m", module]
+    # what goes wrong its processes say themselves
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        run(parse_args([*options, *sys.argv[1:]]))
+    except ChildFailedError as error:
+        status = error.get_first_failure()[1].exitcode
+        sys.exit(status if status > 0 else 128 - status)  # of a signal, as a shell has it
+    except SignalException as error:
+        sys.exit(128 + int(error.sigval))
+    sys.exit(0)
+
+
+@contextmanager
+def group(name: str) -> Iterator[tuple[Group, torch.device]]:
+    """Give this process's group and the device that `train.device` names for it."""
+    name = resolve_device(name, "train.device")
+    if RANK not in os.environ:
+        yield Group(), torch.device(name)
+        return
+    rank = int(os.environ[RANK])
+    if name == "cuda" and rank >= torch.cuda.device_count():
+        raise HDEDError(
+            f"train.devices: process {rank + 1} has no GPU, there are {torch.cuda.device_count()}"
+        )
+    if name == "cuda":
+        torch.cuda.set_device(rank)
+    # gloo beside nccl: flags, sums and random states are on the host
+    dist.init_process_group("cpu:gloo,cuda:nccl" if name == "cuda" else "gloo")
+    try:
+        yield (
+            Group(dist.get_rank(), dist.get_world_size()),
+            torch.device(name, rank) if name == "cuda" else torch.device(name),
+        )
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C, or a SIGTERM, into a flag that is asked for; give the question.
+
+    A second Ctrl-C interrupts at once. torchrun passes a Ctrl-C on as SIGTERM, which is no second.
+    Where torchrun itself was killed, its processes stop too.
+    """
+    seen: list[int] = []
+    parent = os.getppid() if RANK in os.environ else None
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and signal.SIGINT in seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(seen) or (parent is not None and os.getppid() != parent)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,33 @@
+"""A trained network logged as a model that `mlflow models serve` can serve."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import hded
+from pipeline.lib.tracking import Tracker
+
+
+def log_model(tracker: Tracker, weights: Path, heads: Sequence[str]) -> None:
+    """Log what `save_weights` wrote as the run's artifact `model`, with the code that it needs."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import pyfunc
+
+    from pipeline.lib import serving
+
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        # an example would be a photograph, and need the network run for its answer
+        warnings.filterwarnings("ignore", ".*An input example was not provided")
+        model = Path(folder) / "model"
+        pyfunc.save_model(
+            model,
+            python_model=serving.__file__,
+            artifacts={"weights": str(weights)},
+            code_paths=[str(Path(hded.__file__).parent)],
+            signature=serving.signature(heads),
+            pip_requirements=[f"{name}=={version(name)}" for name in serving.PACKAGES],
+        )
+        tracker.artifacts(model, "model")

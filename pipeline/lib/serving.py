@@ -1,0 +1,65 @@
+"""The trained network as an MLflow model, for `mlflow models serve`.
+
+MLflow runs this file where the model is loaded ("models from code"), so that nothing is unpickled.
+A request holds photographs as files in base64, one a row of the column `image`; the answer has a
+row for each, with `depth_mm` (PNG, 16-bit) and `all_in_focus` (PNG) in base64, as the heads give.
+"""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.models import ModelSignature, set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from mlflow.types import ColSpec, DataType, Schema
+from PIL import Image
+
+from hded.common.errors import HDEDError
+from hded.inference import Predictor, load_predictor
+from hded.inference.photo import estimate, read_photo
+
+COLUMN = "image"
+OUTPUTS = {"depth": "depth_mm", "all_in_focus": "all_in_focus"}
+PACKAGES = ("torch", "numpy", "pandas", "pillow", "zarr", "scipy", "numba", "tqdm", "mlflow")
+
+
+class ServedNetwork(PythonModel):
+    """A network that answers with files."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the weights that were logged with the model."""
+        self.predictor: Predictor = load_predictor(Path(context.artifacts["weights"]))
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None
+    ) -> pd.DataFrame:
+        """Give a row of files for each row's `image`; raises HDEDError for one that is none."""
+        rows = []
+        for number, text in enumerate(model_input[COLUMN]):
+            try:
+                file = BytesIO(base64.b64decode(text, validate=True))
+            except binascii.Error as error:
+                raise HDEDError(f"row {number}: {COLUMN} is not base64 ({error})") from error
+            found = estimate(self.predictor, read_photo(file))
+            images = {"depth": found.depth_mm, "all_in_focus": found.all_in_focus}
+            rows.append({OUTPUTS[h]: _png(images[h]) for h in self.predictor.network.heads})
+        return pd.DataFrame(rows)
+
+
+def signature(heads: Sequence[str]) -> ModelSignature:
+    """Give the columns of a request and of its answer."""
+    answer = [ColSpec(DataType.string, OUTPUTS[head]) for head in heads]
+    return ModelSignature(Schema([ColSpec(DataType.string, COLUMN)]), Schema(answer))
+
+
+def _png(pixels: Any) -> str:
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+set_model(ServedNetwork())

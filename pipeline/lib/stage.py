@@ -1,0 +1,85 @@
+"""What every stage shares: its command line, and where files lie."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hded.common import cli
+from hded.common.cli import Parser
+from hded.common.errors import HDEDError, first_line
+from pipeline import lock
+
+PARAMS = Path("params.yaml")
+RAW = Path("data/raw")  # <dataset>/: official raw files
+SCENES = Path("data/scenes")  # <dataset>/: store of rgb and depth
+DEFOCUSED = Path("data/defocused")  # <dataset>/: store of defocused images and CoC
+TRAINED = Path("data/trained")  # <dataset>/<variant>/<seed>/
+EVALUATED = Path("data/evaluated")  # <dataset>/<variant>/<seed>/
+REPORTS = Path("reports")
+DEFOCUS_REPORT = REPORTS / "defocus"  # <dataset>/: contact sheet, histogram, the input's scores
+BENCHMARK = REPORTS / "benchmark.json"  # of `make benchmark`
+# <dataset>-<variant>-<seed>: what `dvc metrics` and `dvc plots` show
+METRICS = REPORTS / "metrics"
+CURVES = REPORTS / "curves"  # of training
+ERRORS = REPORTS / "errors"  # of depth
+
+
+def parser(doc: str | None, *arguments: str) -> Parser:
+    """Give a parser with required options of these names; `seed` is a number."""
+    result = Parser(description=doc)
+    for name in arguments:
+        result.add_argument(f"--{name}", required=True, type=_seed if name == "seed" else str)
+    return result
+
+
+def _seed(text: str) -> int:
+    if not 0 <= (number := int(text)) < 2**32:
+        raise ValueError
+    return number
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Run a command of the pipeline and exit, as `hded.common.cli.run` does."""
+    lock.keep()
+    cli.run(main)
+
+
+def shown(folder: Path, dataset: str, variant: str, seed: int, suffix: str) -> Path:
+    """Give the file that DVC shows of one network, in a folder that is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{dataset}-{variant}-{seed}{suffix}"
+
+
+def project_root() -> Path:
+    """Give the project's own folder, also where DVC runs an experiment in a temporary one."""
+    return Path(os.environ.get("DVC_ROOT") or ".").resolve()
+
+
+def checkpoints() -> Path:
+    """Give the folder of checkpoints, which outlive DVC's outs and temporary folders."""
+    return project_root() / "data" / "checkpoints"
+
+
+def data_dir() -> Path:
+    """Give the folder of verified downloads, which outlive DVC's outs."""
+    return home(os.environ.get("HDED_DATA_DIR") or "~/.cache/hded")
+
+
+def home(path: str) -> Path:
+    """Give an absolute path, `~` being the user's home; what is nobody's home stays as it is."""
+    return Path(os.path.expanduser(path)).resolve()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what an earlier stage wrote; raises HDEDError where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise HDEDError(f"{path}: cannot be read ({first_line(error)}); run `dvc repro`") from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping, keys sorted, so that equal results are equal bytes."""
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

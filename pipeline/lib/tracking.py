@@ -1,0 +1,263 @@
+"""MLflow: one run a trained network, found again by the stages that follow.
+
+The database is `mlflow.db` in the project's root unless MLFLOW_TRACKING_URI says otherwise; it is
+found from DVC's own root, so experiments in temporary folders log to the same place. Figures are
+buffered and written in one batch, since every call costs about 15 ms.
+"""
+
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from hded.common.cli import unwritable
+from hded.common.errors import HDEDError, first_line
+from hded.common.secrets import hide_secrets
+from pipeline.lib.stage import project_root
+
+EXPERIMENT = "hded"
+EVALUATION = "evaluation"  # artifact: what the stage `evaluate` writes
+OF_TRAINING = ("run.json", "history.csv")  # artifacts: what the stage `train` writes
+MAX_PARAM_CHARS = 6000
+FIRST_RETRIES = 2  # of the first request: seconds; MLflow's own, for those under way, are minutes
+
+
+class Tracker:
+    """One MLflow run. Made by `track`, not directly."""
+
+    def __init__(self, client: Any, run_id: str, uri: str) -> None:
+        self._client = client
+        self.run_id = run_id
+        self.uri = uri
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log settings, nested mappings by dotted names."""
+        from mlflow.entities import Param
+
+        flat = {k: hide_secrets(str(v))[:MAX_PARAM_CHARS] for k, v in flatten(values).items()}
+        self._client.log_batch(self.run_id, params=[Param(k, v) for k, v in flat.items()])
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log figures of one step in one call."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        batch = [Metric(name, float(v), now, step) for name, v in values.items()]
+        self._client.log_batch(self.run_id, metrics=batch)
+
+    def tag(self, key: str, value: str) -> None:
+        """Set a tag of the run."""
+        self._client.set_tag(self.run_id, key, value)
+
+    def image(self, path: Path, key: str) -> None:
+        """Log a picture under a name that MLflow's compare view puts side by side."""
+        from PIL import Image
+
+        key = re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", key)  # what MLflow takes
+        with Image.open(path) as image:
+            self._client.log_image(self.run_id, image, key=key, step=0, synchronous=True)
+
+    def artifacts(self, path: Path, folder: str | None = None) -> None:
+        """Log a file, or the files of a folder, under `folder`."""
+        log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
+        log(self.run_id, str(path), folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """A run that an evaluation was logged to."""
+
+    run_id: str
+    name: str
+    params: dict[str, str]
+    client: Any
+
+    def fetch(self, folder: Path) -> None:
+        """Write the run's `evaluation`, run.json and history.csv into a new `folder`."""
+        from mlflow.exceptions import MlflowException
+
+        folder.mkdir(parents=True)
+        for name in (EVALUATION, *OF_TRAINING):
+            try:
+                self.client.download_artifacts(self.run_id, name, str(folder))
+            except (MlflowException, OSError) as error:
+                raise HDEDError(
+                    f"MLflow run {self.run_id} ({self.name}): its artifact {name} cannot be had "
+                    f"({str(error)[:200]}); evaluate it again"
+                ) from error
+
+
+def find_evaluated(text: str) -> Evaluated:
+    """Find a run by its id, the beginning of it, or its name; of one name, the one started last.
+
+    Raises HDEDError where there is none, or where an id's beginning fits several.
+    """
+    database = Path(_uri().removeprefix("sqlite:///"))
+    if _uri().startswith("sqlite:///") and not database.exists():
+        raise HDEDError(f"MLflow: there is no run yet, no {database}; run `dvc repro`")
+    client, experiment_id = _open()
+    runs, token = [], None
+    while token is None or token:
+        page = client.search_runs([experiment_id], page_token=token)
+        runs += page
+        token = page.token or ""
+    # the newest come first
+    fitting = [r for r in runs if text and r.info.run_id.startswith(text)]
+    if len(fitting) > 1:
+        raise HDEDError(f"MLflow: {len(fitting)} runs have an id that begins with {text}")
+    # a run that took the place of one whose database is gone
+    fitting = fitting or [r for r in runs if r.data.tags.get("trained_run_id") == text]
+    fitting = fitting or [r for r in runs if r.info.run_name == text]
+    if not fitting:
+        known = sorted({r.info.run_name for r in runs})
+        names = f"; there are {', '.join(known[:10])}" if known else "; there is no run yet"
+        raise HDEDError(f"MLflow: no run has the id or the name {text!r}{names}")
+    for run in fitting:
+        if any(f.path == EVALUATION for f in client.list_artifacts(run.info.run_id)):
+            return Evaluated(run.info.run_id, run.info.run_name, dict(run.data.params), client)
+    raise HDEDError(f"MLflow: {text} was trained but not evaluated; run `dvc repro`")
+
+
+def _open() -> tuple[Any, str]:
+    """Give a client of the database, made where there is none, and the experiment's id."""
+    # read by mlflow at import
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow import MlflowClient
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    # its tracebacks, where an error of ours says the same
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    root = project_root()
+    uri = _uri()
+    # two processes must not create one new database
+    with _answers(FIRST_RETRIES), FileLock(root / "mlflow.db.lock"):
+        if uri.startswith("sqlite:///"):
+            _create(Path(uri.removeprefix("sqlite:///")))
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is not None:
+            return client, experiment.experiment_id
+        place = (root / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+        return client, client.create_experiment(EXPERIMENT, artifact_location=place)
+
+
+@contextmanager
+def _answers(retries: int | None = None) -> Iterator[None]:
+    """Say in one line that MLflow failed, after so many `retries` (None: MLflow's own number)."""
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
+    from mlflow.exceptions import MlflowException
+
+    sets = retries is not None and not MLFLOW_HTTP_REQUEST_MAX_RETRIES.is_set()
+    if sets:
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(retries)
+    try:
+        yield
+    except MlflowException as error:
+        if unwritable(error):
+            raise
+        raise HDEDError(
+            f"MLflow at {portable(_uri())} does not answer ({first_line(error)}); start its "
+            "server, or unset MLFLOW_TRACKING_URI, and run again"
+        ) from error
+    finally:
+        if sets:
+            MLFLOW_HTTP_REQUEST_MAX_RETRIES.unset()
+
+
+def _uri() -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
+
+
+@contextmanager
+def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iterator[Tracker]:
+    """Open a run named `name`, or the one with `run_id`, and close it with its true status.
+
+    Where `run_id` is not in the database (a fresh clone, a deleted file) a new run takes its place,
+    tagged with the id of the one that was trained.
+    """
+    client, experiment_id = _open()
+    from mlflow.exceptions import MlflowException
+
+    with _answers():
+        run = _find(client, run_id)
+        if run is None:
+            tags = {**tags, "trained_run_id": run_id} if run_id else tags
+            run = client.create_run(experiment_id, run_name=name, tags=dict(tags))
+        run_id = run.info.run_id
+        client.update_run(run_id, status="RUNNING")  # one that was taken up again
+        for key, value in tags.items():
+            client.set_tag(run_id, key, value)
+        status: str | None = "FAILED"
+        try:
+            yield Tracker(client, run_id, _uri())
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        except MlflowException:
+            status = None  # it takes none
+            raise
+        finally:
+            if status:
+                client.set_terminated(run_id, status)
+
+
+def unfinished(fit: Mapping[str, Any] | None, name: str) -> str | None:
+    """Give the run that made `fit`, if it is called `name` and did not come to its end."""
+    client, _ = _open()
+    run = _find(client, fit["run_id"] if fit else None)
+    if run is None or run.info.run_name != name or run.info.status == "FINISHED":
+        return None
+    return run.info.run_id
+
+
+def _find(client: Any, run_id: str | None) -> Any:
+    """Give a run; None where it is not in the database, or was deleted there."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id) if run_id else None
+    except MlflowException:
+        return None
+    return None if run is None or run.info.lifecycle_stage == "deleted" else run
+
+
+def _create(database: Path) -> None:
+    """Create a database beside its name: one that a crash left half made could not be opened."""
+    from mlflow import MlflowClient
+
+    if not database.exists():
+        draft = database.with_name(f"{database.name}.part")
+        draft.unlink(missing_ok=True)
+        MlflowClient(f"sqlite:///{draft}")
+        draft.replace(database)
+
+
+def portable(uri: str) -> str:
+    """Give a local database by its name alone, and a server without what is secret.
+
+    Results must not hold paths of one machine; links must lead to the server all the same.
+    """
+    if uri.startswith("sqlite:"):
+        return f"sqlite:///{Path(uri).name}"
+    return hide_secrets(uri).replace("...@", "")
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "", *, separator: str = ".") -> dict[str, Any]:
+    """Nested mappings to one mapping, names joined by `separator`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}{separator}", separator=separator)
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,556 @@
+"""params.yaml: the committed file is valid, and every mistake in one is one line naming its key."""
+
+import copy
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from hded.common.errors import HDEDError
+from hded.config.params import Params, load_params
+from hded.config.schema import Loss
+from hded.optics import CAMERAS
+from hded.training.losses import HDEDLoss, LossWeights
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMITTED = (ROOT / "params.yaml").read_text(encoding="utf-8")
+CONTENT = YAML(typ="safe").load(COMMITTED)
+
+
+def edited(change: Callable[[Any], None]) -> str:
+    """The committed file, without its comments, with a change made to its content."""
+    changed = copy.deepcopy(CONTENT)
+    change(changed)
+    text = StringIO()
+    YAML(typ="safe").dump(changed, text)
+    return text.getvalue()
+
+
+def with_value(key: str, value: Any) -> str:
+    """The committed file with the value at a dotted key replaced or added."""
+
+    def change(content: Any) -> None:
+        *path, last = key.split(".")
+        for part in path:
+            content = content[part]
+        content[last] = value
+
+    return edited(change)
+
+
+def written(value: str, key: str = "lr") -> str:
+    """The committed file with `train.KEY` written as the given YAML text."""
+    text, count = re.subn(rf"^  {key}: \S+", f"  {key}: {value}", COMMITTED, flags=re.MULTILINE)
+    assert count == 1
+    return text
+
+
+def load(tmp_path: Path, text: str | bytes) -> Params:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return load_params(path)
+
+
+def refusal(tmp_path: Path, text: str | bytes) -> str:
+    """The message of a file that must be refused: one printable line that names the file."""
+    with pytest.raises(HDEDError) as caught:
+        load(tmp_path, text)
+    message = str(caught.value)
+    assert "params.yaml: " in message
+    assert "\n" not in message and message.isprintable()
+    return message
+
+
+def test_the_committed_file_is_valid(tmp_path):
+    params = load_params(ROOT / "params.yaml")
+    assert set(params.run.datasets) == {"nyu", "make3d"} and params.run.variants == ["full"]
+    assert params.train.loss.mu == 0.001 and params.train.loss.psi == 4
+    assert params.presets["paper"]["train.loss.lambda"] == 0.01
+    assert [camera.max_coc_px for camera in params.defocus.cameras()] == [29]
+    assert load(tmp_path, COMMITTED) == params
+
+
+def test_every_committed_variant_changes_what_it_says_and_nothing_else():
+    params = load_params(ROOT / "params.yaml")
+    assert len(params.variants) == 10
+    network, train, _ = params.variant("full")
+    assert (network, train) == (params.network, params.train)
+    losses = {
+        "l1_l1": {"mu": 0.0, "content": "l1", "psi": 0.0},
+        "l1_charbonnier": {"mu": 0.0, "psi": 0.0},
+        "grad_charbonnier": {"psi": 0.0},
+        "charbonnier_ssim": {"mu": 0.0},
+    }
+    for name, changes in losses.items():
+        network, train, _ = params.variant(name)
+        assert network == params.network
+        assert train.loss == params.train.loss.model_copy(update=changes)
+        assert train.model_copy(update={"loss": params.train.loss}) == params.train
+    for name, head in (("depth_only", "depth"), ("deblur_only", "all_in_focus")):
+        network, train, _ = params.variant(name)
+        assert train == params.train
+        assert network == params.network.model_copy(update={"heads": [head]})
+
+
+def test_a_variant_leaves_ones_own_values_beside_its_changes(tmp_path):
+    def change(content: Any) -> None:
+        content["train"]["loss"].update({"lambda": 0.5, "gradient": "prewitt"})
+        content["variants"]["l1_l1"]["train"]["lr"] = 0.125
+
+    _, train, _ = load(tmp_path, edited(change)).variant("l1_l1")
+    assert (train.loss.lambda_, train.loss.gradient, train.lr) == (0.5, "prewitt", 0.125)
+    assert (train.loss.mu, train.loss.content, train.loss.psi) == (0.0, "l1", 0.0)
+
+
+def test_a_variant_that_does_not_exist_is_refused():
+    with pytest.raises(HDEDError, match="nope"):
+        load_params(ROOT / "params.yaml").variant("nope")
+
+
+def test_the_loss_section_has_the_fields_and_the_defaults_of_the_loss():
+    fields = Loss().model_dump()
+    assert HDEDLoss(LossWeights()).balance.name == fields.pop("balance")
+    assert LossWeights(**fields) == LossWeights()
+
+
+def test_params_cannot_be_changed_once_read():
+    params = load_params(ROOT / "params.yaml")
+    with pytest.raises(ValidationError, match="frozen"):
+        params.train.lr = 1.0
+
+
+@pytest.mark.parametrize("text", ["2e-4", "1e-4", "2.0E-4", "0.0002", "1"])
+def test_numbers_are_read_as_dvc_reads_them(tmp_path, text):
+    assert load(tmp_path, written(text)).train.lr == float(text)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("run.colour", 1),
+        ("train.learning_rate", 1.0),
+        ("train.loss.alpha", 1.0),
+        ("network.depth", 121),
+        ("defocus.f_number", 2.8),
+        ("download.nyu.sorce", "sample"),
+        ("download.nyu.sample.val", 3),
+        ("convert.subsets", 3),
+        ("evaluate.crop", "eigen"),
+        ("variants.full.trian", {}),
+        ("variants.full.train", {"lrr": 1.0}),
+        ("variants.l1_l1.train.loss", {"nu": 1.0}),
+        ("variants.full.network", {"head": ["depth"]}),
+        ("trian", {}),
+    ],
+)
+def test_an_unknown_key_is_named(tmp_path, key, value):
+    message = refusal(tmp_path, with_value(key, value))
+    last = key if not isinstance(value, dict) or not value else f"{key}.{next(iter(value))}"
+    assert last in message and "not a known key" in message
+
+
+@pytest.mark.parametrize("key", ["train.epochs", "network.heads", "run", "run.seeds", "evaluate"])
+def test_a_missing_key_is_named(tmp_path, key):
+    def remove(content: Any) -> None:
+        *path, last = key.split(".")
+        for part in path:
+            content = content[part]
+        del content[last]
+
+    assert f"{key} is missing" in refusal(tmp_path, edited(remove))
+
+
+def test_a_misspelt_key_is_named_and_not_the_one_it_should_be(tmp_path):
+    message = refusal(tmp_path, COMMITTED.replace("\n  epochs: ", "\n  epoch: ", 1))
+    assert "train.epoch is not a known key" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.epochs", 60.0),
+        ("train.epochs", "60"),
+        ("train.epochs", True),
+        ("train.lr", "2e-4 "),
+        ("train.lr", True),
+        ("train.lr", None),
+        ("train.lr", [1.0]),
+        ("train.betas", 0.5),
+        ("train.loss", 3),
+        ("train.loss", None),
+        ("train", []),
+        ("network.heads", "depth"),
+        ("network.width", "0.25"),
+        ("run.seeds", 0),
+        ("run.seeds", ["0"]),
+        ("run.seeds", [False]),
+        ("run.datasets", "nyu"),
+        ("download.nyu.source", 3),
+        ("download.nyu.sample.train", 4.5),
+        ("download.nyu.official", "https://example.org"),
+        ("convert.subset", "all"),
+        ("defocus.focus_distance_m", "2 m"),
+        ("defocus.focus_distance_m", True),
+        ("defocus.focus_distance_m", {"m": 2.0}),
+        ("defocus.focus_distance_m", [1.0, "far"]),
+        ("defocus.focus_distance_m", [[1.0]]),
+        ("variants.full", "the full loss"),
+        ("variants.full.description", None),
+        ("variants", ["full"]),
+        ("evaluate.scenes", 6.5),
+        ("presets.paper", ["train.lr"]),
+    ],
+)
+def test_a_wrong_type_is_refused_by_key(tmp_path, key, value):
+    assert key in refusal(tmp_path, with_value(key, value))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.epochs", 0),
+        ("train.batch_size", 0),
+        ("train.size_px", 100),
+        ("train.size_px", 0),
+        ("train.size_px", 16),
+        ("train.hflip", 1.5),
+        ("train.hflip", -0.1),
+        ("train.optimizer", "rmsprop"),
+        ("train.lr", 0.0),
+        ("train.lr", -1.0),
+        ("train.lr", float("nan")),
+        ("train.lr", float("inf")),
+        ("train.betas", [0.5, 1.0]),
+        ("train.betas", [0.5]),
+        ("train.betas", [0.5, 0.9, 0.99]),
+        ("train.momentum", 1.0),
+        ("train.momentum", float("nan")),
+        ("train.schedule", "cosine"),
+        ("train.drop_at", 0.0),
+        ("train.drop_to", 2.0),
+        ("train.validation", 0.6),
+        ("train.validation", -0.1),
+        ("train.validate_every", 0),
+        ("train.keep", "first"),
+        ("train.geometry", "squash"),
+        ("train.device", "gpu"),
+        ("train.loss.mu", -0.001),
+        ("train.loss.psi", -4.0),
+        ("train.loss.lambda", -0.01),
+        ("train.loss.lambda", float("inf")),
+        ("train.loss.gradient", "sobel"),
+        ("train.loss.content", "l2"),
+        ("network.heads", []),
+        ("network.heads", ["normals"]),
+        ("network.heads", ["depth", "depth"]),
+        ("network.width", 0.0),
+        ("network.width", -1.0),
+        ("network.dropout", 1.0),
+        ("network.dropout", -0.5),
+        ("network.depth_scale_m", 0.0),
+        ("network.joint", "sum"),
+        ("network.output", "sigmoid"),
+        ("network.init", "zeros"),
+        ("network.weights", ""),
+        ("defocus.camera", "pinhole"),
+        ("defocus.seed", -1),
+        ("defocus.focus_distance_m", 0.0),
+        ("defocus.focus_distance_m", 0.05),
+        ("defocus.focus_distance_m", 0.07),
+        ("defocus.focus_distance_m", float("nan")),
+        ("defocus.focus_distance_m", []),
+        ("defocus.focus_distance_m", [2.0, 2.0]),
+        ("defocus.focus_distance_m", [2.0, 0.05]),
+        ("defocus.focus_distance_m", [2.0, None]),
+        ("defocus.focus_distance_m", "random"),
+        ("defocus.renderer", "scatter"),
+        ("train.refocus", True),
+        ("defocus.focal_length_m", -0.05),
+        ("defocus.aperture_m", -0.01),
+        ("defocus.aperture_m", 0.0),
+        ("defocus.max_coc_px", 0.0),
+        ("defocus.max_coc_px", float("inf")),
+        ("defocus.sigma", "half"),
+        ("run.datasets", []),
+        ("run.datasets", ["kitti"]),
+        ("run.datasets", ["nyu", "nyu"]),
+        ("run.variants", []),
+        ("run.variants", ["fulll"]),
+        ("run.seeds", []),
+        ("run.seeds", [0, 0]),
+        ("run.seeds", [-1]),
+        ("run.seeds", [2**32]),
+        ("download.nyu.source", ""),
+        ("download.nyu.source", "folder"),
+        ("download.nyu.sample", None),
+        ("download.nyu.sample.test", 0),
+        ("download.kitti", {"source": "official"}),
+        ("download.kitti", {"source": "folder"}),
+        ("convert.subset", 0),
+        ("evaluate.scenes", 2),
+        ("variants.full.train", {"lr": -1.0}),
+        ("variants.l1_l1.train.loss.mu", -1.0),
+        ("variants.depth_only.network.heads", ["normals"]),
+    ],
+)
+def test_an_impossible_value_is_refused_by_key(tmp_path, key, value):
+    message = refusal(tmp_path, with_value(key, value))
+    assert key.rsplit(".", 1)[-1] in message
+    assert key.split(".")[0] in message
+
+
+def test_an_official_source_needs_its_urls(tmp_path):
+    def change(content: Any) -> None:
+        content["download"]["make3d"]["source"] = "official"
+        del content["download"]["make3d"]["official"]
+
+    assert "download.make3d.official" in refusal(tmp_path, edited(change))
+
+
+@pytest.mark.parametrize("name", ["Full", "a b", "1st", "x-y", "../up", ""])
+@pytest.mark.parametrize("section", ["variants", "download", "presets"])
+def test_a_name_that_could_not_be_a_folder_is_refused(tmp_path, section, name):
+    value = {"variants": {"description": ""}, "download": {"source": "folder", "path": "x"}}
+    message = refusal(tmp_path, with_value(section, {name: value.get(section, {})}))
+    assert section in message
+
+
+def test_keeping_the_best_epoch_needs_validation_frames(tmp_path):
+    message = refusal(
+        tmp_path, edited(lambda content: content["train"].update(validation=0.0, keep="best"))
+    )
+    assert "keep" in message and "validation" in message
+
+
+def test_a_focus_inside_the_focal_length_of_ones_own_lens_is_refused(tmp_path):
+    message = refusal(tmp_path, with_value("defocus.focal_length_m", 2.5))
+    assert "focus_distance_m" in message and "focal length" in message
+
+
+@pytest.mark.parametrize("key", ["focus_distance_m", "focal_length_m", "aperture_m"])
+def test_what_syndof_draws_for_each_picture_cannot_be_set(tmp_path, key):
+    def change(content: Any) -> None:
+        content["defocus"] = {"camera": "syndof", key: 1.0}
+
+    message = refusal(tmp_path, edited(change))
+    assert key in message and "syndof" in message
+
+
+@pytest.mark.parametrize("camera", list(CAMERAS))
+def test_a_camera_without_own_values_is_the_named_one(tmp_path, camera):
+    params = load(tmp_path, with_value("defocus", {"camera": camera}))
+    assert params.defocus.cameras() == (CAMERAS[camera],)
+
+
+def test_ones_own_values_take_the_place_of_the_cameras(tmp_path):
+    own = {
+        "camera": "paper", "focus_distance_m": 0.7, "aperture_m": 0.01, "max_coc_px": 12.0,
+        "sigma": "syndof",
+    }  # fmt: skip
+    (camera,) = load(tmp_path, with_value("defocus", own)).defocus.cameras()
+    expected = {"focal_length_m": 0.07, "focus_distance_m": 0.7, "aperture_m": 0.01,
+                "max_coc_px": 12.0, "sigma_rule": "syndof"}  # fmt: skip
+    assert {name: getattr(camera, name) for name in expected} == expected
+
+
+def test_a_list_of_focus_distances_is_a_camera_for_each(tmp_path):
+    params = load(tmp_path, with_value("defocus.focus_distance_m", [1, 2.5]))
+    cameras = params.defocus.cameras()
+    assert [camera.focus_distance_m for camera in cameras] == [1, 2.5]
+    assert {camera.aperture_m for camera in cameras} == {0.0448}
+
+
+def test_a_focus_distance_may_be_drawn_and_syndof_draws_it_anyway(tmp_path):
+    (camera,) = load(tmp_path, with_value("defocus.focus_distance_m", "drawn")).defocus.cameras()
+    assert camera.focus_distance_m is None
+    own = {"camera": "syndof", "focus_distance_m": "drawn"}
+    assert load(tmp_path, with_value("defocus", own)).defocus.cameras() == (CAMERAS["syndof"],)
+
+
+def test_refocusing_on_the_fly_is_refused_where_the_stored_images_are_layered(tmp_path):
+    def change(content: Any) -> None:
+        content["defocus"]["renderer"] = "layered"
+        content["variants"]["l1_l1"]["train"]["refocus"] = "on_the_fly"
+
+    message = refusal(tmp_path, edited(change))
+    assert "refocus" in message and "layered" in message
+    alone = edited(lambda content: content["defocus"].update(renderer="layered"))
+    assert load(tmp_path, alone).defocus.renderer == "layered"
+
+
+def test_ones_own_pictures_are_a_dataset(tmp_path):
+    text = with_value("download.own", {"source": "folder", "path": "pictures"})
+    entry = load(tmp_path, text).download["own"]
+    assert (entry.path, entry.depth_unit_m, entry.max_depth_m) == ("pictures", 0.001, 10.0)
+
+
+@pytest.mark.parametrize(
+    "text", ["no", "yes", "off", "~", "2020-01-01", "1_0.x", "0x1g", "1,5", '"1"', "{}", "!!str 1"]
+)
+def test_what_yaml_makes_of_odd_text_is_refused_by_key(tmp_path, text):
+    assert "train.lr" in refusal(tmp_path, written(text))
+
+
+@pytest.mark.parametrize("text", ["2020-13-45", "!!int foo", "!!float x", "!!bool x", "0x_"])
+def test_a_scalar_that_yaml_cannot_build_is_one_line_too(tmp_path, text):
+    refusal(tmp_path, written(text))
+
+
+def test_a_key_that_stands_twice_is_named(tmp_path):
+    text = COMMITTED.replace("  lr: ", "  lr: 1.0\n  lr: ", 1)
+    assert '"lr"' in refusal(tmp_path, text)
+
+
+def test_a_key_with_a_line_break_is_still_one_line(tmp_path):
+    refusal(tmp_path, COMMITTED.replace("  lr: ", '  "l\\nr": 1.0\n  lr: ', 1))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"# only a comment\n",
+        b"- run\n- train\n",
+        b"just words\n",
+        b"3\n",
+        b"run: [nyu\n",
+        b"run: {a: 1\ntrain:\n",
+        b"\trun: 1\n",
+        b"run: *nowhere\n",
+        b"run: !!python/name:os.system\n",
+        b"a: 1\n---\nb: 2\n",
+        b"run: \x00\n",
+        b"\xff\xfe\x00r\x00u",
+        b"run: caf\xe9\n",
+    ],
+    ids=lambda content: repr(content[:24]),
+)
+def test_a_file_that_is_no_mapping_of_sections_is_one_line(tmp_path, content):
+    refusal(tmp_path, content)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(HDEDError, match=re.escape(str(tmp_path / "params.yaml"))):
+        load_params(tmp_path / "params.yaml")
+    with pytest.raises(HDEDError, match="cannot be read"):
+        load_params(tmp_path)
+
+
+# --- presets -------------------------------------------------------------------------------------
+
+
+def apply(tmp_path: Path, *presets: str, text: str = COMMITTED) -> subprocess.CompletedProcess[str]:
+    """Apply presets in turn to a copy of params.yaml, as a user does; give the last's result."""
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.CompletedProcess([], 0, "", "")
+    for preset in presets:
+        command = [sys.executable, "-m", "pipeline.preset", preset]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+    return done
+
+
+def comments(text: str) -> list[str]:
+    return re.findall(r"(?:^|\s)#\s*(\S.*)$", text, re.MULTILINE)
+
+
+def content(text: str) -> Any:
+    return YAML(typ="safe").load(text)
+
+
+def test_the_paper_preset_is_the_papers_setting_and_keeps_every_comment(tmp_path):
+    done = apply(tmp_path, "paper")
+    assert done.returncode == 0, done.stderr
+    after = (tmp_path / "params.yaml").read_text(encoding="utf-8")
+    assert comments(after) == comments(COMMITTED)
+    params = load_params(tmp_path / "params.yaml")
+    assert params.download["nyu"].source == params.download["make3d"].source == "official"
+    assert (params.network.width, params.network.depth_scale_m) == (1.0, 1.0)
+    train = params.train
+    assert (train.epochs, train.batch_size, train.size_px) == (500, 4, 256)
+    assert (train.geometry, train.hflip, train.validation) == ("resize", 0.5, 0.0)
+    assert (train.optimizer, train.lr, train.schedule) == ("adam", 2e-4, "step")
+    assert (train.betas, params.network.dropout) == ([0.5, 0.999], 0.5)
+    assert (train.drop_at, train.drop_to, train.keep) == (0.6, 0.1, "last")
+    assert f"train.epochs: {CONTENT['train']['epochs']} -> 500" in done.stdout
+
+
+def test_the_small_preset_is_the_network_of_the_variant_pretrained(tmp_path):
+    assert apply(tmp_path, "small").returncode == 0
+    params = load_params(tmp_path / "params.yaml")
+    assert params.variant("full") == params.variant("pretrained")
+    for source in (params.download["nyu"].source, params.download["make3d"].source):
+        assert source == "official"
+
+
+def test_a_preset_changes_its_keys_and_no_others(tmp_path):
+    apply(tmp_path, "paper")
+    before, after = copy.deepcopy(CONTENT), content((tmp_path / "params.yaml").read_text())
+    for key, value in before["presets"]["paper"].items():
+        for tree in (before, after):
+            *path, last = key.split(".")
+            for part in path:
+                tree = tree[part]
+            assert tree is not after or tree[last] == value
+            tree[last] = None
+    assert before == after
+
+
+def test_sample_after_every_other_preset_gives_the_committed_values_back(tmp_path):
+    done = apply(tmp_path, *(name for name in CONTENT["presets"] if name != "sample"), "sample")
+    assert done.returncode == 0, done.stderr
+    after = (tmp_path / "params.yaml").read_text(encoding="utf-8")
+    assert content(after) == CONTENT
+    assert comments(after) == comments(COMMITTED)
+
+
+def test_the_sample_preset_changes_no_byte_of_the_committed_file(tmp_path):
+    done = apply(tmp_path, "sample")
+    assert done.returncode == 0 and done.stdout == ""
+    assert (tmp_path / "params.yaml").read_text(encoding="utf-8") == COMMITTED
+
+
+@pytest.mark.parametrize("preset", ["paper", "paper_sgd", "small"])
+def test_every_preset_leaves_a_valid_file(tmp_path, preset):
+    assert apply(tmp_path, preset).returncode == 0
+    params = load_params(tmp_path / "params.yaml")
+    for name in params.variants:
+        params.variant(name)
+
+
+@pytest.mark.parametrize(
+    ("preset", "text", "named"),
+    [
+        ("papre", COMMITTED, "papre"),
+        ("bad", with_value("presets.bad", {"train.lrr": 1.0}), "train.lrr"),
+        ("bad", with_value("presets.bad", {"nowhere.lr": 1.0}), "nowhere.lr"),
+        ("bad", with_value("presets.bad", {"train.lr.high": 1.0}), "train.lr.high"),
+        ("bad", with_value("presets.bad", {"train.epochs": -1}), "train.epochs"),
+        ("bad", with_value("presets.bad", {"train.lr": "fast"}), "train.lr"),
+    ],
+    ids=["name", "key", "section", "below a value", "range", "type"],
+)
+def test_a_preset_with_a_mistake_is_one_line_and_changes_nothing(tmp_path, preset, text, named):
+    done = apply(tmp_path, preset, text=text)
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and named in lines[0], done.stderr
+    assert (tmp_path / "params.yaml").read_text(encoding="utf-8") == text
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_a_preset_prints_no_password(tmp_path):
+    text = COMMITTED.replace("source: sample", "source: https://me:hunter2@host/nyu", 1)
+    done = apply(tmp_path, "sample", text=text)
+    assert "hunter2" not in done.stdout and "host/nyu" in done.stdout

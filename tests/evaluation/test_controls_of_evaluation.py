@@ -1,0 +1,71 @@
+"""The pictures of controls: another focus, or all in focus, in a store's place."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from support.stores import write_stores
+
+from hded.blur import gaussian_gather_reference
+from hded.evaluation.controls import Retaken
+from hded.evaluation.evaluate import evaluate
+from hded.optics import Camera
+from hded.training.data import Frames
+
+SIZE = (40, 56)
+FAR = Camera(name="far", focal_length_m=0.07, aperture_m=0.4, focus_distance_m=4.0, max_coc_px=12.0)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write_stores(tmp_path_factory.mktemp("retake"), size=SIZE)
+
+
+def test_a_frame_is_taken_through_the_lens_that_the_test_asks_for(tiny):
+    retaken = Retaken(tiny.scenes, FAR)
+    assert retaken.indices("test").tolist() == tiny.scenes.indices("test").tolist()
+    assert retaken.attributes["camera"]["focus_distance_m"] == 4.0
+    for index in (0, 9, 3):
+        lens = FAR.lens(tiny.depth[index], SIZE[1], np.random.default_rng(0))
+        sigma = lens.sigma_px(tiny.depth[index])
+        expected = gaussian_gather_reference(tiny.rgb[index], sigma)
+        found = retaken.read("defocused", index)
+        assert found.dtype == np.uint8 and (found != tiny.rgb[index]).any()
+        np.testing.assert_allclose(found, 255 * expected, rtol=0, atol=0.51)
+        np.testing.assert_allclose(
+            retaken.read("coc", index), lens.coc_px(tiny.depth[index]), atol=0.01
+        )
+
+
+def test_without_a_camera_the_sharp_image_is_the_picture(tiny):
+    retaken = Retaken(tiny.scenes, None)
+    np.testing.assert_array_equal(retaken.read("defocused", 10), tiny.rgb[10])
+    assert not retaken.read("coc", 10).any()
+
+
+def test_evaluation_reads_them_as_a_store(tiny):
+    seen = []
+
+    def give_back(pictures: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        seen.extend(pictures)
+        depth = np.full(pictures[0].shape[:2], 2.0, np.float32)
+        return [{"depth": depth, "all_in_focus": picture} for picture in pictures]
+
+    heads = ("depth", "all_in_focus")
+    retaken = Retaken(tiny.scenes, FAR)
+    result = evaluate(give_back, tiny.scenes, retaken, heads=heads, size_px=None)
+    for index, picture in zip(tiny.scenes.indices("test"), seen, strict=True):
+        np.testing.assert_array_equal(picture, retaken.read("defocused", index))
+    scores = result.metrics["restoration"]["native"]
+    assert scores["network"]["psnr"] == scores["input"]["psnr"] < 60
+    sharp = evaluate(give_back, tiny.scenes, Retaken(tiny.scenes, None), heads=heads, size_px=None)
+    assert sharp.metrics["restoration"]["native"]["input"]["ssim"] == pytest.approx(1.0)
+
+
+def test_a_network_of_sharp_input_trains_and_validates_on_sharp_images(tiny):
+    frames = Frames(tiny.scenes, tiny.defocused, np.arange(4), "crop", 32, input="sharp")
+    for batch in frames.batches(2, seed=0, epoch=1, hflip=0.5):
+        assert (batch.defocused == batch.sharp).all()
+    for batch, defocused, sharp in frames.wholes():
+        np.testing.assert_array_equal(defocused, sharp)
+        assert (batch.defocused == batch.sharp).all()

@@ -1,0 +1,361 @@
+"""The whole pipeline in a clone of this project, on a tiny sample: real `dvc`, real MLflow."""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from support.clones import Clone, stages_run
+
+VARIANTS = ("full", "wrong_focus", "sharp_input")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+    clone = Clone(tmp_path_factory.mktemp("clone") / "hded")
+    clone.run("dvc", "repro")
+    yield clone
+
+
+def test_every_stage_leaves_its_results(clone: Clone) -> None:
+    for dataset, frames in (("nyu", 7), ("make3d", 6)):
+        assert len(pd.read_csv(clone.root / f"data/scenes/{dataset}/frames.csv")) == frames
+        assert (clone.root / f"data/defocused/{dataset}/store.json").is_file()
+        shown = clone.root / "reports/defocus" / dataset
+        assert len(pd.read_csv(shown / "coc.csv")) > 100
+        assert set(pd.read_csv(shown / "cameras.csv")["name"]) == {"paper", "d3net", "syndof"}
+        with Image.open(shown / "contact_sheet.jpg") as sheet:
+            assert sheet.width == 1100 and sheet.height > 300
+        assert (clone.root / f"data/trained/{dataset}/full/0/weights.pt").is_file()
+        rows = pd.read_csv(clone.root / f"data/evaluated/{dataset}/full/0/depth.csv")
+        assert rows["frame"].nunique() == 3
+        assert set(rows["method"]) == {"network", "median"}
+    for table in (1, 2, 3, 4):
+        for kind in ("md", "csv"):
+            assert (clone.root / f"reports/tables/table{table}.{kind}").stat().st_size > 0
+    assert "<html" in (clone.root / "reports/index.html").read_text(encoding="utf-8")
+
+
+def test_no_network_is_asked_for_anything(clone: Clone) -> None:
+    assert not clone.connections.exists(), clone.connections.read_text()
+    code = "import socket; socket.create_connection(('127.0.0.1', 9))"
+    clone.run(sys.executable, "-c", code, check=False)
+    assert "127.0.0.1" in clone.connections.read_text()  # it would have been noted
+    clone.connections.unlink()
+
+
+def test_aggregates_follow_from_the_rows(clone: Clone) -> None:
+    folder = clone.root / "data/evaluated/nyu/full/0"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    rows = pd.read_csv(folder / "depth.csv").query("protocol == 'headline'")
+    images = pd.read_csv(folder / "restoration.csv").query("protocol == 'native'")
+    for method in ("network", "median"):
+        mean = sum(r := rows[rows["method"] == method]["rmse"].tolist()) / len(r)
+        assert metrics["depth"]["headline"][method]["rmse"] == pytest.approx(mean, abs=1e-9)
+    psnr = {m: images[images["method"] == m]["psnr"].mean() for m in ("network", "input")}
+    gain = metrics["restoration"]["native"]["gain"]["psnr"]
+    assert gain == pytest.approx(psnr["network"] - psnr["input"], abs=1e-9)
+
+
+def test_a_second_repro_does_nothing(clone: Clone) -> None:
+    assert clone.would_run() == set()
+    assert "up to date" in clone.run("dvc", "repro").stdout
+    assert "up to date" in clone.run("dvc", "status").stdout
+
+
+def test_runs_are_named_tagged_and_hold_the_test_figures(clone: Clone) -> None:
+    runs = {run["name"]: run for run in clone.mlflow_runs()}
+    assert set(runs) == {
+        "nyu-full-seed0", "make3d-full-seed0", "nyu-defocus-paper", "make3d-defocus-paper",
+    }  # fmt: skip
+    blurred = runs["nyu-defocus-paper"]
+    assert blurred["tags"]["stage"] == "defocus" and blurred["metrics"]["input/psnr"] > 15
+    run = runs["nyu-full-seed0"]
+    assert run["status"] == "FINISHED"
+    wanted = {"dataset", "variant", "seed", "camera", "params_digest", "commit", "source", "stage"}
+    assert wanted <= run["tags"].keys()
+    assert run["params"]["train.lr"] and run["params"]["camera.name"] == "paper"
+    assert "test/depth/headline/network/rmse" in run["metrics"]
+    assert "train/total" in run["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "stages"),
+    [
+        ("evaluate.scenes", 4, {"evaluate", "report"}),
+        ("train.loss.lambda", 0.02, {"train", "report"}),
+        ("variants.full.train", {"loss": {"psi": 1.0}}, {"train", "evaluate", "report"}),
+        ("variants.depth_only.description", "other words", {"report"}),
+        ("defocus.focus_distance_m", 1.5, {"defocus", "train", "evaluate", "report"}),
+        ("convert.subset", 2, {"convert", "report"}),
+    ],
+)
+def test_a_changed_setting_touches_only_the_stages_that_read_it(
+    clone: Clone, key: str, value: object, stages: set[str]
+) -> None:
+    before = (clone.root / "params.yaml").read_bytes()
+    clone.change({key: value})
+    try:
+        assert clone.would_run() == stages
+    finally:
+        (clone.root / "params.yaml").write_bytes(before)
+
+
+@pytest.mark.slow
+def test_a_changed_loss_weight_reruns_train_onward_and_going_back_trains_nothing(
+    clone: Clone,
+) -> None:
+    before = (clone.root / "params.yaml").read_bytes()
+    clone.change({"train.loss.lambda": 0.02, "run.datasets": ["nyu"]})
+    try:
+        ran = stages_run(clone.run("dvc", "repro").stdout)
+    finally:
+        (clone.root / "params.yaml").write_bytes(before)
+    assert ran == {"train", "evaluate", "report"}
+    assert "train" not in stages_run(clone.run("dvc", "repro").stdout)
+
+
+def test_the_inputs_score_is_the_one_that_evaluation_finds(clone: Clone) -> None:
+    """Two stages measure the defocused input: a reader may quote either."""
+    for dataset in ("nyu", "make3d"):
+        shown = json.loads((clone.root / f"reports/defocus/{dataset}/input.json").read_text())
+        metrics = json.loads(
+            (clone.root / f"data/evaluated/{dataset}/full/0/metrics.json").read_text()
+        )
+        for metric in ("psnr", "ssim"):
+            found = metrics["restoration"]["native"]["input"][metric]
+            assert shown[metric] == pytest.approx(found, abs=1e-9)
+
+
+def test_dvc_shows_the_blur_as_metrics_and_plots(clone: Clone) -> None:
+    shown = json.loads(clone.run("dvc", "metrics", "show", "--json").stdout)
+    files = next(iter(shown.values()))["data"]
+    assert files["reports/defocus/nyu/input.json"]["data"]["psnr"] > 15
+    clone.run("dvc", "plots", "show", "--out", str(clone.root.parent / "plots"))
+    page = (clone.root.parent / "plots/index.html").read_text(encoding="utf-8")
+    assert "Signed circle of confusion, nyu" in page and "contact_sheet" in page
+    assert "Training loss, nyu, full, seed 0" in page
+    assert "Depth error over depth, make3d, full, seed 0" in page
+    curve = pd.read_csv(clone.root / "reports/curves/nyu-full-0.csv")
+    history = pd.read_csv(clone.root / "data/trained/nyu/full/0/history.csv")
+    pd.testing.assert_frame_equal(curve, history)
+    errors = pd.read_csv(clone.root / "reports/errors/nyu-full-0.csv")
+    table = pd.read_csv(clone.root / "data/evaluated/nyu/full/0/error_by_depth.csv")
+    assert list(errors["rmse_m"]) == list(table["rmse"])
+
+
+@pytest.mark.slow
+def test_a_list_of_distances_and_a_drawn_lens_reach_what_is_read_of_them(
+    clone: Clone,
+) -> None:
+    before = (clone.root / "params.yaml").read_bytes()
+    clone.change(
+        {
+            "run.datasets": ["nyu"],
+            "defocus.focus_distance_m": [1.5, 3.0],
+            "train.refocus": "on_the_fly",
+        }
+    )
+    try:
+        clone.run("dvc", "repro")
+        rows = pd.read_csv(clone.root / "data/evaluated/nyu/full/0/depth.csv")
+        assert set(rows["focus_distance_m"]) == {1.5, 3.0} and rows["frame"].nunique() == 6
+        table = (clone.root / "reports/tables/focus.md").read_text(encoding="utf-8")
+        assert "| 1.5 m |" in table and "| 3 m |" in table
+        clone.change(
+            {
+                "defocus.camera": "syndof",
+                "defocus.focus_distance_m": None,
+                "defocus.renderer": "layered",
+                "train.refocus": "stored",
+            }
+        )
+        clone.run("dvc", "repro", "defocus@nyu")
+        frames = pd.read_csv(clone.root / "data/defocused/nyu/frames.csv")
+        assert frames["focus_distance_m"].nunique() > 4
+        store = json.loads((clone.root / "data/defocused/nyu/store.json").read_text())
+        assert store["attributes"]["camera"]["renderer"] == "layered"
+    finally:
+        (clone.root / "params.yaml").write_bytes(before)
+        clone.run("dvc", "repro")
+
+
+@pytest.mark.slow
+def test_controls_are_trained_or_tested_without_the_blur_that_the_network_knows(
+    clone: Clone,
+) -> None:
+    before = (clone.root / "params.yaml").read_bytes()
+    clone.change({"run.datasets": ["nyu"], "run.variants": ["full", "wrong_focus", "sharp_input"]})
+    try:
+        clone.run("dvc", "repro")
+        trained, evaluated = (clone.root / f"data/{name}/nyu" for name in ("trained", "evaluated"))
+        # the same fit under another name is not done twice
+        runs = {v: json.loads((trained / v / "0/run.json").read_text()) for v in VARIANTS}
+        assert runs["full"]["run_id"] != runs["wrong_focus"]["run_id"]
+        assert runs["full"]["wall_s"] == runs["wrong_focus"]["wall_s"] > 0
+        states = {
+            v: torch.load(trained / v / "0/weights.pt", weights_only=True)["state_dict"]
+            for v in VARIANTS
+        }
+        for name, tensor in states["full"].items():
+            assert torch.equal(tensor, states["wrong_focus"][name])
+        assert any(not torch.equal(t, states["sharp_input"][n]) for n, t in states["full"].items())
+        # what each was tested on, told by the input's own score
+        scores = {
+            v: json.loads((evaluated / v / "0/metrics.json").read_text())["restoration"]["native"]
+            for v in VARIANTS
+        }
+        assert scores["full"]["input"]["psnr"] != scores["wrong_focus"]["input"]["psnr"] < 40
+        assert scores["sharp_input"]["input"]["ssim"] == pytest.approx(1.0)
+        table = (clone.root / "reports/tables/controls.md").read_text(encoding="utf-8")
+        assert "tested on pictures focused at 4 m" in table
+        assert "tested on all-in-focus images" in table
+        check_comparison(clone)
+    finally:
+        (clone.root / "params.yaml").write_bytes(before)
+        clone.run("dvc", "repro")
+
+
+def check_comparison(clone: Clone) -> None:
+    """Compare two runs out of MLflow alone, and refuse what cannot be compared."""
+    compare = (sys.executable, "-m", "pipeline.compare")
+    evaluated = clone.root / "data/evaluated"
+    hidden = evaluated.rename(clone.root / "data/hidden")  # it is MLflow that is read
+    try:
+        done = clone.run(*compare, "nyu/full/0", "nyu-wrong_focus-seed0")
+    finally:
+        hidden.rename(evaluated)
+    (line,) = [text for text in done.stdout.splitlines() if text.startswith("| RMSE")]
+    shown = [float(cell.replace("−", "-")) for cell in line.split("|")[3:6]]
+    for variant, value in zip(("full", "wrong_focus"), shown, strict=False):
+        metrics = json.loads((evaluated / f"nyu/{variant}/0/metrics.json").read_text())
+        assert value == pytest.approx(metrics["depth"]["headline"]["network"]["rmse"], abs=1e-4)
+    assert shown[2] == pytest.approx(shown[0] - shown[1], abs=1.1e-4)
+    page = (clone.root / "reports/comparison.html").read_text(encoding="utf-8")
+    assert page.count("<article") == 3  # every scene is a fixed one: three are all there are
+    assert "tested on pictures focused at 4 m" in page
+    for runs, message in (
+        (("nyu-full-seed0", "nobody"), "no run has the id or the name 'nobody'; there are make3d-"),
+        (("nyu/full/0", "make3d-full-seed0"), "are not the same"),
+        (("nyu-full-seed0",), "arguments are required"),
+    ):
+        done = clone.run(*compare, *runs, check=False)
+        assert done.returncode == 2
+        assert message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    pictured = {}
+    for run in (r for r in clone.mlflow_runs() if r["tags"]["stage"] in ("train", "evaluate")):
+        tags = {"dataset", "variant", "seed", "camera", "params_digest", "commit"}
+        assert tags <= set(run["tags"])
+        images = (clone.root / "mlartifacts" / run["id"] / "artifacts/images").glob("*.png")
+        if run["tags"]["stage"] == "evaluate":
+            pictured[run["tags"]["variant"]] = {path.name.split("+")[0] for path in images}
+    # named by scene, whatever the run, so that MLflow sets them side by side
+    assert len(pictured["wrong_focus"]) == 3 and pictured["wrong_focus"] == pictured["sharp_input"]
+
+
+def test_a_mistake_in_params_is_one_line_and_exit_status_2(clone: Clone) -> None:
+    before = (clone.root / "params.yaml").read_bytes()
+    clone.change({"train.lr": -1})
+    try:
+        command = (sys.executable, "-m", "pipeline.train")
+        cell = ("--dataset", "nyu", "--variant", "full", "--seed", "0")
+        done = clone.run(*command, *cell, check=False)
+    finally:
+        (clone.root / "params.yaml").write_bytes(before)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: params.yaml: train.lr is -1")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_deleted_database_loses_no_figure(clone: Clone) -> None:
+    """A fresh clone has results without MLflow's database: evaluation starts a run in its place."""
+    database = clone.root / "mlflow.db"
+    kept = database.rename(clone.root / "mlflow.kept")
+    try:
+        clone.run("dvc", "repro", "--force", "--single-item", "evaluate@nyu-full-0")
+        (run,) = clone.mlflow_runs()
+        assert run["name"] == "nyu-full-seed0"
+        trained = run["tags"]["trained_run_id"]
+        assert (
+            trained
+            == json.loads((clone.root / "data/trained/nyu/full/0/run.json").read_text())["run_id"]
+        )
+        # found by the network that is here, although its run is gone
+        compare = (sys.executable, "-m", "pipeline.compare", "nyu/full/0", "nyu-full-seed0")
+        assert "are one run" in clone.run(*compare, check=False).stderr
+        assert "test/depth/headline/network/rmse" in run["metrics"]
+    finally:
+        kept.replace(database)
+
+
+@pytest.mark.slow
+def test_an_experiment_with_another_rate_is_an_mlflow_run_of_its_own(clone: Clone) -> None:
+    before = len(clone.mlflow_runs())
+    clone.commit("results")
+    targets = ["train@nyu-full-0"]
+    clone.run("dvc", "exp", "run", "--temp", "-S", "train.lr=5e-4", "--name", "slower", *targets)
+    runs = clone.mlflow_runs()
+    assert len(runs) == before + 1
+    (run,) = [run for run in runs if run["params"].get("train.lr") == "0.0005"]
+    assert run["tags"]["dvc_experiment"] == "slower"
+    assert run["status"] == "FINISHED"
+
+
+def test_a_changed_local_folder_runs_download_again(clone: Clone) -> None:
+    raw = clone.root / "data/raw/nyu"
+    local = clone.root.parent / "official"
+    shutil.copytree(raw, local)
+    before = (clone.root / "params.yaml").read_bytes()
+    clone.change({"download.nyu.source": str(local)})
+    try:
+        clone.run("dvc", "repro", "download@nyu")
+        assert (raw / "splits.mat").resolve() == (local / "splits.mat").resolve()
+        assert "didn't change" in clone.run("dvc", "repro", "download@nyu").stdout
+        with (local / "splits.mat").open("ab") as file:
+            file.write(b"\0")
+        assert (
+            "Running stage 'download@nyu'"
+            in clone.run("dvc", "repro", "download@nyu", "--dry").stdout
+        )
+        clone.run("dvc", "repro", "download@nyu")
+        assert (local / "splits.mat").is_file()  # DVC removed links, not the user's files
+        assert (local / "nyu_depth_v2_labeled.mat").is_file()
+    finally:
+        (clone.root / "params.yaml").write_bytes(before)
+        clone.run("dvc", "repro", "download@nyu")
+
+
+@pytest.mark.slow
+def test_ones_own_pictures_are_linked_and_their_folder_is_left_as_it_was(
+    clone: Clone, tmp_path: Path
+) -> None:
+    """DVC removes an earlier output through whatever it is: it must not be the user's folder."""
+    folder = tmp_path / "pictures"
+    for name in ("rgb", "depth"):
+        (folder / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8)).save(folder / f"rgb/{i}.png")
+        depth = Image.fromarray(rng.integers(500, 5000, (40, 60)).astype(np.uint16))
+        depth.save(folder / f"depth/{i}.png")
+    for path in (folder, folder / "rgb", folder / "depth"):
+        path.chmod(0o750)
+    files = {path: path.read_bytes() for path in folder.rglob("*.png")}
+    before = (clone.root / "params.yaml").read_bytes()
+    own = {"source": "folder", "path": str(folder), "depth_unit_m": 0.001, "max_depth_m": 10.0}
+    try:
+        for unit in (0.001, 0.002):
+            clone.change({"run.datasets": ["own"], "download.own": own | {"depth_unit_m": unit}})
+            clone.run("dvc", "repro", "defocus@own")
+    finally:
+        (clone.root / "params.yaml").write_bytes(before)
+    assert len(pd.read_csv(clone.root / "data/scenes/own/frames.csv")) == 5
+    assert {path: path.read_bytes() for path in folder.rglob("*.png")} == files
+    for path in (folder, folder / "rgb", folder / "depth"):
+        assert path.stat().st_mode & 0o777 == 0o750

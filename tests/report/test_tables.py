@@ -1,0 +1,428 @@
+"""Tables I-IV: numbers, published cells, missing cells, notations."""
+
+import csv
+import json
+import math
+import re
+import shutil
+import statistics
+from dataclasses import replace
+from functools import cache
+from importlib import resources
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from support.report_fixtures import VARIANTS, Tree, write_tree
+
+from hded.common.errors import HDEDError
+from hded.report.read.runs import Selection, read_selection
+from hded.report.tables.architecture import build_architecture
+from hded.report.tables.blur import build_cameras, build_focus, read_defocused
+from hded.report.tables.build import build_tables
+from hded.report.tables.model import Cell, Column, Part, Row, Table, mark_best, measured, number
+from hded.report.tables.published import Published, abs_rel_bound, parse_published, published
+from hded.report.tables.rendering import to_csv, to_latex, to_markdown
+from hded.report.tables.speed import build_speed
+
+POOLED = {"pooled", "c1_pooled", "c2_pooled"}
+DIGITS = {"psnr": 2, "psnr_gain": 2}
+
+
+def select(tree: Tree) -> Selection:
+    return read_selection(tree.evaluated, tree.trained, tree.datasets, tree.variants, tree.seeds)
+
+
+@cache
+def tables_of(tree: Tree) -> dict[str, Table]:
+    return {table.number: table for table in build_tables(select(tree), VARIANTS)}
+
+
+def cells_of(table: Table) -> list[dict[str, str]]:
+    return list(csv.DictReader(StringIO(to_csv(table))))
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    return write_tree(
+        tmp_path_factory.mktemp("many"),
+        datasets=("nyu", "make3d"),
+        variants=("full", "depth_only", "deblur_only", "l1_l1"),
+        seeds=(0, 1),
+        frames=3,
+        pictured=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    return write_tree(tmp_path_factory.mktemp("single"), frames=3, pictured=1)
+
+
+# ---- blur and speed ----
+
+
+def test_the_blur_of_every_named_camera_is_computed_by_its_lens(many: Tree) -> None:
+    defocused = {name: read_defocused(many.defocus / name) for name in many.datasets}
+    table = build_cameras(select(many), defocused)
+    cells = [c for c in cells_of(table) if c["part"] == "NYU-Depth v2"]
+    assert {c["column"] for c in cells} == {
+        "this run", "paper, as named", "d3net, as named", "syndof, as named",
+    }  # fmt: skip
+    for cell in cells:
+        depth_m = float(cell["row"].removesuffix(" m"))
+        gain_px = {
+            # D v/S over the pixel pitch, S = 2 m
+            "paper": 0.0448 * (0.07 * 2 / 1.93) / 2 / (0.036 / 640),
+            "d3net": 0.015 / 2.8 * (0.015 * 2 / 1.985) / 2 / 5.6e-6,
+            "syndof": 29 / abs(1 - 2 / 0.5),  # solved: 29 px at the nearest depth
+        }
+        name = "paper" if cell["column"] == "this run" else cell["column"].split(",")[0]
+        coc_px = min(29.0, abs(gain_px[name] * (1 - 2 / depth_m)))
+        sigma_px = {"paper": coc_px / 4, "d3net": 0.3 * coc_px, "syndof": max(0, coc_px - 1) / 4}
+        assert float(cell["value"]) == pytest.approx(sigma_px[name], rel=1e-4, abs=1e-4)
+
+
+def test_results_by_focus_distance_are_a_table_where_there_are_several(
+    single: Tree, tmp_path: Path
+) -> None:
+    assert build_focus(select(single)) is None
+    for name in ("evaluated", "trained"):
+        shutil.copytree(getattr(single, name), tmp_path / name)
+    path = tmp_path / "evaluated/nyu/full/0/metrics.json"
+    metrics = json.loads(path.read_text())
+    near = {"depth": metrics["depth"], "restoration": metrics["restoration"]}
+    far = json.loads(json.dumps(near))
+    far["depth"]["headline"]["network"]["rmse"] = 1.25
+    path.write_text(json.dumps({**metrics, "focus": {"1": near, "2.5": far}}))
+    tree = replace(single, evaluated=tmp_path / "evaluated", trained=tmp_path / "trained")
+    table = build_focus(select(tree))
+    assert table is not None
+    shown = {(c["row"], c["column"]): c["value"] for c in cells_of(table)}
+    assert float(shown["2.5 m", "rmse"]) == 1.25
+    expected = metrics["restoration"]["native"]["gain"]["psnr"]
+    assert float(shown["1 m", "psnr_gain"]) == pytest.approx(expected)
+
+
+def test_speed_is_a_table_with_its_machine_where_it_was_measured(tmp_path: Path) -> None:
+    assert build_speed(tmp_path / "benchmark.json") is None
+    row = {"name": "slow", "seconds": 2.0, "ratio": 1.0}
+    section = {
+        "title": "Blur", "baseline": "slow", "statements": [{"title": "Frame", "text": "one"}],
+        "rows": [row, {"name": "fast", "seconds": 0.02, "ratio": 100.0, "max_error": 4e-7}],
+    }  # fmt: skip
+    machine = {"hardware": "2 CPU threads", "commit": "abc", "versions": {"torch": "2.13"}}
+    path = tmp_path / "benchmark.json"
+    path.write_text(json.dumps({"machine": machine, "sections": [section]}))
+    table = build_speed(path)
+    assert table is not None
+    text = to_markdown(table)
+    assert "2 CPU threads, commit abc, torch 2.13" in text
+    assert "| fast | 0.0200 | 100.00 | 4e-07 |" in text
+    assert "| slow, the baseline | 2.0000 | 1.00 | –" in text
+    path.write_text("{}")
+    with pytest.raises(HDEDError, match=r"benchmark\.json"):
+        build_speed(path)
+
+
+# ---- the figures, from the per-image rows, by plain Python ----
+
+
+def per_image(path: Path, protocol: str, method: str) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [r for r in rows if r["protocol"] == protocol and r["method"] == method]
+
+
+def recompute(folder: Path, protocol: str, metric: str, method: str) -> float:
+    """One network's figure, from its CSV files alone."""
+    if metric.endswith("_gain"):
+        plain = metric.removesuffix("_gain")
+        own = recompute(folder, protocol, plain, method)
+        return own - recompute(folder, protocol, plain, "input")
+    if metric in ("psnr", "ssim"):
+        rows = per_image(folder / "restoration.csv", protocol, method)
+        return sum(float(row[metric]) for row in rows) / len(rows)
+    if metric == "bound":
+        d1, d2, d3 = (recompute(folder, protocol, f"delta{k}", method) for k in (1, 2, 3))
+        return 0.2 * (d2 - d1) + 0.36 * (d3 - d2) + 0.488 * (1 - d3)
+    rows = per_image(folder / "depth.csv", protocol, method)
+    rows = [row for row in rows if int(row["valid_px"]) > 0]
+    if protocol not in POOLED:
+        return sum(float(row[metric]) for row in rows) / len(rows)
+    pixels = [int(row["valid_px"]) for row in rows]
+    power = 2 if metric == "rmse" else 1
+    total = sum(n * float(r[metric]) ** power for n, r in zip(pixels, rows, strict=True))
+    return (total / sum(pixels)) ** (1 / power)
+
+
+def dataset_of(part: str) -> str:
+    return "nyu" if part.startswith("NYU") else "make3d"
+
+
+@pytest.mark.parametrize("table", ["II", "III", "IV"])
+def test_every_number_of_ours_is_the_mean_and_spread_of_the_per_image_rows(
+    many: Tree, table: str
+) -> None:
+    checked = set()
+    for cell in cells_of(tables_of(many)[table]):
+        if cell["kind"] != "ours" or not cell["value"]:
+            continue
+        protocol, metric = cell["column"].split(".")
+        folders = [many.folder(dataset_of(cell["part"]), cell["row"], seed) for seed in many.seeds]
+        values = [recompute(folder, protocol, metric, "network") for folder in folders]
+        # the bound's factors are rounded in the reference
+        tolerance = 2e-3 if metric == "bound" else 1e-9
+        mean, spread = sum(values) / 2, statistics.stdev(values)
+        assert float(cell["value"]) == pytest.approx(mean, rel=tolerance, abs=1e-12)
+        assert float(cell["std"]) == pytest.approx(spread, rel=tolerance * 1e3, abs=1e-9)
+        assert cell["seeds"] == "2"
+        if metric != "bound":
+            shown = f"{mean:{'+' if 'gain' in metric else ''}.{DIGITS.get(metric, 3)}f}"
+            assert cell["text"].startswith(shown)
+            assert cell["text"].endswith(f"± {spread:.{DIGITS.get(metric, 3)}f}")
+        checked.add((protocol, metric))
+    assert {("headline", "rmse"), ("pooled", "rmse"), ("eigen", "delta1")} <= checked
+    assert {("native", "psnr_gain"), ("256", "ssim"), ("c1", "log10")} <= checked
+
+
+def test_the_trivial_baselines_are_rows_of_the_same_tables(many: Tree) -> None:
+    rows = [c for c in cells_of(tables_of(many)["IV"]) if c["kind"] == "baseline" and c["value"]]
+    methods = {"training-median depth": "median", "defocused input": "input"}
+    assert {cell["row"] for cell in rows} == set(methods)
+    for cell in rows:
+        protocol, metric = cell["column"].split(".")
+        folder = many.folder(dataset_of(cell["part"]))
+        expected = recompute(folder, protocol, metric, methods[cell["row"]])
+        assert float(cell["value"]) == pytest.approx(expected, rel=2e-3, abs=1e-12)
+        assert "±" not in cell["text"]
+
+
+def test_the_best_of_ours_is_bold_and_nothing_else(many: Tree) -> None:
+    by_column: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for cell in cells_of(tables_of(many)["II"]):
+        by_column.setdefault((cell["part"], cell["column"]), []).append(cell)
+    marked = 0
+    for (_, column), cells in by_column.items():
+        metric = column.split(".")[1]
+        ours = [c for c in cells if c["kind"] == "ours" and c["value"]]
+        values = [float(c["text"].split(" ")[0]) for c in ours]
+        wins = max if metric[:4] in ("delt", "psnr", "ssim") else min
+        expected = {c["row"] for c, v in zip(ours, values, strict=True) if v == wins(values)}
+        if metric == "bound" or len(ours) < 2:
+            expected = set()
+        assert {c["row"] for c in cells if c["best"]} == expected, column
+        marked += len(expected)
+    assert marked
+    markdown = to_markdown(tables_of(many)["II"])
+    assert "**" in re.sub(r"^(>|- ).*$", "", markdown, flags=re.MULTILINE)
+
+
+def test_our_rows_always_respect_the_bound_on_abs_rel(many: Tree) -> None:
+    cells = [c for c in cells_of(tables_of(many)["II"]) if c["kind"] != "paper" and c["value"]]
+    values = {(c["part"], c["row"], c["column"]): float(c["value"]) for c in cells}
+    bounds = {key: value for key, value in values.items() if key[2].endswith(".bound")}
+    assert bounds
+    for (part, row, column), bound in bounds.items():
+        assert values[part, row, column.replace("bound", "abs_rel")] >= bound
+
+
+def test_the_bound_is_attained_by_errors_just_outside_the_thresholds() -> None:
+    # 1 of 4 pixels beyond each threshold, each as near as it can be: below the truth
+    errors = [0.0, 1 - 1 / 1.25, 1 - 1 / 1.25**2, 1 - 1 / 1.25**3]
+    assert abs_rel_bound(0.25, 0.5, 0.75) == pytest.approx(sum(errors) / 4, rel=1e-12)
+
+
+# ---- the paper's cells ----
+
+
+def test_published_cells_are_shown_as_printed_and_none_is_invented(many: Tree) -> None:
+    text = resources.files("hded.report").joinpath("published.csv").read_text("utf-8")
+    printed = {(r["table"], r["row"], r["value"]) for r in csv.DictReader(StringIO(text))}
+    for key, table in tables_of(many).items():
+        for cell in (c for c in cells_of(table) if c["kind"] == "paper"):
+            if cell["value"]:
+                assert (key, cell["row"], cell["value"]) in printed
+                assert cell["text"] == cell["value"]
+            else:
+                assert cell["text"] == "–"
+                assert "not transcribed" in cell["note"]
+    second, fourth = (to_markdown(tables_of(many)[key]) for key in ("II", "IV"))
+    row = next(line for line in second.splitlines() if "row 5" in line)
+    assert all(value in row for value in (" .241 ", " 34.84 ", " .989 "))
+    row = next(line for line in fourth.splitlines() if "Paper: 2HDED:NET" in line)
+    assert all(value in row for value in (" .244", " 34.85", " .99<"))
+
+
+def test_rows_that_break_the_bound_carry_it(many: Tree) -> None:
+    lines = to_markdown(tables_of(many)["II"]).splitlines()
+    broken = (("1", ".035", ".059"), ("2", ".068", ".083"), ("4", ".031", ".063"))
+    for name, abs_rel, bound in broken:
+        line = next(line for line in lines if f"Paper: row {name}" in line)
+        assert f"breaks the AbsRel bound: {abs_rel} \\< {bound}" in line
+    assert sum("breaks the AbsRel bound:" in line for line in lines) == 3
+
+
+def test_a_published_row_with_deltas_gets_its_bound_computed(
+    single: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = {"delta1": ".9", "delta2": ".95", "delta3": ".99", "abs_rel": ".02"}
+    cells = {key: Published(value, "") for key, value in printed.items()}
+    monkeypatch.setattr("hded.report.tables.build.published", lambda *_: {"complete": cells})
+    table = build_tables(select(single), VARIANTS)[0]
+    row = next(line for line in to_markdown(table).splitlines() if "complete" in line)
+    assert f"{0.2 * 0.05 + 0.36 * 0.04 + 0.488 * 0.01:.3f}".lstrip("0") in row
+    assert "breaks the AbsRel bound" in row
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("V,x,nyu,rmse,.1,", "table 'V'"),
+        ("II,x,nyu,rmsee,.1,", "metric 'rmsee'"),
+        ("II,x,nyu,rmse,about .1,", "'about .1' is not a number"),
+        ("II,x,nyu,rmse", "6 columns"),
+        ("II,x,nyu,rmse,.1,\nII,x,nyu,rmse,.2,", "twice"),
+    ],
+)
+def test_a_mistake_in_published_csv_is_one_line(line: str, what: str) -> None:
+    with pytest.raises(HDEDError, match=what) as caught:
+        parse_published(f"table,row,dataset,metric,value,note\n{line}\n")
+    assert "\n" not in str(caught.value)
+
+
+# ---- missing cells, seeds, sources, other datasets ----
+
+
+def test_no_cell_is_blank_and_every_dash_says_why(many: Tree, single: Tree) -> None:
+    for tree in (many, single):
+        for table in (*tables_of(tree).values(), build_architecture(select(tree).runs)):
+            for cell in cells_of(table):
+                assert cell["text"]
+                assert (cell["text"] == "–") == (not cell["value"])
+                assert cell["value"] or cell["note"]
+
+
+def test_reasons_name_the_head_or_the_selection(many: Tree, single: Tree) -> None:
+    third = to_markdown(tables_of(many)["III"])
+    assert "no all-in-focus head: depth\\_only restores no image" in third
+    assert "no depth head: deblur\\_only estimates no depth" in third
+    assert "not run: variant not in run.variants" in to_markdown(tables_of(single)["II"])
+    assert "not run: no official Make3D in run.datasets" in to_markdown(tables_of(single)["IV"])
+    assert "the raw file carries no rawDepths" in third
+
+
+def test_one_seed_stands_alone_and_says_so(single: Tree) -> None:
+    markdown = to_markdown(tables_of(single)["II"])
+    row = next(line for line in markdown.splitlines() if line.startswith("| Ours: full"))
+    assert "±" not in row
+    assert "one seed (0): single values, their spread is unknown" in markdown
+    values = [c for c in cells_of(tables_of(single)["II"]) if c["kind"] == "ours" and c["value"]]
+    assert values
+    assert all(c["std"] == "" and c["seeds"] == "1" for c in values)
+
+
+def test_several_seeds_are_named(many: Tree) -> None:
+    assert "2 seeds (0, 1): mean ± sample standard deviation" in to_markdown(tables_of(many)["II"])
+
+
+def test_a_sample_run_says_above_each_table_that_it_is_not_comparable(
+    single: Tree, tmp_path: Path
+) -> None:
+    sentence = "Not comparable with published numbers"
+    for part in to_markdown(tables_of(single)["II"]).split("\n## ")[1:]:
+        assert part.index(sentence) < part.index("| Method")
+    assert sentence in to_latex(tables_of(single)["II"])
+    local = write_tree(tmp_path, frames=2, pictured=1, source="local")
+    assert sentence not in to_markdown(tables_of(local)["II"])
+
+
+def test_protocols_and_optics_are_printed_under_each_table(single: Tree) -> None:
+    table = tables_of(single)["IV"]
+    for text in (to_markdown(table), to_latex(table)):
+        assert "clipped to 0.001-10 m" in text
+        assert "pooled over all pixels" in text
+        assert "focal length 70 mm, aperture 44.8 mm (f/1.56), focus distance 2 m" in text
+        assert "3 test frames" in text
+
+
+def test_a_resize_network_is_measured_at_its_own_size(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path, frames=2, pictured=1, geometry="resize")
+    cells = [c for c in cells_of(tables_of(tree)["IV"]) if c["kind"] == "ours" and c["value"]]
+    assert {c["column"] for c in cells if "psnr" in c["column"]} == {"256.psnr", "256.psnr_gain"}
+
+
+def test_pictures_of_ones_own_have_their_own_part_and_no_published_rows(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path, datasets=("garden",), frames=2, pictured=1, source="folder")
+    cells = cells_of(tables_of(tree)["IV"])
+    own = [c for c in cells if c["part"].startswith("garden (own pictures)")]
+    assert {c["kind"] for c in own} == {"ours", "baseline"}
+    assert any(c["column"] == "headline.rmse" and c["value"] for c in own)
+    nyu = [c for c in cells if c["part"] == "NYU-Depth v2" and c["kind"] == "ours"]
+    assert nyu
+    assert all(c["note"] == "not run: no official NYU-Depth v2 in run.datasets" for c in nyu)
+
+
+# ---- Table I ----
+
+
+def test_table_one_is_the_live_network(single: Tree) -> None:
+    cells = cells_of(build_architecture(select(single).runs))
+    layers: dict[str, dict[str, dict[str, str]]] = {}
+    for cell in cells:
+        layers.setdefault(cell["row"], {})[cell["column"]] = cell
+    total = int(layers.pop("total")["parameters"]["value"])
+    assert total == 41_414_400
+    assert sum(int(layer["parameters"]["value"]) for layer in layers.values()) == total
+    sizes = {name: layer["size"]["text"] for name, layer in layers.items()}
+    assert sizes["conv0"] == "128x128"
+    assert sizes["norm5"] == "8x8"
+    assert sizes["prediction, depth"] == "256x256"
+    same = [name for name, layer in layers.items() if layer["paper"]["text"].endswith(": same")]
+    skips = ["conv0", "pool0_conv", "transition1", "transition2", "transition3", "norm5"]
+    assert same == skips
+    differs = [n for n, layer in layers.items() if layer["paper"]["text"].endswith(": differs")]
+    assert differs == ["Dconv5, depth", "Dconv5, all-in-focus"]
+    assert "26 M" in layers["Dconv5, depth"]["paper"]["note"]
+    assert published("I")["Dconv5"]["channels"].value == "1024 -> 1024"
+
+
+# ---- notations ----
+
+
+def test_latex_is_balanced_and_every_note_is_listed(many: Tree) -> None:
+    for table in tables_of(many).values():
+        text = to_latex(table)
+        plain = text.replace(r"\{", "").replace(r"\}", "")
+        assert plain.count("{") == plain.count("}")
+        assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == len(table.parts)
+        for block in text.split(r"\end{table*}")[:-1]:
+            used = ",".join(re.findall(r"\\tnote\{([a-z,]+)\}", block)).split(",")
+            assert set(used) - {""} == set(re.findall(r"\\item\[([a-z]+)\]", block))
+        assert not re.search(r"[δ₁±×→≥↑↓–−]", text)
+
+
+def test_text_is_escaped_in_markdown_and_latex() -> None:
+    nasty = "a|b <script>alert(1)</script> *x* 50% & $y_1$ #\\"
+    row = Row("ours", nasty, (Cell("1", "1", notes=(nasty,)),), nasty)
+    table = Table("II", "t", nasty, (Part(nasty, (Column("c", nasty),), (row,)),), (nasty,))
+    markdown, latex = to_markdown(table), to_latex(table)
+    assert "<script" not in markdown.replace("\\<script", "")
+    line = next(line for line in markdown.splitlines() if line.startswith("| Ours"))
+    assert len(re.findall(r"(?<!\\)\|", line)) == 3
+    assert r"50\% \& \$y\_1\$ \#\textbackslash{}" in latex
+
+
+def test_ties_at_the_shown_precision_are_all_best() -> None:
+    rows = [Row("ours", n, (measured([v], 3),)) for n, v in (("a", 0.1234), ("b", 0.12341))]
+    assert [row.cells[0].best for row in mark_best(rows, [False])] == [True, True]
+    assert [row.cells[0].best for row in mark_best(rows[:1], [False])] == [False]
+
+
+def test_numbers_are_formatted_without_surprises() -> None:
+    assert number(-0.0004, 3, signed=True) == "0.000"
+    assert number(-1.5, 2, signed=True) == "−1.50"
+    assert number(math.inf, 2) == "∞"
+    assert measured([math.inf, math.inf], 2).text == "∞"
+    assert measured([math.nan], 2).text == "–"
+    assert measured([1.0, 2.0], 1).text == "1.5 ± 0.7"

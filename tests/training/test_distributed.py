@@ -1,0 +1,225 @@
+"""Several processes train one network: as one that sees the same shares of each batch in turn."""
+
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+import torch.distributed as dist
+from support.fit import Project
+from support.stores import write_stores
+from torch.multiprocessing.spawn import spawn
+
+from hded.common.errors import HDEDError
+from hded.network import HDEDNet
+from hded.store import open_store
+from hded.training.data import Frames
+from hded.training.distributed import Group
+from hded.training.loop import FitSettings, fit
+from hded.training.losses import HDEDLoss, LossWeights
+from pipeline.lib.launch import relaunch_if_many
+
+# MLflow's own, of SQLAlchemy
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+CPU = torch.device("cpu")
+SIZE = (72, 80)
+SETTINGS = FitSettings(
+    epochs=2, batch_size=4, hflip=0.5, optimizer="sgd", lr=1e-3, drop_at=1.0, keep="best", seed=3
+)
+
+
+def parts(folder: Path, balance: str) -> tuple[HDEDNet, HDEDLoss, Frames, Frames]:
+    torch.manual_seed(0)
+    network = HDEDNet(width=1 / 16, depth_scale_m=8.0, dropout=0.0)
+    loss = HDEDLoss(LossWeights(lambda_=0.5), 8.0, balance)
+    stores = [open_store(folder / name) for name in ("scenes", "defocused")]
+    train = Frames(*stores, np.arange(6), "crop", 64)
+    return network, loss, train, Frames(*stores, np.array([6, 7, 8]), "crop", 64)
+
+
+def flatten(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in parameters])
+
+
+def fit_share(rank: int, folder: Path, balance: str) -> None:
+    """One of two processes."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1"}
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder / balance}", rank=rank, world_size=2
+    )
+    network, loss, train, validation = parts(folder, balance)
+    epochs: list[dict[str, float]] = []
+    result = fit(
+        network, loss, train, validation, SETTINGS, CPU, epochs.append, group=Group(rank, 2)
+    )
+    assert len(epochs) == (2 if rank == 0 else 0)
+    torch.save(
+        {"network": dict(network.named_parameters()), "loss": loss.state_dict(),
+         "history": result.history},
+        folder / f"{balance}{rank}.pt",
+    )  # fmt: skip
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("balance", ["fixed", "uncertainty"])
+def test_two_processes_train_as_one_that_accumulates_their_half_batches(tmp_path, balance):
+    tiny = write_stores(tmp_path / "tiny", size=SIZE)
+    folder = tiny.scenes.folder.parent
+    spawn(fit_share, (folder, balance), nprocs=2)
+    first, second = (torch.load(folder / f"{balance}{r}.pt", weights_only=False) for r in (0, 1))
+
+    network, loss, train, _ = parts(folder, balance)
+    start = flatten(network.parameters())
+    learned = [*network.parameters(), *loss.parameters()]
+    optimizer = torch.optim.SGD(learned, SETTINGS.lr)
+    network.train()
+    means = []
+    for epoch in (1, 2):
+        shares = [
+            train.batches(4, seed=3, epoch=epoch, hflip=0.5, rank=rank, devices=2)
+            for rank in (0, 1)
+        ]
+        # six frames: a step of two and two, then one of one and one
+        totals = []
+        for halves in zip(*shares, strict=True):
+            optimizer.zero_grad()
+            for half in halves:
+                terms = loss(network(half.defocused), half.depth_m, half.valid, half.sharp)
+                (terms["total"] / 2).backward()
+                totals += [terms["total"].item()] * len(half.sharp)
+            optimizer.step()
+        means.append(sum(totals) / len(totals))
+    # normalised over a few values, a small network magnifies the last digit of a sum: what is
+    # compared is the way that it went
+    expected = flatten(network.parameters()) - start
+    found = flatten(first["network"].values()) - start
+    assert (found - expected).norm() < 0.005 * expected.norm()
+    for name in first["network"]:
+        assert torch.equal(first["network"][name], second["network"][name]), name
+    for name, value in loss.named_parameters():
+        torch.testing.assert_close(first["loss"][name], value.data, rtol=1e-5, atol=1e-7)
+    found = [record["train/total"] for record in first["history"]]
+    assert found == pytest.approx(means, rel=1e-5)
+    # both see the figures of the whole, the validation of all three frames included
+    for one, other in zip(first["history"], second["history"], strict=True):
+        for name in one.keys() - {"seconds", "samples_per_s", "data_share"}:
+            assert one[name] == other[name], name
+        assert math.isfinite(one["val/rmse"])
+
+
+def fit_broken(rank: int, folder: Path) -> None:
+    """One of two processes, of which the second meets a number that is not finite."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder / 'broken'}", rank=rank, world_size=2
+    )
+    network, loss, train, _ = parts(folder, "fixed")
+    if rank == 1:
+        loss.register_forward_hook(lambda m, given, terms: {n: t / 0 for n, t in terms.items()})
+    settings = replace(SETTINGS, keep="last")
+    try:
+        fit(network, loss, train, None, settings, CPU, group=Group(rank, 2))
+    except HDEDError as error:
+        (folder / f"said{rank}").write_text(f"{type(error).__name__}: {error}")
+    dist.destroy_process_group()
+
+
+def test_a_number_that_is_not_finite_in_one_process_ends_both_with_its_line(tmp_path):
+    tiny = write_stores(tmp_path / "tiny", size=SIZE)
+    folder = tiny.scenes.folder.parent
+    spawn(fit_broken, (folder,), nprocs=2)
+    first, second = ((folder / f"said{rank}").read_text() for rank in (0, 1))
+    assert second.startswith("NotFiniteError: training: ") and "epoch 1, step 1" in second
+    assert first == second.replace("NotFiniteError", "HDEDError")
+
+
+def test_the_shares_of_a_batch_are_its_samples(tmp_path):
+    tiny = write_stores(tmp_path, size=SIZE)
+    frames = Frames(tiny.scenes, tiny.defocused, np.arange(7), "crop", 32)
+    options = {"seed": 1, "epoch": 2, "hflip": 0.5}
+    whole = list(frames.batches(4, **options))
+    shares = [list(frames.batches(4, **options, rank=r, devices=2)) for r in (0, 1)]
+    assert frames.steps(4) == 2 and frames.steps(4, 2) == 2 and frames.steps(1, 2) == 0
+    for name in ("defocused", "sharp", "depth_m"):
+        both = torch.cat([getattr(share[0], name) for share in shares])
+        assert torch.equal(both, getattr(whole[0], name))
+    # of the last three one is left out, since two cannot share it
+    assert [len(share[1].sharp) for share in shares] == [1, 1]
+    (rest,) = frames.batches(4, **options, start=1)
+    assert torch.equal(rest.sharp, whole[1].sharp)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
+    tiny = write_stores(tmp_path, size=SIZE)
+    network, loss, train, _ = parts(tiny.scenes.folder.parent, "fixed")
+    settings = FitSettings(epochs=1, batch_size=3, keep="last")
+    with pytest.raises(HDEDError, match=r"batch_size 3 .* 2 devices"):
+        fit(network, loss, train, None, settings, CPU, group=Group(0, 2))
+
+
+def test_the_stage_trains_on_two_devices_into_one_run(tmp_path):
+    project = Project(tmp_path, SIZE, size_px=64, devices=2, batch_size=4, epochs=2)
+    code, errors = project.run()
+    assert code == 0, errors
+    weights, history = project.result()
+    assert len(history) == 2 and all(t.isfinite().all() for t in weights.values())
+    run = json.loads((tmp_path / "data/trained/nyu/full/0/run.json").read_text())
+    assert run["devices"] == 2
+    (tracked,) = project.mlflow_runs()
+    assert tracked.info.status == "FINISHED"
+    # started by torchrun itself it is the same fit, already done
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    code, errors = project.run(*torchrun, "--nproc-per-node=2")
+    assert code == 0, errors
+    assert "train:" not in errors
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"size_px": 96}, "train.size_px is 96"),
+        pytest.param({"optimizer": "sgd", "lr": 1e30}, "loss is", marks=pytest.mark.slow),
+    ],
+)
+def test_a_mistake_of_several_processes_is_one_line_and_exit_status_2(tmp_path, settings, words):
+    settings = {"size_px": 64, "devices": 2, "batch_size": 4, "schedule": "step", **settings}
+    code, errors = Project(tmp_path, SIZE, **settings).run()
+    lines = [line for line in errors.splitlines() if "error" in line.lower()]
+    assert code == 2 and "Traceback" not in errors, errors
+    assert lines and all(words in line for line in lines), errors
+
+
+@pytest.mark.slow
+def test_processes_stop_with_the_torchrun_that_was_killed_or_interrupted(tmp_path):
+    project = Project(tmp_path, SIZE, size_px=64, devices=2, batch_size=4, epochs=1000)
+    for number, status in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
+        process = project.start_and_wait_for_saves(2)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        assert len(workers) >= 2
+        process.send_signal(number)
+        _, alive = psutil.wait_procs(workers, timeout=60)
+        assert not alive
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == status and "Traceback" not in errors, errors
+    (run,) = project.mlflow_runs()
+    assert run.info.status == "KILLED"
+
+
+def test_as_many_processes_as_devices(monkeypatch):
+    relaunch_if_many(1, "pipeline.train")
+    monkeypatch.setenv("WORLD_SIZE", "1")  # as schedulers set it, for what they start
+    relaunch_if_many(1, "pipeline.train")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(HDEDError, match=r"train.devices is 2, but torchrun started 1"):
+        relaunch_if_many(2, "pipeline.train")
+    relaunch_if_many(1, "pipeline.train")

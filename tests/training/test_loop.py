@@ -1,0 +1,445 @@
+"""Fitting: it learns, it repeats itself exactly, and it follows the schedule that it was given."""
+
+import math
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hded.common.errors import HDEDError
+from hded.metrics import psnr
+from hded.network import HDEDNet
+from hded.training.data import Frames
+from hded.training.loop import FitResult, FitSettings, fit, validate
+from hded.training.losses import HDEDLoss, LossWeights
+
+CPU = torch.device("cpu")
+DEPTH_L1 = LossWeights(mu=0.0)
+
+
+def some_frames(stores: SimpleNamespace, indices: Any, size_px: int = 32) -> Frames:
+    return Frames(stores.scenes, stores.defocused, np.asarray(indices), "resize", size_px)
+
+
+def flat_frames(stores: SimpleNamespace, depths_m: list[float]) -> Frames:
+    """Frames whose depth is known everywhere, and the same everywhere."""
+    frames = some_frames(stores, range(len(depths_m)))
+    frames.depth_m = torch.tensor(depths_m)[:, None, None].expand(-1, 32, 32).contiguous()
+    return frames
+
+
+class Walker(nn.Module):
+    """Predicts one depth everywhere, its only weight, and gives the input back as the image.
+
+    Below the truth the L1 loss pulls the weight up with a gradient of exactly -1.
+    """
+
+    def __init__(self, start_m: float = 0.0) -> None:
+        super().__init__()
+        self.depth_m = nn.Parameter(torch.tensor(start_m, dtype=torch.float64))
+
+    def forward(self, rgb: Tensor) -> dict[str, Tensor]:
+        shape = (len(rgb), 1, *rgb.shape[2:])
+        return {"depth": self.depth_m.expand(shape), "all_in_focus": rgb}
+
+
+def walk(
+    stores: SimpleNamespace,
+    settings: dict[str, Any],
+    *,
+    train_m: list[float],
+    validation_m: list[float] | None = None,
+    start_m: float = 0.0,
+    on_epoch: Callable[[Mapping[str, float]], None] = lambda record: None,
+) -> tuple[FitResult, Walker]:
+    walker = Walker(start_m)
+    result = fit(
+        walker,  # pyright: ignore[reportArgumentType]
+        HDEDLoss(LossWeights(mu=0.0, psi=0.0, lambda_=0.0)),
+        flat_frames(stores, train_m),
+        None if validation_m is None else flat_frames(stores, validation_m),
+        FitSettings(**{"optimizer": "sgd", "lr": 1.0, "keep": "last", **settings}),
+        CPU,
+        on_epoch,
+    )
+    return result, walker
+
+
+def tiny_network(seed: int = 0, width: float = 1 / 32, **options: Any) -> HDEDNet:
+    torch.manual_seed(seed)
+    return HDEDNet(width=width, depth_scale_m=8.0, **options)
+
+
+def fit_tiny(
+    stores: SimpleNamespace, seed: int = 0, validation: bool = False, **settings: Any
+) -> tuple[FitResult, HDEDNet]:
+    network = tiny_network(seed)
+    result = fit(
+        network,
+        HDEDLoss(LossWeights(), 8.0),
+        some_frames(stores, range(6)),
+        some_frames(stores, [6, 7]) if validation else None,
+        FitSettings(**{"epochs": 2, "batch_size": 2, "keep": "last", "seed": seed, **settings}),
+        CPU,
+    )
+    return result, network
+
+
+def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_small_network_learns_two_frames_by_heart(stores):
+    network = tiny_network(width=0.125)
+    frames = some_frames(stores, [0, 1], 64)
+    loss = HDEDLoss(LossWeights(lambda_=1.0), 8.0)
+    settings = FitSettings(
+        epochs=40, batch_size=2, hflip=0.0, lr=1e-2, schedule="one_cycle", keep="last"
+    )
+    before = validate(network, loss, frames, CPU)
+    history = fit(network, loss, frames, None, settings, CPU).history
+    after = validate(network, loss, frames, CPU)
+    assert history[-1]["train/total"] < 0.3 * history[0]["train/total"]
+    assert after["rmse"] < 0.4 * before["rmse"]
+    assert before["psnr"] == before["input_psnr"] and after["psnr"] > after["input_psnr"] + 2
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_one_seed_gives_one_result_to_the_bit(stores, optimizer):
+    settings = {"optimizer": optimizer, "validation": True, "keep": "best"}
+    (first, _), (second, _) = (fit_tiny(stores, **settings) for _ in range(2))
+    assert same(first.state, second.state)
+    timing = {"seconds", "samples_per_s", "data_share"}
+    for a, b in zip(first.history, second.history, strict=True):
+        assert {k: a[k] for k in a.keys() - timing} == {k: b[k] for k in b.keys() - timing}
+    other, _ = fit_tiny(stores, seed=1, **settings)
+    assert not same(first.state, other.state)
+
+
+@pytest.mark.parametrize("decoder", ["transposed", "bilinear"])
+def test_deterministic_algorithms_are_held_to_while_it_fits(stores, decoder):
+    held = []
+    torch.manual_seed(0)
+    fit(
+        HDEDNet(encoder="efficientnet_lite0", decoder=decoder, width=0.1),
+        HDEDLoss(LossWeights()),
+        some_frames(stores, range(2)),
+        None,
+        FitSettings(epochs=1, batch_size=2, deterministic=True),
+        CPU,
+        on_epoch=lambda _: held.append(torch.are_deterministic_algorithms_enabled()),
+    )
+    assert held == [True]
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_looking_at_validation_frames_changes_nothing(stores):
+    blind, _ = fit_tiny(stores)
+    seen, _ = fit_tiny(stores, validation=True, validate_every=1)
+    assert same(blind.state, seen.state)
+
+
+class Small(nn.Module):
+    """Two convolutions in float64: without dropout and norms, rounding is all that can differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, 6, 3, padding=1, dtype=torch.float64)
+        self.second = nn.Conv2d(6, 4, 3, padding=1, dtype=torch.float64)
+
+    def forward(self, rgb: Tensor) -> dict[str, Tensor]:
+        x = self.second(torch.tanh(self.first(rgb.double())))
+        return {"depth": x[:, :1], "all_in_focus": x[:, 1:]}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "adam", "betas": (0.5, 0.999), "lr": 2e-3},
+        {"optimizer": "sgd", "momentum": 0.0, "lr": 0.02},
+        {"optimizer": "sgd", "momentum": 0.9, "lr": 0.02},
+        {"optimizer": "adam", "betas": (0.9, 0.99), "lr": 2e-3, "schedule": "one_cycle"},
+    ],
+    ids=["adam", "sgd", "momentum", "one cycle"],
+)
+def test_fitting_is_the_plain_loop(stores, settings):
+    frames, loss = some_frames(stores, range(6)), HDEDLoss(LossWeights())
+    how = FitSettings(epochs=3, batch_size=2, keep="last", seed=4, **settings)
+    result = fit(Small(), loss, frames, None, how, CPU)  # pyright: ignore[reportArgumentType]
+
+    network = Small()
+    if settings["optimizer"] == "adam":
+        optimizer = torch.optim.Adam(network.parameters(), settings["lr"], settings["betas"])
+    else:
+        optimizer = torch.optim.SGD(network.parameters(), settings["lr"], settings["momentum"])
+    twin = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 1.0)
+    one_cycle = torch.optim.lr_scheduler.OneCycleLR(
+        twin, settings["lr"], total_steps=3 * 3, cycle_momentum=False
+    )
+    for epoch in (1, 2, 3):
+        for batch in frames.batches(2, seed=4, epoch=epoch, hflip=0.5):
+            # the step schedule's own drop stands after epoch 2 of 3
+            rate = settings["lr"] * (0.1 if epoch == 3 else 1.0)
+            if settings.get("schedule") == "one_cycle":
+                rate = one_cycle.get_last_lr()[0]
+                twin.step()
+                one_cycle.step()
+            optimizer.param_groups[0]["lr"] = rate
+            terms = loss(network(batch.defocused), batch.depth_m, batch.valid, batch.sharp)
+            optimizer.zero_grad()
+            terms["total"].backward()
+            optimizer.step()
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(result.state[name], tensor, rtol=1e-9, atol=1e-12)
+        assert not torch.equal(tensor, Small().state_dict()[name])
+
+
+def test_the_papers_schedule_drops_the_rate_after_epoch_300_of_500(stores):
+    settings = {"epochs": 500, "batch_size": 4, "lr": 2e-4}
+    result, walker = walk(stores, settings, train_m=[9.0])
+    rates = [record["lr"] for record in result.history]
+    assert rates[:300] == [2e-4] * 300
+    assert rates[300:] == pytest.approx([2e-5] * 200, rel=1e-12)
+    # and the weight walked exactly as far as those rates carry it
+    assert walker.depth_m.item() == pytest.approx(300 * 2e-4 + 200 * 2e-5, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "drop_at", "drop_to", "far"),
+    [(10, 0.6, 0.1, 6), (10, 0.5, 0.25, 5), (4, 1.0, 0.1, 4), (5, 0.2, 0.5, 1)],
+)
+def test_the_step_schedule_drops_after_its_share_of_the_epochs(
+    stores, epochs, drop_at, drop_to, far
+):
+    settings = {"epochs": epochs, "drop_at": drop_at, "drop_to": drop_to, "batch_size": 2}
+    result, walker = walk(stores, settings, train_m=[900.0] * 5)  # three steps an epoch
+    expected = [1.0] * far + [drop_to] * (epochs - far)
+    assert [record["lr"] for record in result.history] == pytest.approx(expected)
+    assert walker.depth_m.item() == pytest.approx(3 * sum(expected))
+
+
+def test_one_cycle_rises_to_its_rate_and_falls_to_almost_nothing(stores):
+    settings = {"epochs": 20, "schedule": "one_cycle", "lr": 0.5}
+    result, walker = walk(stores, settings, train_m=[900.0])
+    rates = [record["lr"] for record in result.history]
+    top = rates.index(max(rates))
+    assert 0 < top < 10 and max(rates) == pytest.approx(0.5)
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True) and rates[-1] < 1e-3
+    assert walker.depth_m.item() == pytest.approx(sum(rates), rel=1e-6)
+
+
+@pytest.mark.parametrize(("name", "value"), [("optimizer", "rmsprop"), ("schedule", "cosine")])
+def test_a_setting_that_does_not_exist_is_refused_by_name(stores, name, value):
+    with pytest.raises(HDEDError, match=name):
+        walk(stores, {"epochs": 1, name: value}, train_m=[9.0])
+
+
+@pytest.mark.parametrize("schedule", ["step", "one_cycle"])
+def test_a_single_step_is_enough_of_a_schedule(stores, schedule):
+    result, walker = walk(stores, {"epochs": 1, "schedule": schedule}, train_m=[9.0])
+    assert len(result.history) == 1 and walker.depth_m.item() > 0
+
+
+@pytest.mark.parametrize(("every", "best_epoch"), [(1, 3), (2, 4), (5, 5), (7, 7), (100, 8)])
+def test_the_weights_of_the_best_validated_epoch_are_kept(stores, every, best_epoch):
+    # the weight walks one metre an epoch; validation would have it at 3.2 m
+    settings = {"epochs": 8, "keep": "best", "validate_every": every, "drop_at": 1.0}
+    result, walker = walk(stores, settings, train_m=[50.0], validation_m=[3.2])
+    assert result.best_epoch == best_epoch
+    assert result.state["depth_m"].item() == best_epoch
+    assert walker.depth_m.item() == 8
+    validated = [record["epoch"] for record in result.history if "val/total" in record]
+    assert validated == sorted({*range(every, 9, every), 8})
+
+
+def test_the_last_epochs_weights_are_kept_where_that_is_asked_for(stores):
+    settings = {"epochs": 8, "keep": "last", "validate_every": 1, "drop_at": 1.0}
+    result, _ = walk(stores, settings, train_m=[50.0], validation_m=[3.2])
+    assert result.best_epoch == 8 and result.state["depth_m"].item() == 8
+    assert min(result.history, key=lambda record: record["val/total"])["epoch"] == 3
+
+
+def test_without_validation_frames_the_last_epochs_weights_are_kept(stores):
+    result, _ = walk(stores, {"epochs": 4, "keep": "best", "drop_at": 1.0}, train_m=[50.0])
+    assert result.best_epoch == 4 and result.state["depth_m"].item() == 4
+    assert not any(name.startswith("val/") for record in result.history for name in record)
+
+
+def test_kept_weights_are_a_copy_that_training_does_not_reach(stores):
+    result, walker = walk(stores, {"epochs": 2}, train_m=[50.0])
+    kept = result.state["depth_m"].item()
+    with torch.no_grad():
+        walker.depth_m.add_(1)
+    assert result.state["depth_m"].item() == kept
+
+
+def test_every_epoch_is_reported_as_it_ends(stores):
+    reported = []
+    settings = {"epochs": 3, "validate_every": 2}
+    result, _ = walk(
+        stores, settings, train_m=[50.0], validation_m=[3.0],
+        on_epoch=lambda record: reported.append(dict(record)),
+    )  # fmt: skip
+    assert reported == result.history
+    assert [record["epoch"] for record in reported] == [1, 2, 3]
+    terms = {"total", "l1", "charbonnier"}
+    for record in reported:
+        assert {f"train/{term}" for term in terms} <= set(record)
+        assert record["seconds"] > 0
+        assert record["samples_per_s"] == pytest.approx(1 / record["seconds"])
+    expected = {f"val/{name}" for name in (*terms, "rmse", "psnr", "input_psnr")}
+    assert {name for name in reported[1] if name.startswith("val/")} == expected
+
+
+def test_the_train_loss_of_an_epoch_is_the_mean_over_its_frames(stores):
+    # batches of 3, 3 and 1: a mean over batches would weigh the last frame three times
+    depths = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]
+    settings = {"epochs": 1, "batch_size": 3, "lr": 1e-12}
+    result, _ = walk(stores, settings, train_m=depths)
+    assert result.history[0]["train/l1"] == pytest.approx(sum(depths) / 7, rel=1e-6)
+
+
+def test_validation_is_the_mean_over_whole_frames(stores):
+    frames = Frames(stores.scenes, stores.defocused, np.array([1, 4]), "crop", 32)
+    scores = validate(Walker(3.0), HDEDLoss(DEPTH_L1), frames, CPU)  # pyright: ignore
+    rmse, l1, score = [], [], []
+    for i in (1, 4):
+        known = stores.depth[i][stores.depth[i] > 0].astype(np.float64)
+        rmse.append(math.sqrt(((known - 3) ** 2).mean()))
+        l1.append(np.abs(known - 3).mean())
+        score.append(psnr(stores.defocused_rgb[i], stores.rgb[i]))
+    assert scores["rmse"] == pytest.approx(np.mean(rmse), rel=1e-5)
+    assert scores["l1"] == pytest.approx(np.mean(l1), rel=1e-5)
+    assert scores["psnr"] == scores["input_psnr"] == pytest.approx(np.mean(score))
+
+
+def test_a_validation_frame_without_depth_does_not_spoil_the_others(stores):
+    frames = flat_frames(stores, [5.0, 0.0])
+    scores = validate(Walker(3.0), HDEDLoss(DEPTH_L1), frames, CPU)  # pyright: ignore
+    assert scores["rmse"] == pytest.approx(2.0)
+
+
+def test_a_training_batch_without_depth_is_no_mistake(stores):
+    _, walker = walk(stores, {"epochs": 2}, train_m=[0.0, 0.0])
+    assert walker.depth_m.item() == 0
+
+
+class Failing(HDEDLoss):
+    """Loses one term to NaN at one call."""
+
+    def __init__(self, term: str, call: int) -> None:
+        super().__init__(LossWeights(), 8.0)
+        self.term, self.call = term, call
+
+    def forward(self, *args: Any) -> dict[str, Tensor]:
+        terms = super().forward(*args)
+        self.call -= 1
+        if self.call == 0:
+            spoiled = {name: terms[name] * math.nan for name in (self.term, "total")}
+            terms = {name: spoiled.get(name, term) for name, term in terms.items()}
+        return terms
+
+
+@pytest.mark.parametrize("term", ["l1", "gradient", "charbonnier", "ssim"])
+def test_a_loss_of_nan_stops_at_once_and_names_term_epoch_and_step(stores, term):
+    reported = []
+    with pytest.raises(HDEDError) as caught:
+        fit(
+            tiny_network(),
+            Failing(term, call=5),  # the second step of the second epoch of three steps
+            some_frames(stores, range(6)),
+            None,
+            FitSettings(epochs=4, batch_size=2, keep="last"),
+            CPU,
+            reported.append,
+        )
+    message = str(caught.value)
+    assert "\n" not in message and "nan" in message
+    assert "epoch 2" in message and "step 2" in message
+    assert message.split("loss")[0].split()[-1] == term
+    assert len(reported) == 1
+
+
+def test_weights_that_blow_up_stop_the_run(stores):
+    with pytest.raises(HDEDError, match="epoch"):
+        fit_tiny(stores, optimizer="sgd", lr=1e30, epochs=5)
+
+
+@pytest.mark.parametrize("head", ["depth", "all_in_focus"])
+def test_either_head_trains_alone(stores, head):
+    network = tiny_network(heads=(head,))
+    frames, loss = some_frames(stores, range(4)), HDEDLoss(LossWeights(), 8.0)
+    settings = FitSettings(epochs=1, batch_size=2)
+    record = fit(network, loss, frames, frames, settings, CPU).history[0]
+    depth = {"val/rmse", "train/l1", "train/gradient"}
+    image = {"val/psnr", "val/input_psnr", "train/charbonnier", "train/ssim"}
+    present, absent = (depth, image) if head == "depth" else (image, depth)
+    assert present <= set(record) and not absent & set(record)
+
+
+@pytest.mark.parametrize(("frames", "batch_size"), [(3, 2), (2, 1), (1, 4)])
+def test_a_batch_of_one_frame_at_the_smallest_size_trains_or_is_refused(stores, frames, batch_size):
+    # 32 px are a single pixel at the deepest map, where one frame alone has no variance
+    settings = FitSettings(epochs=1, batch_size=batch_size, keep="last")
+    loss, data = HDEDLoss(LossWeights(), 8.0), some_frames(stores, range(frames), 32)
+    try:
+        state = fit(tiny_network(), loss, data, None, settings, CPU).state
+    except HDEDError as error:
+        assert "size_px" in str(error) or "batch_size" in str(error)
+    else:
+        assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+@pytest.mark.parametrize("encoder", ["densenet121", "efficientnet_lite0"])
+def test_bfloat16_learns_as_float32_does(stores, encoder):
+    decoder = "transposed" if encoder == "densenet121" else "bilinear"
+    losses = {}
+    for precision in ("float32", "bf16"):
+        network = tiny_network(width=0.125, encoder=encoder, decoder=decoder)
+        settings = FitSettings(
+            epochs=12, batch_size=4, lr=3e-3, keep="last", precision=precision, optimizer="adamw"
+        )
+        frames = some_frames(stores, range(8), 64)
+        history = fit(network, HDEDLoss(LossWeights(), 8.0), frames, None, settings, CPU).history
+        losses[precision] = [record["train/total"] for record in history]
+        assert all(p.dtype == torch.float32 for p in network.parameters())
+    assert losses["bf16"] != losses["float32"]
+    assert losses["bf16"][0] == pytest.approx(losses["float32"][0], rel=0.02)
+    assert losses["bf16"][-1] < 0.7 * losses["bf16"][0]
+    assert losses["bf16"][-1] == pytest.approx(losses["float32"][-1], rel=0.3)
+
+
+def test_weight_decay_is_adamws_own(stores):
+    network = tiny_network()
+    names = [n for n, p in network.named_parameters() if n == "encoder.features.conv0.weight"]
+    before = {n: p.detach().clone() for n, p in network.named_parameters() if n in names}
+    settings = FitSettings(
+        epochs=1, batch_size=6, lr=1e-2, keep="last", optimizer="adamw", weight_decay=0.5
+    )
+    fit(network, HDEDLoss(LossWeights(), 8.0), some_frames(stores, range(6)), None, settings, CPU)
+    # at the identity start nothing but the decay moves the encoder in the first step
+    for name, tensor in before.items():
+        expected = tensor * (1 - 1e-2 * 0.5)
+        torch.testing.assert_close(dict(network.named_parameters())[name].data, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, in its compiler
+def test_a_compiled_network_takes_the_same_steps(stores):
+    states = {}
+    for compiled in (False, True):
+        settings = FitSettings(
+            epochs=2, batch_size=4, lr=1e-4, keep="last", optimizer="sgd", compile=compiled
+        )
+        frames = some_frames(stores, range(8), 64)
+        loss = HDEDLoss(LossWeights(), 8.0)
+        result = fit(tiny_network(dropout=0.0), loss, frames, None, settings, CPU)
+        states[compiled] = result.state
+    for name, tensor in states[False].items():
+        torch.testing.assert_close(states[True][name], tensor, rtol=1e-3, atol=1e-5)
