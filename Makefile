@@ -82,5 +82,5 @@ sample: $(STAMP)  ## set params.yaml back to the embedded sample
 	python -m pipeline.preset sample
 
 clean:  ## remove what the pipeline made; downloads and MLflow runs stay
-	rm -rf data/raw data/scenes data/defocused data/trained data/evaluated data/checkpoints
+	rm -rf data/raw data/frames data/defocused data/trained data/evaluated data/checkpoints
 	rm -rf reports/tables reports/metrics reports/curves reports/errors reports/defocus reports/index.html

@@ -113,10 +113,10 @@ def input_scores(frames: pd.DataFrame) -> dict[str, Any]:
 def pick_for_sheet(frames: pd.DataFrame) -> list[int]:
     """Choose rows of a defocused store for the sheet: test frames evenly spread, every copy."""
     test = frames[frames["split"] == "test"]
-    scenes = test["scene_index"].unique()
+    scenes = test["frame_index"].unique()
     count = max(1, SHEET_ROWS // test["camera_index"].nunique())
     spread = np.linspace(0, len(scenes) - 1, min(count, len(scenes))).round().astype(int)
-    return list(test.index[test["scene_index"].isin(scenes[spread])])
+    return list(test.index[test["frame_index"].isin(scenes[spread])])
 
 
 def contact_sheet(scenes: Store, defocused: Store, rows: Sequence[int]) -> Figure:
@@ -138,9 +138,9 @@ def contact_sheet(scenes: Store, defocused: Store, rows: Sequence[int]) -> Figur
     shown = None
     for axes, row in zip(grid, rows, strict=True):
         record = defocused.frames.iloc[row]
-        depth = scenes.read("depth", record["scene_index"])
+        depth = scenes.read("depth", record["frame_index"])
         coc = defocused.read("coc", row).astype(np.float32)
-        axes[0].imshow(scenes.read("rgb", record["scene_index"]))
+        axes[0].imshow(scenes.read("rgb", record["frame_index"]))
         # no depth, no blur: grey, where white would say "in focus"
         axes[1].set_facecolor("0.6")
         masked = np.ma.masked_where(depth <= 0, coc)

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hded.common.errors import HDEDError, check_choice
 
-ALL_IN_FOCUS = "all in focus"  # in the place of a camera's name, where none blurred
+NOT_DEFOCUSED = "all in focus"  # in the place of a camera's name, where none blurred
 SENSOR_WIDTH_M = 0.036  # full frame
 D3NET_PIXEL_PITCH_M = 5.6e-6
 SYNDOF_FOCAL_LENGTHS_M = (0.050, 0.070, 0.085)

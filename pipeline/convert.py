@@ -1,4 +1,4 @@
-"""Stage `convert`: official raw files -> a store of sharp images and depth, data/scenes/<dataset>.
+"""Stage `convert`: official raw files -> a store of sharp images and depth, data/frames/<dataset>.
 
 python -m pipeline.convert --dataset nyu
 """
@@ -12,7 +12,7 @@ from hded.common.errors import HDEDError
 from hded.common.progress import progress
 from hded.config.params import load_params
 from hded.config.schema import OFFICIAL, Download
-from hded.datasets.base import Scenes
+from hded.datasets.base import RawFrames
 from hded.datasets.folder import open_folder
 from hded.datasets.make3d import open_make3d
 from hded.datasets.nyu import open_nyu
@@ -47,10 +47,10 @@ def main() -> None:
             "max_depth_m": scenes.max_depth_m,
             "skipped": scenes.skipped,
         }
-        write_store(stage.SCENES / dataset, scenes.frames, arrays, records, attributes)
+        write_store(stage.FRAMES / dataset, scenes.frames, arrays, records, attributes)
 
 
-def _open(dataset: str, entry: Download, folder: Path, stack: ExitStack) -> Scenes:
+def _open(dataset: str, entry: Download, folder: Path, stack: ExitStack) -> RawFrames:
     if entry.source == "folder":
         return open_folder(folder, depth_unit_m=entry.depth_unit_m, max_depth_m=entry.max_depth_m)
     return open_nyu(folder, stack) if dataset == OFFICIAL[0] else open_make3d(folder)

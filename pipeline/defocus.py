@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hded.blur.render import list_copies, take_picture
+from hded.blur.render import list_renderings, render_defocused
 from hded.common.errors import HDEDError
 from hded.common.progress import progress
 from hded.config.params import load_params
@@ -40,12 +40,12 @@ def main() -> None:
     dataset = stage.parser(__doc__, "dataset").parse_args().dataset
     settings = load_params(stage.PARAMS).defocus
     cameras = settings.cameras()
-    scenes = open_store(stage.SCENES / dataset)
+    scenes = open_store(stage.FRAMES / dataset)
     camera = {
         **describe_cameras(cameras, scenes.attributes["image_width_px"]),
         "renderer": settings.renderer,
     }
-    table = list_copies(scenes.frames, cameras)
+    table = list_renderings(scenes.frames, cameras)
     size = tuple(scenes.attributes["size"])
     arrays = {"defocused": ((*size, 3), np.uint8), "coc": (size, np.float16)}
     blur = BlurCount(camera["max_coc_px"], camera["sigma_rule"])
@@ -68,11 +68,11 @@ def _records(
 ) -> Iterator[dict[str, Any]]:
     width_px = scenes.attributes["image_width_px"]
     for row in table.itertuples():
-        rgb, depth = scenes.read("rgb", row.scene_index), scenes.read("depth", row.scene_index)
-        rng = np.random.default_rng([settings.seed, row.scene_index])
+        rgb, depth = scenes.read("rgb", row.frame_index), scenes.read("depth", row.frame_index)
+        rng = np.random.default_rng([settings.seed, row.frame_index])
         lens = cameras[row.camera_index].lens(depth, width_px, rng)
         try:
-            image, coc = take_picture(rgb, depth, lens, settings.renderer)
+            image, coc = render_defocused(rgb, depth, lens, settings.renderer)
         except HDEDError as error:
             raise HDEDError(f"frame {row.frame}: {error}") from error
         blur.add(coc, depth)

@@ -2,7 +2,7 @@
 
     python -m pipeline.evaluate --dataset nyu --variant full --seed 0
 
-Per-image rows first (depth.csv, restoration.csv), aggregates from them (metrics.json), the
+Per-image rows first (depth.csv, all_in_focus.csv), aggregates from them (metrics.json), the
 protocols beside them (evaluation.json), error curves, and a few scenes as pictures.
 """
 
@@ -10,9 +10,9 @@ import math
 from pathlib import Path
 
 from hded.config.params import load_params
-from hded.evaluation.controls import Retaken
+from hded.evaluation.controls import ControlRenderings
 from hded.evaluation.evaluate import Evaluation, evaluate
-from hded.evaluation.gallery import pick_scenes, write_scene
+from hded.evaluation.gallery import pick_examples, write_example
 from hded.inference import load_predictor
 from hded.store import open_store
 from pipeline.lib import stage
@@ -26,13 +26,13 @@ def main() -> None:
     params = load_params(stage.PARAMS)
     cell = Path(args.dataset) / args.variant / str(args.seed)
     trained, out = stage.TRAINED / cell, stage.EVALUATED / cell
-    scenes = open_store(stage.SCENES / args.dataset)
+    scenes = open_store(stage.FRAMES / args.dataset)
     _, _, how = params.variant(args.variant)
     defocused = open_store(stage.DEFOCUSED / args.dataset)
     camera = params.test_camera(how)
     control = ""
     if camera or how.input == "sharp":
-        defocused = Retaken(scenes, camera, params.defocus.renderer)
+        defocused = ControlRenderings(scenes, camera, params.defocus.renderer)
         focus = f"pictures focused at {how.focus_distance_m:g} m" if camera else ""
         control = f"tested on {focus or 'all-in-focus images'}"
     device = resolve_device(how.device, "evaluate.device")
@@ -47,7 +47,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     result.depth.to_csv(out / "depth.csv", index=False)
     if "all_in_focus" in heads:
-        result.restoration.to_csv(out / "restoration.csv", index=False)
+        result.all_in_focus.to_csv(out / "all_in_focus.csv", index=False)
     if "depth" in heads:
         result.by_depth.table().to_csv(out / "error_by_depth.csv", index=False)
         result.by_coc.table().to_csv(out / "error_by_coc.csv", index=False)
@@ -73,15 +73,15 @@ def main() -> None:
         },
     )
     name = (args.dataset, args.variant, args.seed)
-    stage.write_json(stage.shown(stage.METRICS, *name, ".json"), summarise(result))
+    stage.write_json(stage.plot_path(stage.METRICS, *name, ".json"), summarise(result))
     errors = result.by_depth.table()  # without a row where the network has no depth head
     errors["depth_m"] = (errors["bin_low"] + errors["bin_high"]) / 2
     errors = errors.rename(columns={"rmse": "rmse_m"})[["depth_m", "rmse_m"]]
-    errors.to_csv(stage.shown(stage.ERRORS, *name, ".csv"), index=False)
-    picked = pick_scenes(result, how.scenes)
-    picked.to_csv(out / "scenes.csv", index=False)
+    errors.to_csv(stage.plot_path(stage.ERRORS, *name, ".csv"), index=False)
+    picked = pick_examples(result, how.scenes)
+    picked.to_csv(out / "examples.csv", index=False)
     for frame in picked["frame"]:
-        write_scene(out / "scenes" / frame, frame, predictor, scenes, defocused)
+        write_example(out / "scenes" / frame, frame, predictor, scenes, defocused)
     tags = {
         "dataset": args.dataset,
         "variant": args.variant,
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def summarise(result: Evaluation) -> dict[str, float]:
-    """Give the few figures of `dvc metrics show`: headline depth, native restoration, baselines.
+    """Give the few figures of `dvc metrics show`: headline depth, native all_in_focus, baselines.
 
     A perfect image's infinite PSNR is left out: JSON has no word for it.
     """
@@ -111,7 +111,7 @@ def summarise(result: Evaluation) -> dict[str, float]:
     if "network" in depth:
         summary |= depth["network"]
     summary["median_depth_rmse"] = depth["median"]["rmse"]
-    for scores in list(result.metrics["restoration"].values())[:1]:
+    for scores in list(result.metrics["all_in_focus"].values())[:1]:
         summary |= {**scores["network"], "psnr_gain": scores["gain"]["psnr"]}
         summary["input_psnr"] = scores["input"]["psnr"]
     return {name: value for name, value in summary.items() if math.isfinite(value)}

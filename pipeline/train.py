@@ -35,8 +35,8 @@ def main() -> None:
     args = stage.parser(__doc__, "dataset", "variant", "seed").parse_args()
     params = load_params(stage.PARAMS)
     network, train, _ = params.variant(args.variant)
-    launch.relaunch_if_many(train.devices, "pipeline.train")
-    stores = [stage.SCENES / args.dataset, stage.DEFOCUSED / args.dataset]
+    launch.relaunch_on_devices(train.devices, "pipeline.train")
+    stores = [stage.FRAMES / args.dataset, stage.DEFOCUSED / args.dataset]
     scenes, defocused = map(open_store, stores)
     weights = None
     if network.weights != "none":
@@ -71,7 +71,7 @@ def main() -> None:
         )  # fmt: skip
         if not group.leads:
             if not group.gather(None)[0]:
-                with launch.interrupts() as should_stop:
+                with launch.graceful_shutdown() as should_stop:
                     fit_recipe(read(), device, checkpoints, group=group, should_stop=should_stop)
             return
         with checkpoints.alone():
@@ -88,7 +88,7 @@ def main() -> None:
                     for record in saved["history"]:
                         _log(tracker, record)
                 if not done:
-                    with launch.interrupts() as should_stop:
+                    with launch.graceful_shutdown() as should_stop:
                         fit_recipe(
                             read(), device, checkpoints, group=group, should_stop=should_stop,
                             on_epoch=lambda record: _log(tracker, record),
@@ -131,7 +131,7 @@ def _write(
     save_weights(out / "weights.pt", done["state"], model, train.geometry, train.size_px)
     history = pd.DataFrame(done["history"])
     history.to_csv(out / "history.csv", index=False)
-    curve = stage.shown(stage.CURVES, args.dataset, args.variant, args.seed, ".csv")
+    curve = stage.plot_path(stage.CURVES, args.dataset, args.variant, args.seed, ".csv")
     history.to_csv(curve, index=False)
     stage.write_json(out / "run.json", {**done["record"], **run})
     log_model(tracker, out / "weights.pt", model["heads"])

@@ -10,7 +10,7 @@ from hded.blur import gaussian_gather, layered_blur
 from hded.optics import AnyCamera, Camera, Renderer, ThinLens, sigma_of_coc
 
 
-def take_picture(
+def render_defocused(
     rgb: NDArray[np.uint8], depth_m: NDArray[np.float32], lens: ThinLens, renderer: Renderer
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Give the defocused picture (H, W, 3) and its signed CoC (H, W) [px].
@@ -27,14 +27,14 @@ def take_picture(
     return np.rint(image * 255).astype(np.uint8), coc
 
 
-def list_copies(frames: pd.DataFrame, cameras: Sequence[AnyCamera]) -> pd.DataFrame:
+def list_renderings(frames: pd.DataFrame, cameras: Sequence[AnyCamera]) -> pd.DataFrame:
     """Give the table of a defocused store: a row for each frame and camera, frame by frame.
 
-    `scene_index` is the frame's position in `frames`, `camera_index` the camera's in `cameras`.
+    `frame_index` is the frame's position in `frames`, `camera_index` the camera's in `cameras`.
     Several cameras differ in focus distance, which joins the frame's name: 0001-1.5m.
     """
     table = frames.loc[frames.index.repeat(len(cameras))].reset_index(drop=True)
-    table["scene_index"] = np.repeat(np.arange(len(frames)), len(cameras))
+    table["frame_index"] = np.repeat(np.arange(len(frames)), len(cameras))
     table["camera_index"] = np.tile(np.arange(len(cameras)), len(frames))
     if len(cameras) > 1:
         focus = [f"{c.focus_distance_m:.10g}m" for c in cameras if isinstance(c, Camera)]

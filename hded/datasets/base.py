@@ -10,7 +10,7 @@ from hded.common.errors import HDEDError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scenes:
+class RawFrames:
     """A dataset in its official raw format, opened.
 
     frames: columns frame (the official id), split (train | test), scene ("" where unknown), in the
@@ -37,7 +37,7 @@ class Scenes:
     def __iter__(self) -> Iterator[dict[str, NDArray]]:
         return (self.read(i) for i in range(len(self.frames)))
 
-    def subset(self, count: int | None) -> "Scenes":
+    def subset(self, count: int | None) -> "RawFrames":
         """Keep `count` frames of each split, evenly spread; None keeps all."""
         if count is None:
             return self
@@ -47,7 +47,7 @@ class Scenes:
             step = max(1.0, len(positions) / count)
             keep += [positions[int(i * step)] for i in range(min(count, len(positions)))]
         keep.sort()
-        return Scenes(
+        return RawFrames(
             format=self.format,
             frames=self.frames.loc[keep].reset_index(drop=True),
             size=self.size,

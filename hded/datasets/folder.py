@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from hded.common.errors import HDEDError
 from hded.common.image_io import open_image, open_upright
-from hded.datasets.base import Scenes
+from hded.datasets.base import RawFrames
 
 TEST_EVERY = 5
 PICTURES = ("rgb", "depth")  # folders
 LISTS = {"train": "train.txt", "test": "test.txt"}
 
 
-def open_folder(folder: Path, *, depth_unit_m: float, max_depth_m: float) -> Scenes:
+def open_folder(folder: Path, *, depth_unit_m: float, max_depth_m: float) -> RawFrames:
     """Open `folder`; a depth count of 0, or of more than `max_depth_m`, reads as "unknown".
 
     depth_unit_m: metres a count of the depth images (0.001 for millimetres).
@@ -45,7 +45,7 @@ def open_folder(folder: Path, *, depth_unit_m: float, max_depth_m: float) -> Sce
             )
         return {"rgb": rgb, "depth": np.where(depth <= max_depth_m, depth, np.float32(0))}
 
-    return Scenes(
+    return RawFrames(
         format="folder",
         frames=frames,
         size=first.shape[:2],

@@ -2,7 +2,7 @@
 
 Image and depth pair by name: img-X.jpg with depth_sph_corr-X.mat, whose Position3DGrid[..., 3] is
 metres. The benchmark works at 460x345 (H x W): images antialiased, depth by nearest neighbour. A
-pair that does not decode is skipped, and named in `Scenes.skipped`.
+pair that does not decode is skipped, and named in `RawFrames.skipped`.
 """
 
 import io
@@ -21,7 +21,7 @@ from hded.common.image_io import open_upright
 from hded.common.progress import progress
 from hded.common.resize import resize_nearest
 from hded.datasets.archives import iter_members
-from hded.datasets.base import Scenes
+from hded.datasets.base import RawFrames
 from hded.datasets.matlab import MatReader
 
 # split -> (archive, folder inside it) of images, and of depths
@@ -36,7 +36,7 @@ BATCH = 64  # members decoded at once
 LASER_RANGE_M = 100.0  # sky is 80 to 81 m; what is far beyond is a damaged number
 
 
-def open_make3d(folder: Path) -> Scenes:
+def open_make3d(folder: Path) -> RawFrames:
     """Decode the four archives in `folder`; the frames' order is that of their names.
 
     Holds the small images in memory (about 0.7 MB a frame). Depth that is not a positive number
@@ -63,7 +63,7 @@ def open_make3d(folder: Path) -> Scenes:
     def read(i: int) -> dict[str, NDArray]:
         return {"rgb": images[i], "depth": resize_nearest(grids[i], SIZE)}
 
-    return Scenes(
+    return RawFrames(
         format="make3d",
         frames=pd.DataFrame(rows),
         size=SIZE,

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hded.common.errors import HDEDError
-from hded.datasets.base import Scenes
+from hded.datasets.base import RawFrames
 from hded.datasets.matlab import MatReader
 
 LABELED = "nyu_depth_v2_labeled.mat"
@@ -30,7 +30,7 @@ MAX_NAME = 1000  # characters
 SPLITS_BYTES = 1 << 24  # the official file has 3 kB
 
 
-def open_nyu(folder: Path, stack: ExitStack) -> Scenes:
+def open_nyu(folder: Path, stack: ExitStack) -> RawFrames:
     """Open the two official files in `folder`; `stack` closes them.
 
     Frame ids are the official 1-based numbers. Depth outside (0, 10] m or NaN reads as 0.
@@ -87,7 +87,7 @@ def open_nyu(folder: Path, stack: ExitStack) -> Scenes:
             record["raw_valid"] = known
         return record
 
-    return Scenes(
+    return RawFrames(
         format="nyu",
         frames=frames,
         size=SIZE,

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hded.blur.render import list_copies, take_picture
-from hded.optics import ALL_IN_FOCUS, Camera, describe_cameras
+from hded.blur.render import list_renderings, render_defocused
+from hded.optics import NOT_DEFOCUSED, Camera, describe_cameras
 from hded.store import Store
 
 
@@ -17,7 +17,7 @@ class Pictures(Protocol):
 
     @property
     def frames(self) -> pd.DataFrame:
-        """The table of copies, as `list_copies` makes it."""
+        """The table of copies, as `list_renderings` makes it."""
         ...
 
     @property
@@ -34,8 +34,8 @@ class Pictures(Protocol):
         ...
 
 
-class Retaken:
-    """Scenes taken anew through `camera` as they are asked for; without one, all in focus."""
+class ControlRenderings:
+    """RawFrames taken anew through `camera` as they are asked for; without one, all in focus."""
 
     def __init__(self, scenes: Store, camera: Camera | None, renderer: str = "gather") -> None:
         self.scenes, self.camera, self.renderer = scenes, camera, renderer
@@ -43,10 +43,10 @@ class Retaken:
         width_px = scenes.attributes["image_width_px"]
         if camera is None:
             table = scenes.frames[["frame", "split", "scene"]]
-            table = table.assign(scene_index=np.arange(len(table)), camera_index=0)
-            facts: dict[str, Any] = {"name": ALL_IN_FOCUS, "max_coc_px": 1.0}
+            table = table.assign(frame_index=np.arange(len(table)), camera_index=0)
+            facts: dict[str, Any] = {"name": NOT_DEFOCUSED, "max_coc_px": 1.0}
         else:
-            table = list_copies(scenes.frames, [camera])
+            table = list_renderings(scenes.frames, [camera])
             facts = {**describe_cameras([camera], width_px), "renderer": renderer}
         self.frames = table
         self.attributes = {"camera": facts}
@@ -62,11 +62,11 @@ class Retaken:
         return self._last[1][name]
 
     def _take(self, index: int) -> dict[str, NDArray]:
-        scene = self.frames["scene_index"].iloc[index]
+        scene = self.frames["frame_index"].iloc[index]
         rgb, depth_m = self.scenes.read("rgb", scene), self.scenes.read("depth", scene)
         if self.camera is None:
             return {"defocused": rgb, "coc": np.zeros(depth_m.shape, np.float32)}
         width_px = self.scenes.attributes["image_width_px"]
         lens = self.camera.lens(depth_m, width_px, np.random.default_rng(scene))
-        image, coc = take_picture(rgb, depth_m, lens, self.renderer)
+        image, coc = render_defocused(rgb, depth_m, lens, self.renderer)
         return {"defocused": image, "coc": coc}

@@ -26,10 +26,10 @@ from hded.evaluation.protocols import (
     MIN_DEPTH_M,
     PAPER_SIZE,
     DepthProtocol,
-    aggregate_restoration,
+    aggregate_all_in_focus,
+    all_in_focus_statement,
     depth_protocols,
-    measure_restoration,
-    restoration_statement,
+    measure_all_in_focus,
 )
 from hded.store import Store
 
@@ -86,7 +86,7 @@ class Evaluation:
     """Per-image rows, aggregates, curves, and the protocols they were taken under."""
 
     depth: pd.DataFrame
-    restoration: pd.DataFrame
+    all_in_focus: pd.DataFrame
     metrics: dict[str, Any]
     protocols: list[dict[str, Any]]
     by_depth: ErrorCurve
@@ -154,7 +154,7 @@ def evaluate(
 
     def frames() -> Iterator[_Frame]:
         for copy in progress(defocused.indices("test"), desc="evaluate", unit="frame"):
-            index = table["scene_index"].iloc[copy]
+            index = table["frame_index"].iloc[copy]
             key = {"frame": table["frame"].iloc[copy]}
             depth_m = scenes.read("depth", index)
             if table["camera_index"].iloc[copy] == 0:
@@ -178,17 +178,17 @@ def evaluate(
         image_rows += found.images
         ruler.by_depth.sums += found.by_depth
         ruler.by_coc.sums += found.by_coc
-    depth, restoration = pd.DataFrame(depth_rows), pd.DataFrame(image_rows)
-    metrics = _aggregate(depth, restoration, ruler.protocols)
+    depth, all_in_focus = pd.DataFrame(depth_rows), pd.DataFrame(image_rows)
+    metrics = _aggregate(depth, all_in_focus, ruler.protocols)
     if several:
-        images = dict(list(restoration.groupby("focus_distance_m"))) if len(restoration) else {}
+        images = dict(list(all_in_focus.groupby("focus_distance_m"))) if len(all_in_focus) else {}
         metrics["focus"] = {
-            f"{focus:.10g}": _aggregate(rows, images.get(focus, restoration), ruler.protocols)
+            f"{focus:.10g}": _aggregate(rows, images.get(focus, all_in_focus), ruler.protocols)
             for focus, rows in depth.groupby("focus_distance_m")
         }
     return Evaluation(
         depth=depth,
-        restoration=restoration,
+        all_in_focus=all_in_focus,
         metrics=metrics,
         protocols=[_depth_block(p, native, has_raw) for p in every]
         + [_image_block(size, native) for size in sizes],
@@ -255,7 +255,7 @@ class _Ruler:
         if frame.sharp is not None:
             shown = {"network": outputs["all_in_focus"], "input": frame.defocused}
             for size in self.sizes:
-                for method, scores in measure_restoration(shown, frame.sharp, size).items():
+                for method, scores in measure_all_in_focus(shown, frame.sharp, size).items():
                     key = {**frame.key, "method": method}
                     images.append({**key, "protocol": _size_name(size, self.native), **scores})
         return _Measured(depth, images, **curves)
@@ -285,11 +285,11 @@ def _stream(
 
 
 def _aggregate(
-    depth: pd.DataFrame, restoration: pd.DataFrame, protocols: list[DepthProtocol]
+    depth: pd.DataFrame, all_in_focus: pd.DataFrame, protocols: list[DepthProtocol]
 ) -> dict[str, Any]:
     return {
         "depth": _aggregate_depth(depth, protocols),
-        "restoration": _aggregate_restoration(restoration),
+        "all_in_focus": _aggregate_all_in_focus(all_in_focus),
     }
 
 
@@ -303,12 +303,12 @@ def _aggregate_depth(rows: pd.DataFrame, protocols: list[DepthProtocol]) -> dict
     }
 
 
-def _aggregate_restoration(rows: pd.DataFrame) -> dict[str, Any]:
+def _aggregate_all_in_focus(rows: pd.DataFrame) -> dict[str, Any]:
     if rows.empty:
         return {}
     result: dict[str, Any] = {}
     for protocol, group in rows.groupby("protocol", sort=False):
-        scores = {str(m): aggregate_restoration(part) for m, part in group.groupby("method")}
+        scores = {str(m): aggregate_all_in_focus(part) for m, part in group.groupby("method")}
         gain = {name: scores["network"][name] - scores["input"][name] for name in scores["input"]}
         result[str(protocol)] = {**scores, "gain": gain}
     return result
@@ -334,9 +334,9 @@ def _image_block(size: tuple[int, int], native: tuple[int, int]) -> dict[str, An
     name = _size_name(size, native)
     return {
         "name": name,
-        "kind": "restoration",
-        "title": f"Restoration at {'native size' if name == 'native' else f'{size[0]}x{size[1]}'}",
-        "statement": restoration_statement(size, native),
+        "kind": "all_in_focus",
+        "title": f"All-in-focus image at {'native size' if name == 'native' else f'{size[0]}x{size[1]}'}",
+        "statement": all_in_focus_statement(size, native),
         "available": True,
         "why_not": None,
     }

@@ -17,13 +17,13 @@ from hded.inference import Predictor
 from hded.store import Store
 
 
-def pick_scenes(result: Evaluation, count: int) -> pd.DataFrame:
+def pick_examples(result: Evaluation, count: int) -> pd.DataFrame:
     """Choose at least three of the test frames: a row each, with `role` and what it scored.
 
     The network's own `best`, `median` and `worst`, by depth error or by gain, and `fixed` ones
     evenly through the test frames: the same for every network, so that networks can be compared.
     """
-    images = result.restoration
+    images = result.all_in_focus
     table = pd.DataFrame({"frame": result.depth["frame"].unique()}).set_index("frame")
     if not images.empty:
         first = images[images["protocol"] == images["protocol"].iloc[0]]
@@ -47,23 +47,23 @@ def pick_scenes(result: Evaluation, count: int) -> pd.DataFrame:
     return table.loc[list(roles)].reset_index().assign(role=list(roles.values()))
 
 
-def write_scene(
+def write_example(
     folder: Path, frame: str, predictor: Predictor, scenes: Store, defocused: Pictures
 ) -> None:
-    """Write input, sharp, restored; depth truth and estimate; CoC: all at native size.
+    """Write input, sharp, all_in_focus; depth truth and estimate; CoC: all at native size.
 
     Depth and CoC are counts of `hded.evaluation.png16`; grid.png shows everything at once.
     """
     folder.mkdir(parents=True, exist_ok=True)
     copy = defocused.frames.index[defocused.frames["frame"] == frame][0]
-    index = defocused.frames["scene_index"].iloc[copy]
+    index = defocused.frames["frame_index"].iloc[copy]
     blurred, gt = defocused.read("defocused", copy), scenes.read("depth", index)
     outputs = predictor(blurred)
     pictures = {"input": blurred, "sharp": scenes.read("rgb", index)}
     if "all_in_focus" in outputs:
-        restored = outputs["all_in_focus"]
-        native = restored.shape[:2] == gt.shape
-        pictures["restored"] = restored if native else resize_rgb(restored, gt.shape)
+        all_in_focus = outputs["all_in_focus"]
+        native = all_in_focus.shape[:2] == gt.shape
+        pictures["all_in_focus"] = all_in_focus if native else resize_rgb(all_in_focus, gt.shape)
     for name, image in pictures.items():
         Image.fromarray(image).save(folder / f"{name}.png")
     depths = {"depth_gt": gt.astype(np.float32)}

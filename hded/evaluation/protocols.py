@@ -153,7 +153,7 @@ def depth_protocols(dataset_format: str, max_depth_m: float) -> tuple[DepthProto
     )
 
 
-def measure_restoration(
+def measure_all_in_focus(
     images: Mapping[str, NDArray[np.uint8]], sharp: NDArray[np.uint8], size: tuple[int, int]
 ) -> dict[str, dict[str, float]]:
     """PSNR [dB] and SSIM of each image (H, W, 3) uint8 against `sharp`, all brought to `size`."""
@@ -165,12 +165,12 @@ def measure_restoration(
     return scores
 
 
-def aggregate_restoration(rows: pd.DataFrame) -> dict[str, float]:
+def aggregate_all_in_focus(rows: pd.DataFrame) -> dict[str, float]:
     """Mean over images of per-image PSNR [dB] and SSIM."""
     return {name: float(rows[name].mean()) for name in IMAGE_METRICS}
 
 
-def restoration_statement(size: tuple[int, int], native: tuple[int, int]) -> str:
+def all_in_focus_statement(size: tuple[int, int], native: tuple[int, int]) -> str:
     """Say in one line how PSNR and SSIM were taken, at `size` (H, W)."""
     how = "native size" if size == native else "after antialiased bilinear resizing"
     return (

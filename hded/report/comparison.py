@@ -12,7 +12,7 @@ from hded.common.errors import HDEDError
 from hded.report.page.colour import Bar, Inlined, Scale, photograph
 from hded.report.page.pictures import Pictures, read_pictures
 from hded.report.page.render import render
-from hded.report.read.runs import DEPTH, RESTORATION, Run
+from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run
 from hded.report.tables.captions import (
     camera_sentence,
     dataset_title,
@@ -68,7 +68,7 @@ def write_comparison(
             f"compare: {names[0]} and {names[1]} have no head in common whose figures can be "
             "compared"
         )
-    protocols = [p for kind in (DEPTH, RESTORATION) if (p := shared_protocol(kind, *runs))]
+    protocols = [p for kind in (DEPTH, ALL_IN_FOCUS) if (p := shared_protocol(kind, *runs))]
     differences = Part(
         "Differences",
         COLUMNS,
@@ -139,24 +139,24 @@ def _view(
     frame: str, pictures: Sequence[Pictures], names: tuple[str, str], scores: str
 ) -> PairView:
     keys = ("first", "second")
-    layers, restored, inputs = {}, [], []
+    layers, all_in_focus, inputs = {}, [], []
     one_input = np.array_equal(pictures[0].defocused, pictures[1].defocused)
     for key, name, p in zip(keys, names, pictures, strict=True):
-        if p.restored is not None:
-            restored.append(key)
-            layers[key] = (name, photograph(p.restored, SIDE_PX, QUALITY))
+        if p.all_in_focus is not None:
+            all_in_focus.append(key)
+            layers[key] = (name, photograph(p.all_in_focus, SIDE_PX, QUALITY))
         if not (one_input and inputs):
             inputs.append(f"{key}_input")
             label = "input" if one_input else f"input of {name}"
             layers[inputs[-1]] = (label, photograph(p.defocused, SIDE_PX, QUALITY))
     layers["sharp"] = ("sharp", photograph(pictures[0].sharp, SIDE_PX, QUALITY))
-    pairs = [tuple(restored)] if len(restored) == 2 else []
-    pairs += [(key, "sharp") for key in restored]
-    pairs += [(inputs[0], restored[0])] if restored else [(key, "sharp") for key in inputs]
+    pairs = [tuple(all_in_focus)] if len(all_in_focus) == 2 else []
+    pairs += [(key, "sharp") for key in all_in_focus]
+    pairs += [(inputs[0], all_in_focus[0])] if all_in_focus else [(key, "sharp") for key in inputs]
     image_errors = [
-        (f"{name}, error", p.image_error(p.restored))
+        (f"{name}, error", p.image_error(p.all_in_focus))
         for name, p in zip(names, pictures, strict=True)
-        if p.restored is not None
+        if p.all_in_focus is not None
     ]
     estimates = [
         (name, p, p.depth_pred)
@@ -195,7 +195,7 @@ def _scores(runs: tuple[Run, Run], names: tuple[str, str], frame: str) -> str:
     """Say what each scored on this frame."""
     parts = []
     for kind, metric, label, unit, digits in (
-        (RESTORATION, "psnr", "PSNR", "dB", 2),
+        (ALL_IN_FOCUS, "psnr", "PSNR", "dB", 2),
         (DEPTH, "rmse", "depth RMSE", "m", 3),
     ):
         found = []

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from hded.report.page.headline import headline
-from hded.report.read.runs import DEPTH, RESTORATION, Run, Selection, comparable
+from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run, Selection, comparable
 from hded.report.tables.build import build_tables
 from hded.report.tables.captions import camera_sentence, dataset_title, describe_networks
 from hded.report.tables.controls import build_controls, with_control
@@ -74,9 +74,9 @@ def _summary(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _images(run: Run) -> pd.DataFrame:
-    """Give a row a test image, under the first protocol of depth and of restoration."""
+    """Give a row a test image, under the first protocol of depth and of all_in_focus."""
     table = pd.DataFrame({"frame": run.frames})
-    for kind, columns in ((DEPTH, DEPTH_COLUMNS), (RESTORATION, IMAGE_COLUMNS)):
+    for kind, columns in ((DEPTH, DEPTH_COLUMNS), (ALL_IN_FOCUS, IMAGE_COLUMNS)):
         for protocol in run.protocols_of(kind)[:1]:
             for method, prefix in (("network", ""), ("input", "input_")):
                 for column in columns:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hded.blur.batch import gaussian_gather_batch
-from hded.blur.render import take_picture
+from hded.blur.render import render_defocused
 from hded.blur.support import border_indices, radius_px
 from hded.common.errors import HDEDError
 from hded.common.progress import progress
@@ -131,7 +131,7 @@ class Frames:
         # a frame that is yet to be taken is squashed afterwards
         fit = (lambda array: array) if self.cameras else self._fit
         count = len(self.indices)
-        stored = defocused.frames["scene_index"].to_numpy()
+        stored = defocused.frames["frame_index"].to_numpy()
         rows = [np.flatnonzero(stored == index) for index in self.indices]
         if self.cameras or input == "sharp":
             rows = [row[:0] for row in rows]
@@ -273,7 +273,7 @@ class Frames:
         for d in draws:
             sharp, depth_m = self.sharp[d.frame].numpy(), self.depth_m[d.frame].numpy()
             assert d.lens is not None
-            taken = take_picture(sharp, depth_m, d.lens, "gather")[0]
+            taken = render_defocused(sharp, depth_m, d.lens, "gather")[0]
             samples.append([copy_to_tensor(self._fit(array)) for array in (taken, sharp, depth_m)])
         defocused, sharp, depth = (_stack(t, draws) for t in zip(*samples, strict=True))
         depth_m = depth[:, None]
@@ -303,7 +303,7 @@ def validation_split(
 
     frames: a store's table; indices: its training frames. A scene is what the column `scene` names,
     or, where that is empty, a run of consecutive numeric ids (neighbouring NYU frames show one
-    room). Scenes are drawn until they hold `share` of the frames: at least one frame, never all.
+    room). RawFrames are drawn until they hold `share` of the frames: at least one frame, never all.
     """
     indices = np.asarray(indices, np.int64)
     if share == 0:

@@ -102,9 +102,8 @@ def fit(
 
     Figures: epoch (1-based), lr, seconds, samples_per_s, data_share (of the time, spent waiting for
     samples), train/<term>; grad/<term>, the L2 norm of the unweighted term's gradient at the
-    encoder's output in the epoch's first batch, and grad/depth, grad/deblur with weight/depth,
-    weight/deblur, the tasks' as they enter the total. On epochs that validate also what `validate`
-    gives, as val/<name>. `keep: best` keeps the epoch with the lowest val/total.
+    encoder's output in the epoch's first batch, and grad/<task> with weight/<task>, the tasks' as they
+    enter the total. On epochs that validate also what `validate` gives, as val/<name>. `keep: best` keeps the epoch with the lowest val/total.
 
     `save` is given the whole state, plain tensors and numbers, every `checkpoint_minutes`;
     `resume` is such a state to go on from. `should_stop` is asked after every

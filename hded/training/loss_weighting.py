@@ -21,7 +21,7 @@ from hded.common.errors import check_choice
 T = TypeVar("T", Tensor, float)
 
 BalanceName = Literal["fixed", "uncertainty", "gradnorm"]
-TASKS = ("depth", "deblur")
+TASKS = ("depth", "all_in_focus")
 GRADNORM_ALPHA = 1.5
 GRADNORM_LR = 0.025
 
@@ -56,12 +56,12 @@ class Balance(nn.Module):
         """Give depth + lambda x deblur (eq. 7), whatever is learned; of a lone head, its loss."""
         if len(losses) == 1:
             return next(iter(losses.values()))
-        return losses["depth"] + self.lambda_ * losses["deblur"]
+        return losses["depth"] + self.lambda_ * losses["all_in_focus"]
 
     def current(self) -> dict[str, float]:
         """Give the weight that each task's loss has now."""
         if self.name == "fixed":
-            return {"depth": 1.0, "deblur": self.lambda_}
+            return {"depth": 1.0, "all_in_focus": self.lambda_}
         weights = torch.exp(-self.log_variance) if self.name == "uncertainty" else self.weights
         return dict(zip(TASKS, weights.tolist(), strict=True))
 

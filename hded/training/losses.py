@@ -106,7 +106,7 @@ class HDEDLoss(nn.Module):
         # of each term in its task's loss
         self.shares = {
             "depth": {"l1": 1.0, "gradient": weights.mu},
-            "deblur": {image: 1.0, "ssim": weights.psi},
+            "all_in_focus": {image: 1.0, "ssim": weights.psi},
         }
 
     def forward(

@@ -2,7 +2,7 @@
 
     python -m pipeline.benchmark          # or `make benchmark`, after `make repro`
 
-- One frame of data/scenes/nyu through the camera `paper`, focused at 2 m: our blurs against scipy's
+- One frame of data/frames/nyu through the camera `paper`, focused at 2 m: our blurs against scipy's
   stack of quantised sigmas, a numpy loop over taps, and the float64 reference, which also gives
   each one's largest error. On a GPU, if there is one, batches of it.
 - The stages `convert` and `defocus` on NYU's raw files, each in a process of its own in a temporary
@@ -24,7 +24,7 @@ DATASET = "nyu"
 def main() -> None:
     """Run every measurement and write the file."""
     stage.parser(__doc__).parse_args()
-    scenes = open_store(stage.SCENES / DATASET)
+    scenes = open_store(stage.FRAMES / DATASET)
     sections = [measure_blur(scenes)]
     if torch.cuda.is_available():
         sections.append(measure_gpu_blur(scenes))

@@ -36,7 +36,7 @@ def measure_stages(dataset: str, frames: int) -> dict[str, Any]:
                     "peak_mb": peak_mb,
                 }
             )
-        scenes = open_store(root / stage.SCENES / dataset)
+        scenes = open_store(root / stage.FRAMES / dataset)
         start = time.perf_counter()
         for index in range(len(scenes)):
             _blur_alone(scenes, index)

@@ -42,7 +42,7 @@ class _Samples(Dataset):
 
     def __getitem__(self, i: int) -> tuple[Tensor, ...]:
         row = int(self.rows[i])
-        index = int(self.defocused.frames["scene_index"].iloc[row])
+        index = int(self.defocused.frames["frame_index"].iloc[row])
         arrays = [
             self.defocused.read("defocused", row),
             self.scenes.read("rgb", index),

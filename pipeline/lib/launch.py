@@ -19,7 +19,7 @@ from pipeline.lib.device import resolve_device
 RANK = "LOCAL_RANK"  # set by torchrun; WORLD_SIZE some schedulers set too
 
 
-def relaunch_if_many(devices: int, module: str) -> None:
+def relaunch_on_devices(devices: int, module: str) -> None:
     """Let torchrun run `devices` of this process and exit as they do; not one that it started."""
     if devices > 1 and RANK not in os.environ:
         _torchrun(devices, module)
@@ -77,7 +77,7 @@ def group(name: str) -> Iterator[tuple[Group, torch.device]]:
 
 
 @contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
+def graceful_shutdown() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C, or a SIGTERM, into a flag that is asked for; give the question.
 
     A second Ctrl-C interrupts at once. torchrun passes a Ctrl-C on as SIGTERM, which is no second.

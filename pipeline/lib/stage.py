@@ -13,7 +13,7 @@ from pipeline import lock
 
 PARAMS = Path("params.yaml")
 RAW = Path("data/raw")  # <dataset>/: official raw files
-SCENES = Path("data/scenes")  # <dataset>/: store of rgb and depth
+FRAMES = Path("data/frames")  # <dataset>/: store of rgb and depth
 DEFOCUSED = Path("data/defocused")  # <dataset>/: store of defocused images and CoC
 TRAINED = Path("data/trained")  # <dataset>/<variant>/<seed>/
 EVALUATED = Path("data/evaluated")  # <dataset>/<variant>/<seed>/
@@ -46,7 +46,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     cli.run(main)
 
 
-def shown(folder: Path, dataset: str, variant: str, seed: int, suffix: str) -> Path:
+def plot_path(folder: Path, dataset: str, variant: str, seed: int, suffix: str) -> Path:
     """Give the file that DVC shows of one network, in a folder that is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{dataset}-{variant}-{seed}{suffix}"

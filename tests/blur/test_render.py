@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from hded.blur import gaussian_gather_reference
-from hded.blur.render import list_copies, take_picture
+from hded.blur.render import list_renderings, render_defocused
 from hded.defocus_diagnostics import (
     BlurCount,
     camera_table,
@@ -51,7 +51,7 @@ def frames(count: int = 3) -> pd.DataFrame:
 
 def test_a_picture_is_the_reference_blur_rounded_to_bytes():
     rgb, depth = scene()
-    picture, coc = take_picture(rgb, depth, lens(), "gather")
+    picture, coc = render_defocused(rgb, depth, lens(), "gather")
     exact = gaussian_gather_reference(rgb, lens().sigma_px(depth)) * 255
     assert picture.dtype == np.uint8
     assert np.abs(picture - exact).max() <= 0.5 + 255e-4
@@ -61,7 +61,7 @@ def test_a_picture_is_the_reference_blur_rounded_to_bytes():
 @pytest.mark.parametrize("renderer", ["gather", "layered"])
 def test_what_is_at_the_focus_distance_stays_as_it_is(renderer):
     rgb, _ = scene()
-    picture, coc = take_picture(rgb, np.full(rgb.shape[:2], 2.0, np.float32), lens(), renderer)
+    picture, coc = render_defocused(rgb, np.full(rgb.shape[:2], 2.0, np.float32), lens(), renderer)
     np.testing.assert_array_equal(picture, rgb)
     assert not coc.any()
 
@@ -73,7 +73,7 @@ def test_the_renderers_differ_at_a_depth_edge_alone():
     rgb[:, 30:] //= 4
     depth[:, 30:] = 5.0
     sharp_in_front = {
-        name: take_picture(rgb, depth, lens(), name)[0] for name in ("gather", "layered")
+        name: render_defocused(rgb, depth, lens(), name)[0] for name in ("gather", "layered")
     }
     different = np.abs(sharp_in_front["gather"].astype(int) - sharp_in_front["layered"]).max(2)
     reach = int(np.ceil(3 * lens().sigma_px(5.0)))
@@ -82,17 +82,17 @@ def test_the_renderers_differ_at_a_depth_edge_alone():
 
 
 def test_one_camera_gives_one_copy_of_each_frame_under_its_own_name():
-    table = list_copies(frames(), [CAMERAS["syndof"]])
+    table = list_renderings(frames(), [CAMERAS["syndof"]])
     assert table["frame"].tolist() == ["0001", "0002", "0003"]
-    assert table["scene_index"].tolist() == [0, 1, 2]
+    assert table["frame_index"].tolist() == [0, 1, 2]
     assert table["camera_index"].tolist() == [0, 0, 0]
 
 
 def test_several_distances_give_each_frame_a_copy_for_each_named_by_it():
-    table = list_copies(frames(2), cameras(0.8, 2))
+    table = list_renderings(frames(2), cameras(0.8, 2))
     assert table["frame"].tolist() == ["0001-0.8m", "0001-2m", "0002-0.8m", "0002-2m"]
     assert table["split"].tolist() == ["train", "train", "test", "test"]
-    assert table["scene_index"].tolist() == [0, 0, 1, 1]
+    assert table["frame_index"].tolist() == [0, 0, 1, 1]
     assert table["camera_index"].tolist() == [0, 1, 0, 1]
 
 
@@ -158,13 +158,13 @@ def taken(tmp_path):
     arrays = {"rgb": (rgb.shape, np.uint8), "depth": (depth.shape, np.float32)}
     pictures = [{"rgb": np.roll(rgb, i, 0), "depth": depth} for i in range(3)]
     write_store(tmp_path / "scenes", scenes, arrays, pictures, attributes)
-    table = list_copies(scenes, chosen)
+    table = list_renderings(scenes, chosen)
     records = []
     for row in table.itertuples():
-        picture = pictures[row.scene_index]
+        picture = pictures[row.frame_index]
         camera = chosen[row.camera_index]
         taken = camera.lens(depth, 640, np.random.default_rng(0))
-        image, coc = take_picture(picture["rgb"], depth, taken, "gather")
+        image, coc = render_defocused(picture["rgb"], depth, taken, "gather")
         scores = {"psnr": 20.0 + len(records), "ssim": 0.5 + len(records) / 10}
         focus = {"focus_distance_m": taken.focus_distance_m}
         records.append({"defocused": image, "coc": coc.astype(np.float16), **scores, **focus})
@@ -201,6 +201,6 @@ def test_the_sheet_shows_every_copy_of_test_frames(taken):
 
 
 def test_a_long_list_of_frames_is_shown_by_six(tmp_path):
-    table = list_copies(frames(40), [CAMERAS["paper"]])
+    table = list_renderings(frames(40), [CAMERAS["paper"]])
     rows = pick_for_sheet(table)
     assert len(rows) == 6 and rows[0] == 1 and rows[-1] == 39

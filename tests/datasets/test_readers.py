@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from scipy.io import loadmat, savemat
 
 from hded.common.errors import HDEDError
-from hded.datasets.base import Scenes
+from hded.datasets.base import RawFrames
 from hded.datasets.folder import open_folder
 from hded.datasets.make3d import open_make3d
 from hded.datasets.matlab import MatReader
@@ -569,7 +569,7 @@ def own_picture(i: int) -> np.ndarray:
     return picture
 
 
-def own(folder: Path, depth_unit_m: float = 0.001, max_depth_m: float = 20.0) -> Scenes:
+def own(folder: Path, depth_unit_m: float = 0.001, max_depth_m: float = 20.0) -> RawFrames:
     return open_folder(folder, depth_unit_m=depth_unit_m, max_depth_m=max_depth_m)
 
 
@@ -770,10 +770,10 @@ def test_other_files_beside_the_pictures_do_not_matter(tmp_path):
 # --- what all readers give -----------------------------------------------------------------------
 
 
-def numbered(train: int, test: int) -> Scenes:
+def numbered(train: int, test: int) -> RawFrames:
     split = ["train"] * train + ["test"] * test
     names = [str(i) for i in range(train + test)]
-    return Scenes(
+    return RawFrames(
         format="folder",
         frames=pd.DataFrame({"frame": names, "split": split, "scene": ""}),
         size=(1, 1),

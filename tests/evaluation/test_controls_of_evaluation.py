@@ -7,7 +7,7 @@ import pytest
 from support.stores import write_stores
 
 from hded.blur import gaussian_gather_reference
-from hded.evaluation.controls import Retaken
+from hded.evaluation.controls import ControlRenderings
 from hded.evaluation.evaluate import evaluate
 from hded.optics import Camera
 from hded.training.data import Frames
@@ -22,7 +22,7 @@ def tiny(tmp_path_factory):
 
 
 def test_a_frame_is_taken_through_the_lens_that_the_test_asks_for(tiny):
-    retaken = Retaken(tiny.scenes, FAR)
+    retaken = ControlRenderings(tiny.scenes, FAR)
     assert retaken.indices("test").tolist() == tiny.scenes.indices("test").tolist()
     assert retaken.attributes["camera"]["focus_distance_m"] == 4.0
     for index in (0, 9, 3):
@@ -38,7 +38,7 @@ def test_a_frame_is_taken_through_the_lens_that_the_test_asks_for(tiny):
 
 
 def test_without_a_camera_the_sharp_image_is_the_picture(tiny):
-    retaken = Retaken(tiny.scenes, None)
+    retaken = ControlRenderings(tiny.scenes, None)
     np.testing.assert_array_equal(retaken.read("defocused", 10), tiny.rgb[10])
     assert not retaken.read("coc", 10).any()
 
@@ -52,14 +52,16 @@ def test_evaluation_reads_them_as_a_store(tiny):
         return [{"depth": depth, "all_in_focus": picture} for picture in pictures]
 
     heads = ("depth", "all_in_focus")
-    retaken = Retaken(tiny.scenes, FAR)
+    retaken = ControlRenderings(tiny.scenes, FAR)
     result = evaluate(give_back, tiny.scenes, retaken, heads=heads, size_px=None)
     for index, picture in zip(tiny.scenes.indices("test"), seen, strict=True):
         np.testing.assert_array_equal(picture, retaken.read("defocused", index))
-    scores = result.metrics["restoration"]["native"]
+    scores = result.metrics["all_in_focus"]["native"]
     assert scores["network"]["psnr"] == scores["input"]["psnr"] < 60
-    sharp = evaluate(give_back, tiny.scenes, Retaken(tiny.scenes, None), heads=heads, size_px=None)
-    assert sharp.metrics["restoration"]["native"]["input"]["ssim"] == pytest.approx(1.0)
+    sharp = evaluate(
+        give_back, tiny.scenes, ControlRenderings(tiny.scenes, None), heads=heads, size_px=None
+    )
+    assert sharp.metrics["all_in_focus"]["native"]["input"]["ssim"] == pytest.approx(1.0)
 
 
 def test_a_network_of_sharp_input_trains_and_validates_on_sharp_images(tiny):

@@ -16,7 +16,7 @@ import pytorch_msssim
 import torch
 from PIL import Image
 
-from hded.blur.render import list_copies
+from hded.blur.render import list_renderings
 from hded.common.errors import HDEDError
 from hded.evaluation import evaluate as evaluate_module
 from hded.evaluation.evaluate import ErrorCurve, Evaluation, evaluate, median_depth_m
@@ -115,7 +115,7 @@ def test_the_summary_of_perfect_images_is_json_that_every_reader_knows(stores):
     predict, _ = oracle(stores)
     sharp = iter(stores.rgb[8:12])
     found = run(stores, lambda image: {**predict(image), "all_in_focus": next(sharp)})
-    assert found.metrics["restoration"]["native"]["network"]["psnr"] == math.inf
+    assert found.metrics["all_in_focus"]["native"]["network"]["psnr"] == math.inf
     summary = summarise(found)
     json.dumps(summary, allow_nan=False)
     assert summary["ssim"] == pytest.approx(1.0) and summary["input_psnr"] > 0
@@ -160,7 +160,7 @@ def test_one_absurd_depth_does_not_move_the_median():
 
 
 def test_an_image_two_steps_off_has_the_psnr_of_the_closed_form(stores, result):
-    scores = result.metrics["restoration"]["native"]
+    scores = result.metrics["all_in_focus"]["native"]
     assert scores["network"]["psnr"] == pytest.approx(20 * math.log10(255 / 2))
     each = []
     for i in range(8, 12):
@@ -185,9 +185,9 @@ def squashed(rgb: np.ndarray, side: int) -> np.ndarray:
 
 
 def test_ssim_is_measured_at_native_size_and_at_the_papers(stores, result):
-    assert list(result.metrics["restoration"]) == ["native", "256"]
+    assert list(result.metrics["all_in_focus"]) == ["native", "256"]
     for name, resize in (("native", lambda rgb: rgb), ("256", lambda rgb: squashed(rgb, 256))):
-        scores = result.metrics["restoration"][name]
+        scores = result.metrics["all_in_focus"][name]
         for method, images in (
             ("network", [shifted(rgb) for rgb in stores.rgb]),
             ("input", stores.defocused_rgb),
@@ -196,7 +196,7 @@ def test_ssim_is_measured_at_native_size_and_at_the_papers(stores, result):
             assert scores[method]["ssim"] == pytest.approx(np.mean(each), abs=1e-6)
         difference = scores["network"]["ssim"] - scores["input"]["ssim"]
         assert scores["gain"]["ssim"] == pytest.approx(difference)
-    rows = result.restoration
+    rows = result.all_in_focus
     assert list(rows.columns) == ["frame", "method", "protocol", "psnr", "ssim"]
     assert len(rows) == 4 * 2 * 2 == len(rows[["frame", "method", "protocol"]].drop_duplicates())
 
@@ -204,8 +204,8 @@ def test_ssim_is_measured_at_native_size_and_at_the_papers(stores, result):
 def test_frames_of_the_papers_size_are_measured_once(make_stores):
     data = make_stores(splits=("train", "test"), size=(256, 256))
     result = run(data, oracle(data)[0])
-    assert not result.restoration.duplicated(["frame", "method", "protocol"]).any()
-    names = [block["name"] for block in result.protocols if block["kind"] == "restoration"]
+    assert not result.all_in_focus.duplicated(["frame", "method", "protocol"]).any()
+    names = [block["name"] for block in result.protocols if block["kind"] == "all_in_focus"]
     assert len(set(names)) == len(names)
 
 
@@ -216,7 +216,7 @@ def test_a_test_frame_without_depth_counts_in_no_depth_mean(make_stores):
     assert (rows["valid_px"] == 0).all() and rows["rmse"].isna().all()
     for protocol in ("headline", "pooled"):
         assert result.metrics["depth"][protocol]["network"]["abs_rel"] == pytest.approx(0.1)
-    assert len(result.restoration["frame"].unique()) == 2
+    assert len(result.all_in_focus["frame"].unique()) == 2
 
 
 # --- streaming ---
@@ -236,7 +236,7 @@ def test_the_batch_changes_no_figure_and_no_order(stores, result, batch_size):
     )  # fmt: skip
     assert given == [min(batch_size, 4 - i) for i in range(0, 4, batch_size)]
     pd.testing.assert_frame_equal(other.depth, result.depth, check_exact=True)
-    pd.testing.assert_frame_equal(other.restoration, result.restoration, check_exact=True)
+    pd.testing.assert_frame_equal(other.all_in_focus, result.all_in_focus, check_exact=True)
     assert other.metrics == result.metrics
     pd.testing.assert_frame_equal(other.by_coc.table(), result.by_coc.table(), check_exact=True)
 
@@ -386,7 +386,7 @@ def test_every_protocol_of_the_format_is_measured_and_stated(
         row = result.depth.query("protocol == 'raw' and method == 'network'").iloc[0]
         gt = data.depth[1]
         assert row["valid_px"] == ((gt > 1e-3) & (gt < 10) & data.raw_valid[1]).sum()
-    images = blocks(result, "restoration")
+    images = blocks(result, "all_in_focus")
     assert list(images) == ["native", "256"]
     assert "40x56" in images["native"]["statement"] and "256x256" in images["256"]["statement"]
 
@@ -397,12 +397,12 @@ def test_a_network_without_a_depth_head_leaves_the_baseline_alone(stores):
     assert set(result.depth["method"]) == {"median"}
     assert list(result.metrics["depth"]["headline"]) == ["median"]
     assert len(result.by_depth.table()) == len(result.by_coc.table()) == 0
-    assert set(result.restoration["method"]) == {"network", "input"}
+    assert set(result.all_in_focus["method"]) == {"network", "input"}
 
 
-def test_a_network_without_an_image_head_has_no_restoration(stores):
+def test_a_network_without_an_image_head_has_no_all_in_focus(stores):
     result = run(stores, oracle(stores, heads=("depth",))[0], heads=("depth",))
-    assert result.restoration.empty and result.metrics["restoration"] == {}
+    assert result.all_in_focus.empty and result.metrics["all_in_focus"] == {}
     assert set(result.depth["method"]) == {"network", "median"}
 
 
@@ -425,16 +425,16 @@ def test_a_network_of_squashed_frames_is_measured_squashed_and_its_depth_also_up
     metrics = result.metrics["depth"]
     assert metrics["headline_32"]["network"]["rmse"] == pytest.approx(np.mean(squashed_rmse))
     assert metrics["headline"]["network"]["rmse"] == pytest.approx(np.mean(native_rmse))
-    assert list(result.metrics["restoration"]) == ["32"]
+    assert list(result.metrics["all_in_focus"]) == ["32"]
     each = [msssim(image, squashed(stores.rgb[i], 32)) for i in range(8, 12)]
-    assert result.metrics["restoration"]["32"]["network"]["ssim"] == pytest.approx(
+    assert result.metrics["all_in_focus"]["32"]["network"]["ssim"] == pytest.approx(
         np.mean(each), abs=1e-6
     )
     each = [
         msssim(squashed(stores.defocused_rgb[i], 32), squashed(stores.rgb[i], 32))
         for i in range(8, 12)
     ]
-    assert result.metrics["restoration"]["32"]["input"]["ssim"] == pytest.approx(
+    assert result.metrics["all_in_focus"]["32"]["input"]["ssim"] == pytest.approx(
         np.mean(each), abs=1e-6
     )
     statement = blocks(result, "depth")["headline_32"]["statement"]
@@ -481,8 +481,10 @@ def test_a_saved_network_predicts_what_it_did(tmp_path, stores):
         expected = network(image.movedim(-1, 0)[None])
     assert expected["depth"].std() > 0.1
     np.testing.assert_allclose(outputs["depth"], expected["depth"][0, 0], rtol=1e-4, atol=1e-4)
-    restored = (expected["all_in_focus"][0].movedim(0, -1).numpy() + 1) * 127.5
-    np.testing.assert_allclose(outputs["all_in_focus"], restored.clip(0, 255), rtol=0, atol=0.51)
+    all_in_focus = (expected["all_in_focus"][0].movedim(0, -1).numpy() + 1) * 127.5
+    np.testing.assert_allclose(
+        outputs["all_in_focus"], all_in_focus.clip(0, 255), rtol=0, atol=0.51
+    )
     assert outputs["depth"].dtype == np.float32 and outputs["all_in_focus"].dtype == np.uint8
     assert [p.name for p in tmp_path.iterdir()] == ["weights.pt"]
 
@@ -491,7 +493,7 @@ def test_an_untrained_network_of_identity_scores_as_its_input(tmp_path, stores):
     saved(tmp_path / "weights.pt")
     result = run(stores, load_predictor(tmp_path / "weights.pt"))
     for protocol in ("native", "256"):
-        scores = result.metrics["restoration"][protocol]
+        scores = result.metrics["all_in_focus"][protocol]
         assert scores["network"] == scores["input"]
         assert scores["gain"] == {"psnr": 0.0, "ssim": 0.0}
 
@@ -546,17 +548,17 @@ def test_every_copy_of_a_test_frame_counts_and_each_distance_has_its_own_aggrega
     near, far = (
         Camera(name="x", focal_length_m=0.07, aperture_m=0.0448, focus_distance_m=f) for f in (1, 4)
     )
-    table = list_copies(data.scenes.frames, [near, far])
+    table = list_renderings(data.scenes.frames, [near, far])
     table["focus_distance_m"] = np.where(table["camera_index"] == 0, 1.0, 4.0)
     size = data.depth.shape[1:]
     arrays = {"defocused": ((*size, 3), np.uint8), "coc": (size, np.float16)}
     # the far copies carry a mark by which the oracle sees that they are, and then errs more
-    marked = [data.defocused_rgb[s].copy() for s in table["scene_index"]]
+    marked = [data.defocused_rgb[s].copy() for s in table["frame_index"]]
     for image, camera in zip(marked, table["camera_index"], strict=True):
         image[0, 0] = 255 * camera
     records = [
         {"defocused": image, "coc": data.coc[scene]}
-        for image, scene in zip(marked, table["scene_index"], strict=True)
+        for image, scene in zip(marked, table["frame_index"], strict=True)
     ]
     camera = {"camera": {"name": "x", "max_coc_px": 29.0}}
     write_store(tmp_path / "copies", table, arrays, records, camera)
@@ -579,11 +581,11 @@ def test_every_copy_of_a_test_frame_counts_and_each_distance_has_its_own_aggrega
     assert error["4"] == pytest.approx(0.3, abs=1e-6)
     whole = result.metrics["depth"]["headline"]["network"]["abs_rel"]
     assert whole == pytest.approx(0.2, abs=1e-6)
-    images = result.restoration.query("protocol == 'native'").set_index(["frame", "method"])
+    images = result.all_in_focus.query("protocol == 'native'").set_index(["frame", "method"])
     assert images.loc[("0002-4m", "network"), "focus_distance_m"] == 4.0
     assert images.loc[("0002-4m", "network"), "photograph"] == "0002"
     # the truth is that of the scenes, whatever the number of their copies
     one = run(data, lambda image: {"depth": np.ones(size, np.float32), "all_in_focus": image})
     assert one.truth == result.truth
-    gain = result.metrics["focus"]["4"]["restoration"]["native"]["gain"]["psnr"]
+    gain = result.metrics["focus"]["4"]["all_in_focus"]["native"]["gain"]["psnr"]
     assert gain == pytest.approx(0, abs=1e-9)

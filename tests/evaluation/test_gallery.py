@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from hded.evaluation.gallery import pick_scenes, write_scene
+from hded.evaluation.gallery import pick_examples, write_example
 from hded.evaluation.png16 import decode_coc, decode_depth, encode_coc, encode_depth
 
 FRAMES = [f"{i:04d}" for i in range(1, 21)]
@@ -29,7 +29,7 @@ def evaluated(seed: int, heads: tuple[str, ...] = ("depth", "all_in_focus")) -> 
         for method, shift in (("input", 0.0), ("network", 0.1))
         if "all_in_focus" in heads
     ]
-    return SimpleNamespace(depth=pd.DataFrame(depth), restoration=pd.DataFrame(images))
+    return SimpleNamespace(depth=pd.DataFrame(depth), all_in_focus=pd.DataFrame(images))
 
 
 def roles(picked: pd.DataFrame, *names: str) -> list[str]:
@@ -39,11 +39,11 @@ def roles(picked: pd.DataFrame, *names: str) -> list[str]:
 @pytest.mark.parametrize("heads", [("depth", "all_in_focus"), ("depth",), ("all_in_focus",)])
 def test_best_median_and_worst_are_the_networks_own(heads: tuple[str, ...]) -> None:
     result = evaluated(0, heads)
-    picked = pick_scenes(result, 6)
+    picked = pick_examples(result, 6)
     if "depth" in heads:
         rows = result.depth.query("method == 'network'").set_index("frame")["rmse"]
     else:
-        rows = -result.restoration.query("method == 'network'").set_index("frame")["psnr"]
+        rows = -result.all_in_focus.query("method == 'network'").set_index("frame")["psnr"]
     order = list(rows.sort_values().index)
     assert roles(picked, "best", "median", "worst") == [order[0], order[9], order[19]]
     assert picked["frame"].is_unique
@@ -52,7 +52,7 @@ def test_best_median_and_worst_are_the_networks_own(heads: tuple[str, ...]) -> N
 
 
 def test_fixed_scenes_are_those_of_every_network() -> None:
-    shown = [set(pick_scenes(evaluated(seed), 7)["frame"]) for seed in range(10)]
+    shown = [set(pick_examples(evaluated(seed), 7)["frame"]) for seed in range(10)]
     shared = set.intersection(*shown)
     assert shared == {"0003", "0008", "0013", "0018"}
     assert all(len(frames) <= 7 for frames in shown)
@@ -61,15 +61,15 @@ def test_fixed_scenes_are_those_of_every_network() -> None:
 def test_a_frame_without_depth_is_neither_best_nor_worst() -> None:
     result = evaluated(0)
     result.depth.loc[result.depth["frame"].isin(["0004", "0017"]), "rmse"] = np.nan
-    picked = pick_scenes(result, 3)
+    picked = pick_examples(result, 3)
     rows = result.depth.query("method == 'network'").set_index("frame")["rmse"].dropna()
     order = list(rows.sort_values().index)
     assert list(picked["frame"]) == [order[0], order[8], order[17]]
     result.depth["rmse"] = np.nan  # none has any: what the image head does decides
-    assert set(pick_scenes(result, 3)["role"]) == {"best", "median", "worst"}
+    assert set(pick_examples(result, 3)["role"]) == {"best", "median", "worst"}
     alone = evaluated(0, ("depth",))
     alone.depth["rmse"] = np.nan
-    assert list(pick_scenes(alone, 3)["role"]) == ["fixed"] * 3
+    assert list(pick_examples(alone, 3)["role"]) == ["fixed"] * 3
 
 
 def test_depth_and_blur_come_back_from_16_bits_as_far_as_any_dataset_reaches() -> None:
@@ -82,10 +82,10 @@ def test_depth_and_blur_come_back_from_16_bits_as_far_as_any_dataset_reaches() -
 
 @pytest.mark.parametrize(("count", "least"), [(3, 3), (6, 4), (100, 20)])
 def test_no_more_are_picked_than_asked_for_or_than_there_are(count: int, least: int) -> None:
-    assert least <= len(pick_scenes(evaluated(1), count)) <= min(count, 20)
+    assert least <= len(pick_examples(evaluated(1), count)) <= min(count, 20)
     one = evaluated(1)
-    one.depth, one.restoration = (t[t["frame"] == "0001"] for t in (one.depth, one.restoration))
-    assert list(pick_scenes(one, count)["frame"]) == ["0001"]
+    one.depth, one.all_in_focus = (t[t["frame"] == "0001"] for t in (one.depth, one.all_in_focus))
+    assert list(pick_examples(one, count)["frame"]) == ["0001"]
 
 
 @pytest.mark.parametrize("heads", [("depth", "all_in_focus"), ("depth",), ("all_in_focus",)])
@@ -103,13 +103,13 @@ def test_a_scenes_files_hold_what_the_network_gave(
                 0 * stores.scenes.read(name, i) if name == "depth" else stores.scenes.read(name, i)
             )
         )
-    write_scene(
+    write_example(
         tmp_path, "0009", lambda image: {h: given[h] for h in heads}, scenes, stores.defocused
     )
     files = {path.stem for path in tmp_path.iterdir()}
     expected = {"input", "sharp", "depth_gt", "coc", "grid"}
     expected |= {"depth_pred"} if "depth" in heads else set()
-    expected |= {"restored"} if "all_in_focus" in heads else set()
+    expected |= {"all_in_focus"} if "all_in_focus" in heads else set()
     assert files == expected
     gt = np.asarray(Image.open(tmp_path / "depth_gt.png"))
     truth = stores.depth[index] if known else 0 * stores.depth[index]

@@ -11,10 +11,10 @@ from hded.common.errors import HDEDError
 from hded.evaluation.protocols import (
     DEPTH_PROTOCOLS,
     DepthProtocol,
-    aggregate_restoration,
+    aggregate_all_in_focus,
+    all_in_focus_statement,
     depth_protocols,
-    measure_restoration,
-    restoration_statement,
+    measure_all_in_focus,
 )
 from hded.metrics import DEPTH_METRICS, psnr, ssim
 
@@ -258,40 +258,40 @@ def test_every_protocol_has_a_tested_statement():
     assert declared == set(STATEMENTS)
 
 
-def restored(seed: int, size: tuple[int, int] = (40, 52)) -> np.ndarray:
+def network_output(seed: int, size: tuple[int, int] = (40, 52)) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*size, 3)).astype(np.uint8)
 
 
-def test_restoration_at_native_size_is_the_plain_score():
-    sharp, network, blurred = restored(0), restored(1), restored(2)
-    scores = measure_restoration({"network": network, "input": blurred}, sharp, (40, 52))
+def test_all_in_focus_at_native_size_is_the_plain_score():
+    sharp, network, blurred = network_output(0), network_output(1), network_output(2)
+    scores = measure_all_in_focus({"network": network, "input": blurred}, sharp, (40, 52))
     assert scores == {
         "network": {"psnr": psnr(network, sharp), "ssim": ssim(network, sharp)},
         "input": {"psnr": psnr(blurred, sharp), "ssim": ssim(blurred, sharp)},
     }
 
 
-def test_restoration_at_another_size_compares_antialiased_pictures():
+def test_all_in_focus_at_another_size_compares_antialiased_pictures():
     def small(rgb: np.ndarray) -> np.ndarray:
         return np.asarray(Image.fromarray(rgb).resize((24, 20), Image.Resampling.BILINEAR))
 
-    sharp, network = restored(0), restored(1)
-    scores = measure_restoration({"network": network}, sharp, (20, 24))
+    sharp, network = network_output(0), network_output(1)
+    scores = measure_all_in_focus({"network": network}, sharp, (20, 24))
     assert scores["network"]["psnr"] == psnr(small(network), small(sharp))
     assert scores["network"]["ssim"] == ssim(small(network), small(sharp))
     # an output that already has the size is left as it is
-    done = measure_restoration({"network": small(network)}, sharp, (20, 24))
+    done = measure_all_in_focus({"network": small(network)}, sharp, (20, 24))
     assert done == scores
 
 
-def test_restoration_is_the_mean_over_images_of_decibels():
+def test_all_in_focus_is_the_mean_over_images_of_decibels():
     rows = pd.DataFrame({"psnr": [20.0, 30.0, 25.5], "ssim": [0.5, 0.9, 0.7]})
-    assert aggregate_restoration(rows) == pytest.approx({"psnr": 75.5 / 3, "ssim": 0.7})
+    assert aggregate_all_in_focus(rows) == pytest.approx({"psnr": 75.5 / 3, "ssim": 0.7})
 
 
-def test_a_restoration_statement_says_size_and_how_it_was_reached():
-    native = restoration_statement(NYU_SIZE, NYU_SIZE)
-    small = restoration_statement((256, 256), NYU_SIZE)
+def test_a_all_in_focus_statement_says_size_and_how_it_was_reached():
+    native = all_in_focus_statement(NYU_SIZE, NYU_SIZE)
+    small = all_in_focus_statement((256, 256), NYU_SIZE)
     assert "427x561" in native and "native size" in native
     assert "256x256" in small and "antialiased" in small and "native" not in small
     for statement in (native, small):

@@ -16,7 +16,7 @@ from support.clones import Clone, stages_run
 CELL = ("--dataset", "nyu", "--variant", "full", "--seed", "0")
 STAGES = {  # command, folders that it writes to
     "download": (("--dataset", "nyu"), ("data/raw",)),
-    "convert": (("--dataset", "nyu"), ("data/scenes",)),
+    "convert": (("--dataset", "nyu"), ("data/frames",)),
     "defocus": (("--dataset", "nyu"), ("data/defocused", "reports/defocus")),
     "train": (CELL, ("data/trained", "data/checkpoints", "mlartifacts")),
     "evaluate": (CELL, ("data/evaluated", "reports/metrics", "mlartifacts")),
@@ -25,7 +25,7 @@ STAGES = {  # command, folders that it writes to
 # what a stage may have written before the disk refused; all else must be as it was
 OWN = {
     "download": ("data/raw/nyu",),
-    "convert": ("data/scenes/nyu",),
+    "convert": ("data/frames/nyu",),
     "defocus": ("data/defocused/nyu", "reports/defocus/nyu", "mlartifacts"),
     "train": ("data/trained/nyu/full", "data/checkpoints", "reports/curves", "mlartifacts"),
     "evaluate": (

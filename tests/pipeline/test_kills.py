@@ -23,7 +23,7 @@ STAGES = (
     "download@nyu", "convert@nyu", "defocus@nyu", "train@nyu-full-0", "evaluate@nyu-full-0",
     "report",
 )  # fmt: skip
-STORES = ("data/scenes/nyu", "data/defocused/nyu")
+STORES = ("data/frames/nyu", "data/defocused/nyu")
 # what a stage leaves that says when and in which run, beside what was found
 OF_THE_RUN = {"run.json", "history.csv", "weights.pt", "index.html", "nyu-full-0.csv"}
 
@@ -37,7 +37,7 @@ def make(root: Path) -> Clone:
 def digests(clone: Clone) -> dict[str, str]:
     """Every file that the chain leaves, but for what tells of the run itself."""
     found = {}
-    for place in ("data/raw", "data/scenes", "data/defocused", "data/evaluated", "data/trained",
+    for place in ("data/raw", "data/frames", "data/defocused", "data/evaluated", "data/trained",
                   "reports"):  # fmt: skip
         for path in sorted((clone.root / place).rglob("*")):
             if path.is_file() and path.name not in OF_THE_RUN:

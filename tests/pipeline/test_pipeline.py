@@ -25,7 +25,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
 
 def test_every_stage_leaves_its_results(clone: Clone) -> None:
     for dataset, frames in (("nyu", 7), ("make3d", 6)):
-        assert len(pd.read_csv(clone.root / f"data/scenes/{dataset}/frames.csv")) == frames
+        assert len(pd.read_csv(clone.root / f"data/frames/{dataset}/frames.csv")) == frames
         assert (clone.root / f"data/defocused/{dataset}/store.json").is_file()
         shown = clone.root / "reports/defocus" / dataset
         assert len(pd.read_csv(shown / "coc.csv")) > 100
@@ -54,12 +54,12 @@ def test_aggregates_follow_from_the_rows(clone: Clone) -> None:
     folder = clone.root / "data/evaluated/nyu/full/0"
     metrics = json.loads((folder / "metrics.json").read_text())
     rows = pd.read_csv(folder / "depth.csv").query("protocol == 'headline'")
-    images = pd.read_csv(folder / "restoration.csv").query("protocol == 'native'")
+    images = pd.read_csv(folder / "all_in_focus.csv").query("protocol == 'native'")
     for method in ("network", "median"):
         mean = sum(r := rows[rows["method"] == method]["rmse"].tolist()) / len(r)
         assert metrics["depth"]["headline"][method]["rmse"] == pytest.approx(mean, abs=1e-9)
     psnr = {m: images[images["method"] == m]["psnr"].mean() for m in ("network", "input")}
-    gain = metrics["restoration"]["native"]["gain"]["psnr"]
+    gain = metrics["all_in_focus"]["native"]["gain"]["psnr"]
     assert gain == pytest.approx(psnr["network"] - psnr["input"], abs=1e-9)
 
 
@@ -129,7 +129,7 @@ def test_the_inputs_score_is_the_one_that_evaluation_finds(clone: Clone) -> None
             (clone.root / f"data/evaluated/{dataset}/full/0/metrics.json").read_text()
         )
         for metric in ("psnr", "ssim"):
-            found = metrics["restoration"]["native"]["input"][metric]
+            found = metrics["all_in_focus"]["native"]["input"][metric]
             assert shown[metric] == pytest.approx(found, abs=1e-9)
 
 
@@ -208,7 +208,7 @@ def test_controls_are_trained_or_tested_without_the_blur_that_the_network_knows(
         assert any(not torch.equal(t, states["sharp_input"][n]) for n, t in states["full"].items())
         # what each was tested on, told by the input's own score
         scores = {
-            v: json.loads((evaluated / v / "0/metrics.json").read_text())["restoration"]["native"]
+            v: json.loads((evaluated / v / "0/metrics.json").read_text())["all_in_focus"]["native"]
             for v in VARIANTS
         }
         assert scores["full"]["input"]["psnr"] != scores["wrong_focus"]["input"]["psnr"] < 40
@@ -355,7 +355,7 @@ def test_ones_own_pictures_are_linked_and_their_folder_is_left_as_it_was(
             clone.run("dvc", "repro", "defocus@own")
     finally:
         (clone.root / "params.yaml").write_bytes(before)
-    assert len(pd.read_csv(clone.root / "data/scenes/own/frames.csv")) == 5
+    assert len(pd.read_csv(clone.root / "data/frames/own/frames.csv")) == 5
     assert {path: path.read_bytes() for path in folder.rglob("*.png")} == files
     for path in (folder, folder / "rgb", folder / "depth"):
         assert path.stat().st_mode & 0o777 == 0o750

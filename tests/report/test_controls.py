@@ -65,7 +65,7 @@ def test_a_control_stands_beside_the_full_network_and_nowhere_else(tree: Tree) -
             for seed in (0, 1)
         ]
         rmse = sum(m["depth"]["headline"]["network"]["rmse"] for m in metrics) / 2
-        gain = sum(m["restoration"]["native"]["gain"]["psnr"] for m in metrics) / 2
+        gain = sum(m["all_in_focus"]["native"]["gain"]["psnr"] for m in metrics) / 2
         assert float(cells["headline.rmse"]) == pytest.approx(rmse)
         assert float(cells["native.psnr_gain"]) == pytest.approx(gain)
     details = {row.label: row.detail for row in table.parts[0].rows}
@@ -78,14 +78,14 @@ def make_sharp(folder: Path) -> None:
     """Turn a run into one that was tested on all-in-focus images: input and truth are equal."""
     camera = {"name": "all in focus", "max_coc_px": 1.0}
     change(folder / "evaluation.json", camera=camera, control="tested on all-in-focus images")
-    images = pd.read_csv(folder / "restoration.csv", dtype={"frame": str})
+    images = pd.read_csv(folder / "all_in_focus.csv", dtype={"frame": str})
     images.loc[images["method"] == "input", ["psnr", "ssim"]] = math.inf, 1.0
-    images.to_csv(folder / "restoration.csv", index=False)
+    images.to_csv(folder / "all_in_focus.csv", index=False)
     metrics = json.loads((folder / "metrics.json").read_text())
-    for scores in metrics["restoration"].values():
+    for scores in metrics["all_in_focus"].values():
         scores["input"] = {"psnr": math.inf, "ssim": 1.0}
         scores["gain"] = {k: v - scores["input"][k] for k, v in scores["network"].items()}
-    change(folder / "metrics.json", restoration=metrics["restoration"])
+    change(folder / "metrics.json", all_in_focus=metrics["all_in_focus"])
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_control_on_sharp_images_is_reported_in_any_order(
     plain = next(v for v in variants if v != "wrong_focus")
     metrics = json.loads((tree.folder("nyu", plain) / "metrics.json").read_text())
     table4 = build_tables(selection, VARIANTS)[2]
-    psnr = metrics["restoration"]["native"]["input"]["psnr"]
+    psnr = metrics["all_in_focus"]["native"]["input"]["psnr"]
     part = table4.parts[0]
     (given,) = (row for row in part.rows if row.label == "defocused input")
     (shown,) = (
@@ -149,14 +149,16 @@ def test_lambda_is_told_by_the_gradients_at_the_encoder(tree: Tree) -> None:
     history = pd.read_csv(tree.trained / "nyu/full/0/history.csv")
     model = json.loads((tree.trained / "nyu/full/0/run.json").read_text())["model"]
     cells = rows["full, seed 0"]
-    ratios = [d / n for d, n in zip(history["grad/deblur"], history["grad/depth"], strict=True)]
+    ratios = [
+        d / n for d, n in zip(history["grad/all_in_focus"], history["grad/depth"], strict=True)
+    ]
     assert float(cells["first"]) == pytest.approx(ratios[0])
     mean = sum(ratios) / len(ratios)
     assert float(cells["mean"]) == pytest.approx(mean)
     # unweighted, then at 0.01 on a depth loss in metres
     expected = mean / 0.05 * 0.01 / model["depth_scale_m"]
     assert float(cells["paper"]) == pytest.approx(expected)
-    assert float(cells["weight_deblur"]) == 0.05
+    assert float(cells["weight_all_in_focus"]) == 0.05
 
 
 def test_histories_without_gradients_make_no_table(tree: Tree) -> None:

@@ -72,7 +72,7 @@ def test_without_the_full_network_all_pairs_are_compared(tree: Tree) -> None:
     ("row", "file", "protocol", "metric", "baseline"),
     [
         ("full − training-median depth: AbsRel", "depth.csv", "headline", "abs_rel", "median"),
-        ("full − defocused input: PSNR [dB]", "restoration.csv", "native", "psnr", "input"),
+        ("full − defocused input: PSNR [dB]", "all_in_focus.csv", "native", "psnr", "input"),
     ],
 )
 def test_a_baseline_is_that_of_the_per_image_file(
@@ -93,7 +93,7 @@ def test_the_difference_is_that_of_the_per_image_files(tree: Tree) -> None:
     for variant in ("full", "deblur_only"):
         gains = []
         for seed in tree.seeds:
-            rows = pd.read_csv(tree.folder("nyu", variant, seed) / "restoration.csv")
+            rows = pd.read_csv(tree.folder("nyu", variant, seed) / "all_in_focus.csv")
             rows = rows[rows["protocol"] == "native"].set_index("frame")
             network, given = (rows[rows["method"] == m]["psnr"] for m in ("network", "input"))
             gains.append((network - given).mean())
@@ -112,7 +112,7 @@ def test_the_difference_is_that_of_the_per_image_files(tree: Tree) -> None:
 def test_the_verdict_names_the_better_network(tmp_path: Path, metric: str, column: str) -> None:
     tree = write_tree(tmp_path, variants=("full", "l1_l1"), frames=6, pictured=1)
     for variant, shift in (("full", 0.0), ("l1_l1", 0.5)):
-        for name in ("depth.csv", "restoration.csv"):
+        for name in ("depth.csv", "all_in_focus.csv"):
             path = tree.folder("nyu", variant) / name
             rows = pd.read_csv(path, dtype={"frame": str})
             if column in rows:
@@ -133,7 +133,7 @@ def test_a_control_that_only_tests_another_way_is_paired_with_its_own_training(
     )
     for seed, moved in ((0, -3.0), (1, 3.0)):
         for variant in tree.variants:
-            path = tree.folder("nyu", variant, seed) / "restoration.csv"
+            path = tree.folder("nyu", variant, seed) / "all_in_focus.csv"
             rows = pd.read_csv(path, dtype={"frame": str})
             network = rows["method"] == "network"
             better = 0.5 + 0.01 * np.arange(network.sum()) if variant == "full" else 0.0
@@ -148,7 +148,7 @@ def test_a_control_that_only_tests_another_way_is_paired_with_its_own_training(
 
 def test_networks_that_do_the_same_are_not_told_apart(tmp_path: Path) -> None:
     tree = write_tree(tmp_path, variants=("full", "l1_l1"), frames=4, pictured=1)
-    for name in ("depth.csv", "restoration.csv"):
+    for name in ("depth.csv", "all_in_focus.csv"):
         text = (tree.folder("nyu", "full") / name).read_text()
         (tree.folder("nyu", "l1_l1") / name).write_text(text)
     found = cells(select(tree))
@@ -170,7 +170,7 @@ def test_one_image_gives_a_difference_and_says_why_no_interval(tmp_path: Path) -
 def test_copies_of_one_photograph_count_as_one_image(tmp_path: Path) -> None:
     tree = write_tree(tmp_path, variants=("full", "l1_l1"), frames=6, pictured=1)
     for variant in ("full", "l1_l1"):
-        for name in ("depth.csv", "restoration.csv"):
+        for name in ("depth.csv", "all_in_focus.csv"):
             path = tree.folder("nyu", variant) / name
             rows = pd.read_csv(path, dtype={"frame": str})
             photographs = {f: f"p{i // 2}" for i, f in enumerate(sorted(set(rows["frame"])))}

@@ -147,7 +147,7 @@ def test_runs_are_named_and_linked(several: tuple[Tree, Path], page: str, tmp_pa
 
 
 def test_what_a_variant_cannot_show_is_explained(page: str) -> None:
-    assert "No restored image: the variant depth_only has no all-in-focus head." in page
+    assert "No all-in-focus image: the variant depth_only has no all-in-focus head." in page
     assert "No depth map: the variant deblur_only has no depth head." in page
     # the main variant comes first, whatever the order of the selection
     assert page.index('id="nyu-full"') < page.index('id="nyu-depth_only"')
@@ -165,7 +165,7 @@ def test_variants_without_a_head_alone_make_a_page(tmp_path: Path) -> None:
 
 def test_the_headline_stands_beside_its_baselines(page: str, several: tuple[Tree, Path]) -> None:
     metrics = [json.loads((several[0].folder(seed=s) / "metrics.json").read_text()) for s in (0, 1)]
-    scores = [m["restoration"]["native"] for m in metrics]
+    scores = [m["all_in_focus"]["native"] for m in metrics]
     psnr = sum(s["network"]["psnr"] for s in scores) / 2
     gain = sum(s["network"]["psnr"] - s["input"]["psnr"] for s in scores) / 2
     assert re.search(rf'class="value">{psnr:.2f} <small>± ', page)
@@ -271,12 +271,12 @@ def test_the_page_opens_quietly_and_its_slider_moves(
     assert seen["focused"]
     assert dict(seen["before"]) == {
         "defocused": "inset(0px 50% 0px 0px)",
-        "restored": "inset(0px 0px 0px 50%)",
+        "all_in_focus": "inset(0px 0px 0px 50%)",
     }
-    assert dict(seen["after"])["restored"] == "inset(0px 0px 0px 80%)"
-    assert [label for label, _ in seen["other"]] == ["restored", "sharp"]
-    assert seen["tags"] == ["restored", "sharp"]
-    assert seen["words"] == "80% restored, the rest sharp"
+    assert dict(seen["after"])["all_in_focus"] == "inset(0px 0px 0px 80%)"
+    assert [label for label, _ in seen["other"]] == ["all_in_focus", "sharp"]
+    assert seen["tags"] == ["all_in_focus", "sharp"]
+    assert seen["words"] == "80% all_in_focus, the rest sharp"
     assert seen["dark"] == bool(scheme)
     assert (seen["background"] == "rgb(255, 255, 255)") != bool(scheme)
 

@@ -58,7 +58,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "no evaluation": (lambda e, t: shutil.rmtree(e), "nyu/full/1 is selected .* does not exist"),
     "no training": (lambda e, t: shutil.rmtree(t), "nyu/full/1 is selected .* does not exist"),
     "missing file": (lambda e, t: (e / "metrics.json").unlink(), "metrics.json: is missing"),
-    "missing rows": (lambda e, t: (e / "restoration.csv").unlink(), "restoration.csv: is missing"),
+    "missing rows": (lambda e, t: (e / "all_in_focus.csv").unlink(), "all_in_focus.csv: is"),
     "missing curve": (lambda e, t: (e / "error_by_coc.csv").unlink(), "error_by_coc.csv"),
     "half a file": (lambda e, t: (e / "metrics.json").write_text('{"depth"'), "cannot be read"),
     "a list": (lambda e, t: (t / "run.json").write_text("[]"), "a JSON object is needed"),
@@ -90,16 +90,16 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         lambda e, t: edit_csv(e / "depth.csv", lambda rows: rows.iloc[1:]), "2 frames in 2 rows"
     ),
     "missing images": (
-        lambda e, t: edit_csv(e / "restoration.csv", lambda rows: rows.iloc[1:]), "2 frames in 2"
+        lambda e, t: edit_csv(e / "all_in_focus.csv", lambda rows: rows.iloc[1:]), "2 frames in 2"
     ),
     "other images": (
         lambda e, t: edit_csv(
-            e / "restoration.csv", lambda r: r.assign(frame=r["frame"].replace("0001", "x"))
+            e / "all_in_focus.csv", lambda r: r.assign(frame=r["frame"].replace("0001", "x"))
         ),
         "not those of depth.csv",
     ),
     "a NaN depth": (lambda e, t: edit_csv(e / "depth.csv", spoil("rmse")), "frame 0001, network"),
-    "a NaN image": (lambda e, t: edit_csv(e / "restoration.csv", spoil("ssim")), "not a number"),
+    "a NaN image": (lambda e, t: edit_csv(e / "all_in_focus.csv", spoil("ssim")), "not a number"),
     "no scene": (lambda e, t: shutil.rmtree(next((e / "scenes").iterdir())), "scenes.csv names it"),
 }  # fmt: skip
 
@@ -184,7 +184,7 @@ def test_no_image_with_valid_depth_gives_an_explained_dash(tmp_path: Path) -> No
 def test_a_frame_may_be_called_na(tmp_path: Path) -> None:
     tree = write_tree(tmp_path, frames=2, pictured=2)
     folder = tree.folder()
-    for name in ("depth.csv", "restoration.csv", "scenes.csv"):
+    for name in ("depth.csv", "all_in_focus.csv", "examples.csv"):
         text = (folder / name).read_text()
         (folder / name).write_text(text.replace("0001", "NA"))
     (folder / "scenes" / "0001").rename(folder / "scenes" / "NA")

@@ -91,7 +91,7 @@ def test_results_by_focus_distance_are_a_table_where_there_are_several(
         shutil.copytree(getattr(single, name), tmp_path / name)
     path = tmp_path / "evaluated/nyu/full/0/metrics.json"
     metrics = json.loads(path.read_text())
-    near = {"depth": metrics["depth"], "restoration": metrics["restoration"]}
+    near = {"depth": metrics["depth"], "all_in_focus": metrics["all_in_focus"]}
     far = json.loads(json.dumps(near))
     far["depth"]["headline"]["network"]["rmse"] = 1.25
     path.write_text(json.dumps({**metrics, "focus": {"1": near, "2.5": far}}))
@@ -100,7 +100,7 @@ def test_results_by_focus_distance_are_a_table_where_there_are_several(
     assert table is not None
     shown = {(c["row"], c["column"]): c["value"] for c in cells_of(table)}
     assert float(shown["2.5 m", "rmse"]) == 1.25
-    expected = metrics["restoration"]["native"]["gain"]["psnr"]
+    expected = metrics["all_in_focus"]["native"]["gain"]["psnr"]
     assert float(shown["1 m", "psnr_gain"]) == pytest.approx(expected)
 
 
@@ -141,7 +141,7 @@ def recompute(folder: Path, protocol: str, metric: str, method: str) -> float:
         own = recompute(folder, protocol, plain, method)
         return own - recompute(folder, protocol, plain, "input")
     if metric in ("psnr", "ssim"):
-        rows = per_image(folder / "restoration.csv", protocol, method)
+        rows = per_image(folder / "all_in_focus.csv", protocol, method)
         return sum(float(row[metric]) for row in rows) / len(rows)
     if metric == "bound":
         d1, d2, d3 = (recompute(folder, protocol, f"delta{k}", method) for k in (1, 2, 3))
@@ -237,7 +237,7 @@ def test_the_bound_is_attained_by_errors_just_outside_the_thresholds() -> None:
 
 
 def test_published_cells_are_shown_as_printed_and_none_is_invented(many: Tree) -> None:
-    text = resources.files("hded.report").joinpath("published.csv").read_text("utf-8")
+    text = resources.files("hded.report.tables").joinpath("published.csv").read_text("utf-8")
     printed = {(r["table"], r["row"], r["value"]) for r in csv.DictReader(StringIO(text))}
     for key, table in tables_of(many).items():
         for cell in (c for c in cells_of(table) if c["kind"] == "paper"):

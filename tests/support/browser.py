@@ -63,7 +63,7 @@ def chromium(profile: Path, page: Path, width: int, *options: str) -> tuple[str,
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
-def probed(page: str, folder: Path, width: int, pair: str = "restored-sharp") -> Path:
+def probed(page: str, folder: Path, width: int, pair: str = "all_in_focus-sharp") -> Path:
     """Write the page with the probe in it, in a frame: a window is never as narrow as a phone.
 
     The probe moves the first slider to 80 and chooses `pair`.

@@ -20,10 +20,10 @@ from scipy.ndimage import gaussian_filter
 from hded.defocus_diagnostics import BlurCount, camera_table
 from hded.evaluation.protocols import (
     PAPER_SIZE,
-    aggregate_restoration,
+    aggregate_all_in_focus,
+    all_in_focus_statement,
     depth_protocols,
-    measure_restoration,
-    restoration_statement,
+    measure_all_in_focus,
 )
 from hded.optics import CAMERAS, Camera, ThinLens
 
@@ -40,7 +40,7 @@ VARIANTS = {
 PARAMS_YAML = "run:\n  datasets: [nyu]   # <script>alert('params')</script> & more\n"
 FAR_M = {"nyu": 10.0, "make3d": 80.0}
 HEADS = {"depth_only": ("depth",), "deblur_only": ("all_in_focus",)}
-FILES = ("evaluation.json", "metrics.json", "depth.csv", "restoration.csv", "scenes.csv",
+FILES = ("evaluation.json", "metrics.json", "depth.csv", "all_in_focus.csv", "examples.csv",
          "error_by_depth.csv", "error_by_coc.csv")  # fmt: skip
 
 
@@ -182,12 +182,14 @@ class Cell:
         blurred = stack[index, rows, columns].round().astype(np.uint8)
         share = rng.uniform(0.5, 0.7)
         noise = rng.normal(0, 2, sharp.shape)
-        restored = np.clip(share * sharp + (1 - share) * blurred + noise, 0, 255).astype(np.uint8)
+        all_in_focus = np.clip(share * sharp + (1 - share) * blurred + noise, 0, 255).astype(
+            np.uint8
+        )
         wave = gaussian_filter(rng.normal(0, 1, gt.shape), max(gt.shape) / 14)
         smooth = gaussian_filter(np.where(gt > 0, gt, np.median(gt)), 1.5)
         depth = smooth * (1 + 0.12 * wave / wave.std())
         outputs = {"input": blurred, "depth": np.clip(depth, 0.05, self.far_m).astype(np.float32)}
-        return {**outputs, "all_in_focus": restored}
+        return {**outputs, "all_in_focus": all_in_focus}
 
     def write_evaluated(self, scenes: Sequence[SyntheticScene], pictured: int) -> None:
         out = self.tree.folder(self.dataset, self.variant, self.seed)
@@ -211,23 +213,23 @@ class Cell:
                       "input": predictions[scene.name]["input"]}  # fmt: skip
             for size in sizes if "all_in_focus" in self.heads else ():
                 name = "native" if size == native else str(size[0])
-                for method, scores in measure_restoration(images, scene.sharp, size).items():
+                for method, scores in measure_all_in_focus(images, scene.sharp, size).items():
                     key = {"frame": scene.name, "protocol": name, "method": method}
                     image_rows.append({**key, **scores})
         depth, images = pd.DataFrame(depth_rows), pd.DataFrame(image_rows)
         depth.to_csv(out / "depth.csv", index=False)
         if len(images):
-            images.to_csv(out / "restoration.csv", index=False)
-        metrics: dict[str, Any] = {"depth": {}, "restoration": {}}
+            images.to_csv(out / "all_in_focus.csv", index=False)
+        metrics: dict[str, Any] = {"depth": {}, "all_in_focus": {}}
         for protocol in (p for p in protocols if not p.raw):
             rows = depth[depth["protocol"] == protocol.name]
             metrics["depth"][protocol.name] = {
                 str(m): protocol.aggregate(group) for m, group in rows.groupby("method")
             }
         for name, rows in images.groupby("protocol") if len(images) else ():
-            scores = {str(m): aggregate_restoration(group) for m, group in rows.groupby("method")}
+            scores = {str(m): aggregate_all_in_focus(group) for m, group in rows.groupby("method")}
             gain = {k: v - scores["input"][k] for k, v in scores["network"].items()}
-            metrics["restoration"][str(name)] = {**scores, "gain": gain}
+            metrics["all_in_focus"][str(name)] = {**scores, "gain": gain}
         write_json(out / "metrics.json", metrics)
         blocks = [
             {
@@ -242,9 +244,9 @@ class Cell:
         ] + [
             {
                 "name": "native" if size == native else str(size[0]),
-                "kind": "restoration",
-                "title": f"Restoration at {'native size' if size == native else '256x256'}",
-                "statement": restoration_statement(size, native),
+                "kind": "all_in_focus",
+                "title": f"All-in-focus image at {'native size' if size == native else '256x256'}",
+                "statement": all_in_focus_statement(size, native),
                 "available": True,
                 "why_not": None,
             }
@@ -299,7 +301,7 @@ class Cell:
         ranks = list(dict.fromkeys([0, last // 2, last, *range(len(order))]))[:pictured]
         chosen = order.iloc[ranks].reset_index()
         chosen.assign(role=[roles.get(r, "fixed") for r in ranks]).to_csv(
-            out / "scenes.csv", index=False
+            out / "examples.csv", index=False
         )
         by_name = {scene.name: scene for scene in scenes}
         for name in chosen["frame"]:
@@ -309,7 +311,7 @@ class Cell:
             save_image(folder / "input.png", outputs["input"])
             save_image(folder / "sharp.png", scene.sharp)
             if "all_in_focus" in self.heads:
-                save_image(folder / "restored.png", outputs["all_in_focus"])
+                save_image(folder / "all_in_focus.png", outputs["all_in_focus"])
             save_image(folder / "depth_gt.png", two_millimetres(scene.depth_m))
             if "depth" in self.heads:
                 save_image(folder / "depth_pred.png", two_millimetres(outputs["depth"]))
@@ -364,7 +366,7 @@ class Cell:
             row |= {f"train/{t}": 0.4 * fall * rng.uniform(0.9, 1.1) for t in terms}
             if len(self.heads) == 2:
                 row |= {"grad/depth": 2.0, "weight/depth": 1.0}
-                row |= {"grad/deblur": 0.1 * epoch, "weight/deblur": 0.05}
+                row |= {"grad/all_in_focus": 0.1 * epoch, "weight/all_in_focus": 0.05}
             if epoch % 5 == 0:
                 row |= {f"val/{t}": 0.5 * fall for t in ["total", *terms]}
                 if "depth" in self.heads:

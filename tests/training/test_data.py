@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support.stores import write_stores
 
-from hded.blur.render import list_copies, take_picture
+from hded.blur.render import list_renderings, render_defocused
 from hded.common.errors import HDEDError
 from hded.network.normalize import to_network_range, to_uint8
 from hded.optics import CAMERAS, Camera
@@ -208,7 +208,7 @@ def ids(*runs: range) -> list[str]:
     named=st.booleans(),
 )
 def test_whole_scenes_are_held_out_never_all_and_at_least_one_frame(sizes, share, seed, named):
-    """Scenes are named, or are runs of consecutive ids; test frames stand between."""
+    """RawFrames are named, or are runs of consecutive ids; test frames stand between."""
     scene_of, names, start = [], [], 1
     for scene, size in enumerate(sizes):
         names += ids(range(start, start + size))
@@ -289,12 +289,12 @@ def copied(tmp_path_factory) -> SimpleNamespace:
     """Four frames taken at 1, 2 and 5 m, as the stage `defocus` stores them."""
     folder, chosen = tmp_path_factory.mktemp("copied"), cameras(1.0, 2.0, 5.0)
     tiny = write_stores(folder / "tiny", splits=["train"] * 4, size=SIZE)
-    table = list_copies(tiny.scenes.frames, chosen)
+    table = list_renderings(tiny.scenes.frames, chosen)
     records = []
     for row in table.itertuples():
-        depth = tiny.depth[row.scene_index]
+        depth = tiny.depth[row.frame_index]
         lens = chosen[row.camera_index].lens(depth, SIZE[1], np.random.default_rng(0))
-        image, coc = take_picture(tiny.rgb[row.scene_index], depth, lens, "gather")
+        image, coc = render_defocused(tiny.rgb[row.frame_index], depth, lens, "gather")
         records.append({"defocused": image, "coc": coc.astype(np.float16)})
     arrays = {"defocused": ((*SIZE, 3), np.uint8), "coc": (SIZE, np.float16)}
     write_store(folder / "taken", table, arrays, records, {"camera": {}})

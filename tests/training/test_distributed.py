@@ -25,7 +25,7 @@ from hded.training.data import Frames
 from hded.training.distributed import Group
 from hded.training.loop import FitSettings, fit
 from hded.training.losses import HDEDLoss, LossWeights
-from pipeline.lib.launch import relaunch_if_many
+from pipeline.lib.launch import relaunch_on_devices
 
 # MLflow's own, of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -216,10 +216,10 @@ def test_processes_stop_with_the_torchrun_that_was_killed_or_interrupted(tmp_pat
 
 
 def test_as_many_processes_as_devices(monkeypatch):
-    relaunch_if_many(1, "pipeline.train")
+    relaunch_on_devices(1, "pipeline.train")
     monkeypatch.setenv("WORLD_SIZE", "1")  # as schedulers set it, for what they start
-    relaunch_if_many(1, "pipeline.train")
+    relaunch_on_devices(1, "pipeline.train")
     monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(HDEDError, match=r"train.devices is 2, but torchrun started 1"):
-        relaunch_if_many(2, "pipeline.train")
-    relaunch_if_many(1, "pipeline.train")
+        relaunch_on_devices(2, "pipeline.train")
+    relaunch_on_devices(1, "pipeline.train")

@@ -19,18 +19,18 @@ CPU = torch.device("cpu")
 
 
 def losses(depth: float = 2.0, deblur: float = 3.0) -> dict[str, Tensor]:
-    return {"depth": torch.tensor(depth), "deblur": torch.tensor(deblur)}
+    return {"depth": torch.tensor(depth), "all_in_focus": torch.tensor(deblur)}
 
 
 def test_fixed_weighs_deblurring_by_lambda():
     balance = Balance("fixed", 0.25)
     assert balance(losses()).item() == pytest.approx(2 + 0.25 * 3)
-    assert balance.current() == {"depth": 1.0, "deblur": 0.25}
+    assert balance.current() == {"depth": 1.0, "all_in_focus": 0.25}
     assert not list(balance.parameters())
 
 
 @pytest.mark.parametrize("name", ["fixed", "uncertainty", "gradnorm"])
-@pytest.mark.parametrize("task", ["depth", "deblur"])
+@pytest.mark.parametrize("task", ["depth", "all_in_focus"])
 def test_one_task_alone_has_nothing_to_balance(name, task):
     alone = {task: losses()[task]}
     balance = Balance(name, 0.25)
@@ -49,12 +49,12 @@ def test_uncertainty_finds_the_scale_of_each_loss():
         optimizer.step()
     weights = balance.current()
     assert weights["depth"] == pytest.approx(1 / 0.05, rel=1e-3)
-    assert weights["deblur"] == pytest.approx(1 / 3.0, rel=1e-3)
+    assert weights["all_in_focus"] == pytest.approx(1 / 3.0, rel=1e-3)
 
 
 def test_gradnorm_evens_the_gradients_of_tasks_that_learn_alike():
     balance = Balance("gradnorm")
-    norms = {"depth": torch.tensor(4.0), "deblur": torch.tensor(1.0)}
+    norms = {"depth": torch.tensor(4.0), "all_in_focus": torch.tensor(1.0)}
     for _ in range(400):
         balance.learn(losses(), norms)
     weights = balance.current()
@@ -65,7 +65,7 @@ def test_gradnorm_evens_the_gradients_of_tasks_that_learn_alike():
 
 def test_gradnorm_favours_the_task_that_lags():
     balance = Balance("gradnorm")
-    norms = {"depth": torch.tensor(1.0), "deblur": torch.tensor(1.0)}
+    norms = {"depth": torch.tensor(1.0), "all_in_focus": torch.tensor(1.0)}
     balance.learn(losses(1.0, 1.0), norms)
     for _ in range(600):
         balance.learn(losses(1.0, 0.5), norms)  # deblurring has halved, depth has not moved
@@ -74,13 +74,13 @@ def test_gradnorm_favours_the_task_that_lags():
     weights = balance.current()
     targets = [(r / 0.75) ** GRADNORM_ALPHA for r in (1.0, 0.5)]
     assert targets[0] / targets[1] == pytest.approx(ratio)
-    assert weights["depth"] > 1.25 > 0.75 > weights["deblur"]
+    assert weights["depth"] > 1.25 > 0.75 > weights["all_in_focus"]
     assert sum(weights.values()) == pytest.approx(2.0)
 
 
 def test_gradnorm_goes_on_where_it_stood():
     one, other = Balance("gradnorm"), Balance("gradnorm")
-    norms = {"depth": torch.tensor(4.0), "deblur": torch.tensor(1.0)}
+    norms = {"depth": torch.tensor(4.0), "all_in_focus": torch.tensor(1.0)}
     for _ in range(5):
         one.learn(losses(), norms)
     other.load_state_dict(one.state_dict())
@@ -137,24 +137,24 @@ def test_each_terms_gradient_at_the_encoder_is_recorded_as_the_first_batch_has_i
             return self.maps
 
     network.encoder = kept = Kept(network.encoder)
-    for name in ("l1", "gradient", "charbonnier", "ssim", "depth", "deblur"):
+    for name in ("l1", "gradient", "charbonnier", "ssim", "depth", "all_in_focus"):
         terms = loss(network(batch.defocused), batch.depth_m, batch.valid, batch.sharp)
         wanted = {
             **terms,
             "depth": terms["l1"] + 0.001 * terms["gradient"],
-            "deblur": 0.25 * (terms["charbonnier"] + 4 * terms["ssim"]),
+            "all_in_focus": 0.25 * (terms["charbonnier"] + 4 * terms["ssim"]),
         }
         wanted[name].backward()
         norm = torch.cat([m.grad.flatten() for m in kept.maps if m.grad is not None]).norm()
         assert history[0][f"grad/{name}"] == pytest.approx(norm.item(), rel=1e-3), name
-    assert history[0]["weight/depth"] == 1 and history[0]["weight/deblur"] == 0.25
+    assert history[0]["weight/depth"] == 1 and history[0]["weight/all_in_focus"] == 0.25
     assert history[1]["grad/l1"] != history[0]["grad/l1"]
 
 
 def test_lambda_says_how_much_deblurring_moves_the_encoder(stores):
     one, hundredth = (fitted(stores, v)[-1].history[0] for v in (1.0, 0.01))
     assert hundredth["grad/ssim"] == pytest.approx(one["grad/ssim"])
-    ratio = hundredth["grad/deblur"] / one["grad/deblur"]
+    ratio = hundredth["grad/all_in_focus"] / one["grad/all_in_focus"]
     assert ratio == pytest.approx(0.01, rel=1e-4)
 
 
@@ -162,7 +162,7 @@ def test_lambda_says_how_much_deblurring_moves_the_encoder(stores):
 def test_learned_weights_move_while_the_network_trains_and_repeat_themselves(stores, name):
     _, loss, _, result = fitted(stores, 0.25, name, epochs=3)
     _, again, _, repeated = fitted(stores, 0.25, name, epochs=3)
-    weights = [(r["weight/depth"], r["weight/deblur"]) for r in result.history]
+    weights = [(r["weight/depth"], r["weight/all_in_focus"]) for r in result.history]
     assert weights[0] == (1.0, 1.0) and len(set(weights)) == 3
     assert loss.balance.current() == again.balance.current()
     assert all(torch.equal(t, repeated.state[n]) for n, t in result.state.items())

@@ -206,7 +206,7 @@ def test_another_setting_or_other_data_never_takes_up_a_checkpoint(tmp_path):
     assert code == 0, errors
     assert len(list((tmp_path / "data/checkpoints").iterdir())) == 2
     assert len(project.result()[1]) == 3
-    marker = tmp_path / "data/scenes/nyu/store.json"
+    marker = tmp_path / "data/frames/nyu/store.json"
     marker.write_text(marker.read_text() + "\n")
     assert project.run()[0] == 0
     assert len(list((tmp_path / "data/checkpoints").iterdir())) == 3

@@ -193,10 +193,10 @@ def training_figures(histories: Mapping[int, pd.DataFrame], name: str) -> list[P
     if "rmse" in names:
         plan.append(("rmse", "validation RMSE [m]", {"val/rmse": "validation"}, False))
     if "psnr" in names:
-        lines = {"val/psnr": "restored", "val/input_psnr": "defocused input"}
+        lines = {"val/psnr": "all_in_focus", "val/input_psnr": "defocused input"}
         plan.append(("psnr", "validation PSNR [dB]", lines, False))
-    if "grad/deblur" in columns and "grad/depth" in columns:
-        lines = {"grad/depth": "depth", "grad/deblur": "deblurring"}
+    if "grad/all_in_focus" in columns and "grad/depth" in columns:
+        lines = {"grad/depth": "depth", "grad/all_in_focus": "deblurring"}
         plan.append(("encoder", "gradient at the encoder, as weighted", lines, True))
     if "lr" in columns:
         plan.append(("lr", "learning rate", {"lr": "learning rate"}, False))

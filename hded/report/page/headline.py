@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hded.report.read.runs import DEPTH, NEEDED_HEAD, RESTORATION, Run
-from hded.report.tables.columns import HEADLINES, Spec
+from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, NEEDED_HEAD, Run
+from hded.report.tables.columns import HEADLINES, MetricColumn
 from hded.report.tables.model import number
 
 
@@ -19,10 +19,10 @@ class Fact:
 
 
 def headline(runs: Sequence[Run]) -> list[Fact]:
-    """Give the headline of one network's runs (one a seed): restoration first, then depth."""
+    """Give the headline of one network's runs (one a seed): deblurring first, then depth."""
     first = runs[0]
     facts = []
-    for protocol in first.protocols_of(RESTORATION)[:1]:
+    for protocol in first.protocols_of(ALL_IN_FOCUS)[:1]:
         for metric, label in (("psnr", "PSNR [dB]"), ("ssim", "SSIM")):
             facts.append(_gain(runs, protocol.name, protocol.title, metric, label))
     shown = [p for p in first.protocols_of(DEPTH) if p.name in HEADLINES.get(first.format, {})]
@@ -32,18 +32,18 @@ def headline(runs: Sequence[Run]) -> list[Fact]:
 
 
 def _gain(runs: Sequence[Run], protocol: str, title: str, metric: str, label: str) -> Fact:
-    value, gain = (Spec(RESTORATION, protocol, "", m) for m in (metric, f"{metric}_gain"))
+    value, gain = (MetricColumn(ALL_IN_FOCUS, protocol, "", m) for m in (metric, f"{metric}_gain"))
     scores = _values(runs, value, "network")
     inputs = _values(runs, value, "input")
     if not scores or not inputs:
-        return Fact(label, "–", f"no {NEEDED_HEAD[RESTORATION].replace('_', '-')} head", title)
+        return Fact(label, "–", f"no {NEEDED_HEAD[ALL_IN_FOCUS].replace('_', '-')} head", title)
     difference = gain.cell(_values(runs, gain, "network")).text
     comparison = f"{difference} against the defocused input's {value.cell(inputs[:1]).text}"
     return Fact(label, value.cell(scores).text, comparison, title)
 
 
 def _ratio(runs: Sequence[Run], protocol: str, title: str) -> Fact:
-    spec = Spec(DEPTH, protocol, "", "rmse")
+    spec = MetricColumn(DEPTH, protocol, "", "rmse")
     label = "Depth RMSE [m]"
     errors, baselines = _values(runs, spec, "network"), _values(runs, spec, "median")
     if not errors:
@@ -58,5 +58,5 @@ def _ratio(runs: Sequence[Run], protocol: str, title: str) -> Fact:
     return Fact(label, spec.cell(errors).text, comparison, title)
 
 
-def _values(runs: Sequence[Run], spec: Spec, method: str) -> list[float]:
+def _values(runs: Sequence[Run], spec: MetricColumn, method: str) -> list[float]:
     return [value for run in runs if (value := spec.value(run, method)) is not None]

@@ -1,4 +1,4 @@
-"""Scenes as pictures inside the page, as large as the page's size allows.
+"""RawFrames as pictures inside the page, as large as the page's size allows.
 
 Truth and estimate share one bar in metres, the two images' errors another.
 """
@@ -37,7 +37,7 @@ class Pictures:
 
     sharp: NDArray[np.uint8]
     defocused: NDArray[np.uint8]
-    restored: NDArray[np.uint8] | None
+    all_in_focus: NDArray[np.uint8] | None
     depth_gt: NDArray[np.float64]
     depth_pred: NDArray[np.float64] | None
     coc_px: NDArray[np.float64]
@@ -64,7 +64,7 @@ class SceneView:
     side_px: int
     sharp: Inlined
     defocused: Inlined
-    restored: Inlined | None
+    all_in_focus: Inlined | None
     depth_gt: Inlined
     depth_pred: Inlined | None
     depth_bar: Bar
@@ -72,7 +72,7 @@ class SceneView:
     depth_error: Inlined | None
     depth_error_bar: Bar | None
     defocused_error: Inlined
-    restored_error: Inlined | None
+    all_in_focus_error: Inlined | None
     image_error_bar: Bar
     coc: Inlined
     coc_bar: Bar
@@ -142,7 +142,7 @@ def read_pictures(run: Run, scene: Scene) -> Pictures:
     pictures = Pictures(
         sharp=_rgb(folder / "sharp.png"),
         defocused=_rgb(folder / "input.png"),
-        restored=_rgb(folder / "restored.png") if has_image else None,
+        all_in_focus=_rgb(folder / "all_in_focus.png") if has_image else None,
         depth_gt=decode_depth(_read(folder / "depth_gt.png")),
         depth_pred=decode_depth(_read(folder / "depth_pred.png")) if has_depth else None,
         coc_px=decode_coc(_read(folder / "coc.png")),
@@ -167,7 +167,7 @@ def view_scene(run: Run, scene: Scene, side_px: int, map_px: int, quality: int) 
     def draw(scale: Scale, values: NDArray) -> Inlined:
         return scale.draw(values, map_px, quality)
 
-    has_depth, has_image = p.depth_pred is not None, p.restored is not None
+    has_depth, has_image = p.depth_pred is not None, p.all_in_focus is not None
     depths = Scale.of_depth(p.depth_gt[p.depth_gt > 0], BOTH if has_depth else ALONE)
     depth_map, depth_error_bar = None, None
     if p.depth_pred is not None:
@@ -175,8 +175,8 @@ def view_scene(run: Run, scene: Scene, side_px: int, map_px: int, quality: int) 
         depth_errors = Scale.from_zero(error, "m", "magma", ALONE)
         depth_map, depth_error_bar = draw(depth_errors, error), depth_errors.bar
     input_error = p.image_error(p.defocused)
-    restored_error = None if p.restored is None else p.image_error(p.restored)
-    shown = [e for e in (input_error, restored_error) if e is not None]
+    all_in_focus_error = None if p.all_in_focus is None else p.image_error(p.all_in_focus)
+    shown = [e for e in (input_error, all_in_focus_error) if e is not None]
     image_errors = Scale.from_zero(np.stack(shown), "", "magma", BOTH if has_image else ALONE)
     blur = Scale.from_zero(np.abs(p.coc_px), "px", "cividis", ALONE)
     return SceneView(
@@ -184,7 +184,7 @@ def view_scene(run: Run, scene: Scene, side_px: int, map_px: int, quality: int) 
         side_px=side_px,
         sharp=photo(p.sharp),
         defocused=photo(p.defocused),
-        restored=None if p.restored is None else photo(p.restored),
+        all_in_focus=None if p.all_in_focus is None else photo(p.all_in_focus),
         depth_gt=draw(depths, p.known_depth),
         depth_pred=None if p.depth_pred is None else draw(depths, p.depth_pred),
         depth_bar=depths.bar,
@@ -192,7 +192,9 @@ def view_scene(run: Run, scene: Scene, side_px: int, map_px: int, quality: int) 
         depth_error=depth_map,
         depth_error_bar=depth_error_bar,
         defocused_error=draw(image_errors, input_error),
-        restored_error=None if restored_error is None else draw(image_errors, restored_error),
+        all_in_focus_error=None
+        if all_in_focus_error is None
+        else draw(image_errors, all_in_focus_error),
         image_error_bar=image_errors.bar,
         coc=draw(blur, np.abs(p.coc_px)),
         coc_bar=blur.bar,

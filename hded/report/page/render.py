@@ -119,7 +119,7 @@ def render_page(
             scenes=gallery.views.get(run.name, ()),
             training=figures[run.name],
             why_no_depth=_absent(run, "depth", "depth map"),
-            why_no_image=_absent(run, "all_in_focus", "restored image"),
+            why_no_image=_absent(run, "all_in_focus", "all-in-focus image"),
         )
 
     views = []

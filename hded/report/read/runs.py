@@ -16,16 +16,16 @@ import pandas as pd
 
 from hded.common.errors import HDEDError
 from hded.metrics import DEPTH_METRICS, IMAGE_METRICS
-from hded.optics import ALL_IN_FOCUS
+from hded.optics import NOT_DEFOCUSED
 from hded.report.read.files import REPAIR, JsonObject, read_csv
 
-DEPTH, RESTORATION = "depth", "restoration"
-NEEDED_HEAD = {DEPTH: "depth", RESTORATION: "all_in_focus"}
+DEPTH, ALL_IN_FOCUS = "depth", "all_in_focus"
+NEEDED_HEAD = {DEPTH: "depth", ALL_IN_FOCUS: "all_in_focus"}
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How figures were taken; `kind` is depth or restoration."""
+    """How figures were taken; `kind` is depth or all_in_focus."""
 
     name: str
     kind: str
@@ -109,7 +109,7 @@ class Run:
     @property
     def blurred(self) -> bool:
         """Whether its test pictures were defocused; a control's may be all in focus."""
-        return self.camera["name"] != ALL_IN_FOCUS
+        return self.camera["name"] != NOT_DEFOCUSED
 
     def protocols_of(self, kind: str) -> list[Protocol]:
         """Give the protocols of one kind that were taken, in the evaluation's order."""
@@ -290,15 +290,15 @@ def _read_metrics(
     path: Path, heads: tuple[str, ...], protocols: Iterable[Protocol]
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     metrics = JsonObject(path)
-    depth, restoration = metrics[DEPTH], metrics[RESTORATION]
+    depth, all_in_focus = metrics[DEPTH], metrics[ALL_IN_FOCUS]
     for protocol in protocols:
-        needed = protocol.kind == DEPTH or NEEDED_HEAD[RESTORATION] in heads
-        found = protocol.name in (depth if protocol.kind == DEPTH else restoration)
+        needed = protocol.kind == DEPTH or NEEDED_HEAD[ALL_IN_FOCUS] in heads
+        found = protocol.name in (depth if protocol.kind == DEPTH else all_in_focus)
         if protocol.available and needed and not found:
             raise HDEDError(
                 f"{path}: protocol {protocol.name} of evaluation.json is missing; {REPAIR}"
             )
-    return {DEPTH: depth, RESTORATION: restoration}, metrics.get("focus", {})
+    return {DEPTH: depth, ALL_IN_FOCUS: all_in_focus}, metrics.get("focus", {})
 
 
 def _read_images(folder: Path, heads: tuple[str, ...], count: int) -> dict[str, pd.DataFrame]:
@@ -308,15 +308,15 @@ def _read_images(folder: Path, heads: tuple[str, ...], count: int) -> dict[str, 
     _check_frames(path, rows, count)
     _check_numbers(path, rows[rows["valid_px"] > 0], DEPTH_METRICS)
     found = {DEPTH: rows}
-    if NEEDED_HEAD[RESTORATION] in heads:
-        path = folder / "restoration.csv"
+    if NEEDED_HEAD[ALL_IN_FOCUS] in heads:
+        path = folder / "all_in_focus.csv"
         images = read_csv(path, ("frame", "protocol", "method", *IMAGE_METRICS))
         _check_frames(path, images, count)
         # an infinite PSNR is a perfect image, not a mistake
         _check_numbers(path, images.replace({"psnr": {math.inf: 0.0}}), IMAGE_METRICS)
         if set(images["frame"]) != set(rows["frame"]):
             raise HDEDError(f"{path}: its frames are not those of depth.csv; {REPAIR}")
-        found[RESTORATION] = images
+        found[ALL_IN_FOCUS] = images
     return found
 
 
@@ -341,7 +341,7 @@ def _check_numbers(path: Path, rows: pd.DataFrame, metrics: Sequence[str]) -> No
 
 
 def _read_scenes(folder: Path) -> tuple[Scene, ...]:
-    table = read_csv(folder / "scenes.csv", ("frame", "role"))
+    table = read_csv(folder / "examples.csv", ("frame", "role"))
     scenes = []
     for record in table.to_dict("records"):
         place = folder / "scenes" / record["frame"]

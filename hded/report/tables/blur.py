@@ -9,7 +9,7 @@ import pandas as pd
 
 from hded.common.errors import HDEDError
 from hded.report.read.files import REPAIR, JsonObject, read_csv
-from hded.report.read.runs import DEPTH, RESTORATION, Selection
+from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Selection
 from hded.report.tables.captions import camera_sentence, dataset_title
 from hded.report.tables.model import Cell, Column, Part, Row, Table, missing, number
 
@@ -95,7 +95,7 @@ def build_focus(selection: Selection) -> Table | None:
     for dataset in selection.datasets:
         runs = [run for run in selection.of(dataset) if run.focus]
         for run in runs:
-            depth, images = run.protocols_of(DEPTH)[0], run.protocols_of(RESTORATION)[0]
+            depth, images = run.protocols_of(DEPTH)[0], run.protocols_of(ALL_IN_FOCUS)[0]
             columns = (
                 Column("rmse", "RMSE [m]"),
                 Column("psnr", "PSNR [dB]"),
@@ -118,7 +118,7 @@ def build_focus(selection: Selection) -> Table | None:
 
 def _focus_cells(metrics: Mapping[str, Mapping], depth: str, images: str) -> tuple[Cell, ...]:
     rmse = metrics[DEPTH].get(depth, {}).get("network", {}).get("rmse")
-    scores = metrics[RESTORATION].get(images, {})
+    scores = metrics[ALL_IN_FOCUS].get(images, {})
     network, source = scores.get("network", {}), scores.get("input", {})
     gain = scores.get("gain", {})
     values = (

@@ -8,7 +8,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from hded.report.read.runs import DEPTH, NEEDED_HEAD, RESTORATION, Run, Selection, comparable
+from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, NEEDED_HEAD, Run, Selection, comparable
 from hded.report.tables.captions import (
     DATASET_TITLES,
     describe_camera,
@@ -17,7 +17,14 @@ from hded.report.tables.captions import (
     describe_protocols,
     sample_warning,
 )
-from hded.report.tables.columns import BOUND, BOUND_TEXT, FULL_DEPTH, IMAGE, Spec, main_specs
+from hded.report.tables.columns import (
+    BOUND,
+    BOUND_TEXT,
+    FULL_DEPTH,
+    IMAGE,
+    MetricColumn,
+    main_columns,
+)
 from hded.report.tables.model import Cell, Part, Row, Table, mark_best, missing
 from hded.report.tables.published import Published, abs_rel_bound, published
 
@@ -81,7 +88,7 @@ def _parts(
     runs = comparable(runs)
     title = DATASET_TITLES[key] if key else f"{runs[0].dataset} (own pictures)"
     protocols = {p.name: p for run in runs for p in run.protocols}
-    specs = main_specs(key, runs)
+    specs = main_columns(key, runs)
     ours = {v: [r for r in runs if r.variant == v] for v in variants}
     rows = [
         *(_published_row(name, cells, specs) for name, cells in _printed(number, key)),
@@ -109,7 +116,7 @@ def _parts(
     further = []
     for protocol in (p for p in protocols.values() if p.available and p.name not in shown):
         metrics = FULL_DEPTH if protocol.kind == DEPTH else IMAGE
-        some = [Spec(protocol.kind, protocol.name, "", metric) for metric in metrics]
+        some = [MetricColumn(protocol.kind, protocol.name, "", metric) for metric in metrics]
         rows = [
             *(
                 _our_row(v, ours[v], some, key, selection, descriptions)
@@ -135,7 +142,7 @@ def _printed(number: str, key: str) -> Iterable[tuple[str, dict[str, Published]]
     return published(number, key).items() if key else ()
 
 
-def _published_row(name: str, cells: Mapping[str, Published], specs: Sequence[Spec]) -> Row:
+def _published_row(name: str, cells: Mapping[str, Published], specs: Sequence[MetricColumn]) -> Row:
     detail = ""
     row_bounds = _printed_bounds(cells)
     for prefix, bound in row_bounds.items():
@@ -175,7 +182,7 @@ def _printed_bounds(cells: Mapping[str, Published]) -> dict[str, str]:
 def _our_row(
     variant: str,
     runs: Sequence[Run],
-    specs: Sequence[Spec],
+    specs: Sequence[MetricColumn],
     key: str,
     selection: Selection,
     descriptions: Mapping[str, str],
@@ -202,7 +209,7 @@ def _no_dataset(key: str) -> str:
     return f"not run: no official {DATASET_TITLES[key]} in run.datasets"
 
 
-def why_not(spec: Spec, run: Run) -> str:
+def why_not(spec: MetricColumn, run: Run) -> str:
     """Say why a run has no figure in a column."""
     if NEEDED_HEAD[spec.kind] not in run.heads:
         does = "estimates no depth" if spec.kind == DEPTH else "restores no image"
@@ -213,11 +220,11 @@ def why_not(spec: Spec, run: Run) -> str:
     return f"not measured: the {run.geometry} geometry of {run.variant} has no {spec.protocol} size"
 
 
-def _baselines(runs: Sequence[Run], specs: Sequence[Spec], key: str) -> list[Row]:
+def _baselines(runs: Sequence[Run], specs: Sequence[MetricColumn], key: str) -> list[Row]:
     rows = []
     for method, kind, label, other in (
         ("median", DEPTH, "training-median depth", "a depth, not an image"),
-        ("input", RESTORATION, "defocused input", "an image, not a depth"),
+        ("input", ALL_IN_FOCUS, "defocused input", "an image, not a depth"),
     ):
         cells = []
         for spec in specs:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from hded.optics import ALL_IN_FOCUS
+from hded.optics import NOT_DEFOCUSED
 from hded.report.read.runs import Protocol, Run, Training
 
 DATASET_TITLES = {"nyu": "NYU-Depth v2", "make3d": "Make3D"}
@@ -50,7 +50,7 @@ def describe_camera(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
 
 def camera_sentence(camera: Mapping[str, Any]) -> str:
     """Describe a camera in one line; what is drawn for each picture is said to be."""
-    if camera["name"] == ALL_IN_FOCUS:
+    if camera["name"] == NOT_DEFOCUSED:
         return "none: the images are all in focus"
     drawn = "drawn for each picture"
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hded.metrics import HIGHER_IS_BETTER
-from hded.report.read.runs import DEPTH, RESTORATION, Run
+from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run
 from hded.report.tables.model import Cell, Column, measured
 from hded.report.tables.published import abs_rel_bound
 
@@ -33,7 +33,7 @@ HEADLINES = {  # depth protocols of the paper's layout
 
 
 @dataclass(frozen=True, slots=True)
-class Spec:
+class MetricColumn:
     """One column: a metric under a protocol."""
 
     kind: str
@@ -76,8 +76,8 @@ class Spec:
         return measured(values, MEASURES[self.metric][1], signed=signed)
 
 
-def main_specs(key: str, runs: Sequence[Run]) -> list[Spec]:
-    """Columns of the paper's layout: headline depth, then restoration."""
+def main_columns(key: str, runs: Sequence[Run]) -> list[MetricColumn]:
+    """Columns of the paper's layout: headline depth, then all_in_focus."""
     if key in HEADLINES:
         depth = HEADLINES[key]
     else:
@@ -89,7 +89,7 @@ def main_specs(key: str, runs: Sequence[Run]) -> list[Spec]:
             printed = "abs_rel_bound" if metric == BOUND else metric
             if key == "make3d":
                 printed = f"{name}_{printed}"
-            specs.append(Spec(DEPTH, name, title, metric, printed))
-    image = [p for run in runs for p in run.protocols_of(RESTORATION)]
-    name, title = (image[0].name, image[0].title) if image else ("native", "Restoration")
-    return specs + [Spec(RESTORATION, name, title, metric, metric) for metric in IMAGE]
+            specs.append(MetricColumn(DEPTH, name, title, metric, printed))
+    image = [p for run in runs for p in run.protocols_of(ALL_IN_FOCUS)]
+    name, title = (image[0].name, image[0].title) if image else ("native", "All-in-focus image")
+    return specs + [MetricColumn(ALL_IN_FOCUS, name, title, metric, metric) for metric in IMAGE]

@@ -10,7 +10,7 @@ from hded.report.tables.captions import (
     describe_protocols,
     sample_warning,
 )
-from hded.report.tables.columns import Spec, main_specs
+from hded.report.tables.columns import MetricColumn, main_columns
 from hded.report.tables.model import Column, Part, Row, Table, missing
 
 METRICS = ("rmse", "abs_rel", "delta1", "psnr", "psnr_gain")
@@ -40,8 +40,8 @@ def _part(
 ) -> Part:
     runs = [run for v in variants for run in selection.of(dataset, v)]
     key = runs[0].format if runs[0].format == dataset else ""
-    specs = [spec for spec in main_specs(key, runs) if spec.metric in METRICS]
-    plan: list[tuple[Spec, str, Column]] = []  # a metric, of which method, and its column
+    specs = [spec for spec in main_columns(key, runs) if spec.metric in METRICS]
+    plan: list[tuple[MetricColumn, str, Column]] = []  # a metric, of which method, and its column
     for spec in specs:
         plan.append((spec, "network", spec.column))
         if spec.metric == "psnr":  # each control has an input of its own
@@ -66,7 +66,7 @@ def _part(
 def _row(
     variant: str,
     runs: Sequence[Run],
-    plan: Sequence[tuple[Spec, str, Column]],
+    plan: Sequence[tuple[MetricColumn, str, Column]],
     descriptions: Mapping[str, str],
 ) -> Row:
     cells = []

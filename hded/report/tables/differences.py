@@ -7,7 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hded.evaluation.bootstrap import LEVEL, RESAMPLES, paired_difference
-from hded.report.read.runs import DEPTH, RESTORATION, Protocol, Run, Selection, comparable, same_fit
+from hded.report.read.runs import (
+    ALL_IN_FOCUS,
+    DEPTH,
+    Protocol,
+    Run,
+    Selection,
+    comparable,
+    same_fit,
+)
 from hded.report.tables.build import MAIN_VARIANT
 from hded.report.tables.captions import (
     dataset_title,
@@ -15,14 +23,14 @@ from hded.report.tables.captions import (
     describe_protocols,
     sample_warning,
 )
-from hded.report.tables.columns import MEASURES, Spec
+from hded.report.tables.columns import MEASURES, MetricColumn
 from hded.report.tables.model import Cell, Column, Part, Row, Table, missing, number
 from hded.report.tables.published import DEPTH_HEAD_HELPS_DB
 
-MEASURED = {DEPTH: ("rmse", "abs_rel", "delta1"), RESTORATION: ("psnr", "ssim")}
+MEASURED = {DEPTH: ("rmse", "abs_rel", "delta1"), ALL_IN_FOCUS: ("psnr", "ssim")}
 # two networks are compared by what each makes of its own input
-BETWEEN = {DEPTH: ("network", ""), RESTORATION: ("gain", "_gain")}
-BASELINES = {DEPTH: ("median", "training-median depth"), RESTORATION: ("input", "defocused input")}
+BETWEEN = {DEPTH: ("network", ""), ALL_IN_FOCUS: ("gain", "_gain")}
+BASELINES = {DEPTH: ("median", "training-median depth"), ALL_IN_FOCUS: ("input", "defocused input")}
 EXTRA_DIGIT = 1  # beyond the tables': a difference is smaller than what it is of
 COLUMNS = (
     Column("protocol", "protocol", numeric=False),
@@ -104,11 +112,11 @@ def _pairs(variants: Sequence[str]) -> list[tuple[str, str]]:
 def _against_baselines(runs: Sequence[Run]) -> list[Row]:
     rows = []
     for kind, (method, title) in BASELINES.items():
-        if kind == RESTORATION and not runs[0].blurred:
+        if kind == ALL_IN_FOCUS and not runs[0].blurred:
             continue  # its input is the sharp image itself
         for protocol in runs[0].protocols_of(kind)[:1]:
             for metric in MEASURED[kind]:
-                spec = Spec(kind, protocol.name, "", metric)
+                spec = MetricColumn(kind, protocol.name, "", metric)
                 names = runs[0].variant, title
                 values = _values(runs, spec, "network"), _values(runs[:1], spec, method)
                 rows += _row(_title(names), names, protocol.title, spec, *values, trained=1)
@@ -118,9 +126,9 @@ def _against_baselines(runs: Sequence[Run]) -> list[Row]:
 def shared_protocol(kind: str, first: Run, second: Run) -> Protocol | None:
     """Give the protocol that two runs are compared by: the first's first that the second has.
 
-    None for the restoration of images that were in focus: there is nothing to gain.
+    None for images that were in focus: there is nothing to gain.
     """
-    if kind == RESTORATION and not (first.blurred and second.blurred):
+    if kind == ALL_IN_FOCUS and not (first.blurred and second.blurred):
         return None
     theirs = {p.name for p in second.protocols_of(kind)}
     return next((p for p in first.protocols_of(kind) if p.name in theirs), None)
@@ -142,7 +150,7 @@ def compare_networks(
         if protocol is None:
             continue
         for metric in MEASURED[kind]:
-            spec = Spec(kind, protocol.name, "", metric + suffix)
+            spec = MetricColumn(kind, protocol.name, "", metric + suffix)
             values = (_values(runs, spec, method) for runs in (first, second))
             rows += _row(title, names, protocol.title, spec, *values, tied=tied)
     return rows
@@ -152,7 +160,7 @@ def _title(names: tuple[str, str]) -> str:
     return f"{names[0]} − {names[1]}: "
 
 
-def _values(runs: Sequence[Run], spec: Spec, method: str) -> NDArray[np.float64] | None:
+def _values(runs: Sequence[Run], spec: MetricColumn, method: str) -> NDArray[np.float64] | None:
     """Figures of each photograph (seeds, images), in the frames' order."""
     metric = spec.metric.removesuffix("_gain")
     rows = [run.per_photograph(spec.kind, spec.protocol, method, metric) for run in runs]
@@ -164,7 +172,7 @@ def _row(
     title: str,
     names: tuple[str, str],
     protocol: str,
-    spec: Spec,
+    spec: MetricColumn,
     first: NDArray[np.float64] | None,
     second: NDArray[np.float64] | None,
     trained: int = 2,
@@ -181,7 +189,7 @@ def _row(
 
 
 def _cells(
-    spec: Spec,
+    spec: MetricColumn,
     names: tuple[str, str],
     first: NDArray[np.float64],
     second: NDArray[np.float64],

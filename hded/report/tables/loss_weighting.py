@@ -10,10 +10,10 @@ from hded.report.tables.captions import dataset_title
 from hded.report.tables.model import Cell, Column, Part, Row, Table, missing, number
 
 PAPER_LAMBDA = 0.01
-TASKS = ("depth", "deblur")
+TASKS = ("depth", "all_in_focus")
 COLUMNS = (
     ("weight_depth", "weight of depth"),
-    ("weight_deblur", "weight of deblurring"),
+    ("weight_all_in_focus", "weight of deblurring"),
     ("first", "first epoch with a gradient: deblurring / depth"),
     ("mean", "mean over epochs: deblurring / depth"),
     ("paper", f"the same at λ = {PAPER_LAMBDA}, depth in metres"),
@@ -53,13 +53,13 @@ def _measured(history: pd.DataFrame) -> bool:
 def _row(run: Run) -> Row:
     history = run.training.history
     last = history.iloc[-1]
-    ratio = history["grad/deblur"] / history["grad/depth"]
+    ratio = history["grad/all_in_focus"] / history["grad/depth"]
     ratio = ratio[history["grad/depth"] > 0]
-    unweighted = ratio * history["weight/depth"] / history["weight/deblur"]
+    unweighted = ratio * history["weight/depth"] / history["weight/all_in_focus"]
     paper = PAPER_LAMBDA / run.training.depth_scale_m * unweighted
     cells = (
         _cell([last["weight/depth"]]),
-        _cell([last["weight/deblur"]]),
+        _cell([last["weight/all_in_focus"]]),
         _cell(ratio.head(1)),
         _cell(ratio),
         _cell(paper.dropna()),
