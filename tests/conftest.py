@@ -1,12 +1,18 @@
 """Shared by all tests: reproducible property tests, threads, and fixtures."""
 
 import os
+
+# One thread for each test process and every process that a test starts: two test processes with two
+# threads each would wait for each other. Read by OpenMP and numba when they are first imported.
+for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+# ruff: noqa: E402
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 from support.imports import ROOT
 from support.stores import write_stores
@@ -20,9 +26,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("reproducible")
-
-# threads that wait for each other cost tiny networks more than they bring, on a busy machine most
-torch.set_num_threads(1)
 
 REAL_DATA = "HDED_REAL_DATA"
 
