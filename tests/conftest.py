@@ -30,13 +30,17 @@ settings.load_profile("reproducible")
 REAL_DATA = "HDED_REAL_DATA"
 
 
-# the files that take minutes, longest first
-LONG = ("test_pipeline.py", "test_resume.py")
+# files whose tests share something that takes long to make: each stays in one process, and starts
+# first, so that no process is left alone with it at the end
+SHARING = ("test_pipeline.py", "test_resume.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the long files first, so that no process is left alone with one at the end."""
-    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+    """Order and group the tests for pytest-xdist; all others go to whichever process is free."""
+    for item in items:
+        if item.path.name in SHARING:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    items.sort(key=lambda item: (*SHARING, item.path.name).index(item.path.name))
 
 
 @pytest.fixture(scope="session")
