@@ -19,7 +19,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # names become folders, DVC stages and MLflow runs
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
-OFFICIAL = ("nyu", "make3d")
+# Titles of the datasets that have official files, by their names in params.yaml. Their
+# readers are registered in hded.datasets, which this module does not import: a stage that reads no
+# raw files does not depend on the readers.
+OFFICIAL = {"nyu": "NYU-Depth v2", "make3d": "Make3D"}
 DRAWN = "drawn"  # a focus distance of each picture's own
 
 
