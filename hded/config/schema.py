@@ -32,7 +32,10 @@ NetworkInput = Literal["defocused", "sharp"]
 Precision = Literal["float32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
 
-OFFICIAL = ("nyu", "make3d")
+# Titles of the datasets that have official files, by their names in params.yaml. Their
+# readers are registered in hded.datasets, which this module does not import: a stage that reads no
+# raw files does not depend on the readers.
+OFFICIAL = {"nyu": "NYU-Depth v2", "make3d": "Make3D"}
 DRAWN = "drawn"  # a focus distance of each picture's own
 
 

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from hded.config.schema import OFFICIAL
 from hded.optics import NOT_DEFOCUSED
 from hded.records import Protocol, TrainingRecord
 from hded.report.read.runs import Run
 
-DATASET_TITLES = {"nyu": "NYU-Depth v2", "make3d": "Make3D"}
 ENCODER_TITLES = {
     "densenet121": "DenseNet-121",
     "efficientnet_lite0": "EfficientNet-Lite0",
@@ -19,7 +19,7 @@ SIGMA_RULES = {"quarter": "|CoC|/4", "syndof": "(|CoC| − 1)/4", "d3net": "0.3 
 
 def dataset_title(run: Run) -> str:
     """Name a dataset for people."""
-    return DATASET_TITLES.get(run.format, run.dataset)
+    return OFFICIAL.get(run.format, run.dataset)
 
 
 def sample_warning(runs: Sequence[Run]) -> Iterable[str]:
