@@ -6,10 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 from support.imports import ROOT
 from support.stores import write_stores
+
+from hded.common.threads import limit_threads
 
 # the same examples on every run, however slow the machine: a test never fails by chance
 settings.register_profile(
@@ -21,8 +22,8 @@ settings.register_profile(
 )
 settings.load_profile("reproducible")
 
-# threads that wait for each other cost tiny networks more than they bring, on a busy machine most
-torch.set_num_threads(1)
+# tiny networks gain nothing from several threads, which wait for each other on a busy machine
+limit_threads(1)
 
 REAL_DATA = "HDED_REAL_DATA"
 
