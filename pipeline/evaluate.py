@@ -9,6 +9,7 @@ protocols beside them (evaluation.json), error curves, and a few scenes as pictu
 import math
 from pathlib import Path
 
+from hded.common.threads import limit_threads
 from hded.config.params import load_params
 from hded.evaluation.controls import ControlRenderings
 from hded.evaluation.evaluate import Evaluation, evaluate
@@ -44,6 +45,7 @@ def main() -> None:
         focus = f"pictures focused at {how.focus_distance_m:g} m" if camera else ""
         control = f"tested on {focus or 'all-in-focus images'}"
     device = resolve_device(how.device, "evaluate.device")
+    limit_threads()
     predictor = load_predictor(trained / "weights.pt", device)
     heads = predictor.network.heads
     run = read_record(TrainingRecord, trained / "run.json")

@@ -6,7 +6,6 @@ that look at nothing: the training set's median depth, and the defocused input i
 """
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from hded.common.errors import HDEDError
@@ -268,7 +268,7 @@ def _stream(
     batch_size: int,
 ) -> Iterator[_Measured]:
     """Predict here and measure in threads; give the results in the frames' order."""
-    threads = os.cpu_count() or 1
+    threads = torch.get_num_threads()
     waiting: deque[Future[_Measured]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         while batch := list(islice(frames, batch_size)):

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from hded.common.errors import HDEDError
+from hded.common.threads import limit_threads
 from hded.training.distributed import Group
 from pipeline.lib.device import resolve_device
 
@@ -35,9 +36,10 @@ def _torchrun(devices: int, module: str) -> NoReturn:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    # one process a device must not use all cores; torchrun would set one thread and say so
+    # the processes share the cores; without a number, torchrun sets one thread and warns
     threads = max(1, torch.get_num_threads() // devices)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
     options = ["--standalone", f"--nproc-per-node={devices}", "-m", module]
     # what goes wrong its processes say themselves
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
@@ -55,6 +57,7 @@ def _torchrun(devices: int, module: str) -> NoReturn:
 def group(name: str) -> Iterator[tuple[Group, torch.device]]:
     """Give this process's group and the device that `train.device` names for it."""
     name = resolve_device(name, "train.device")
+    limit_threads()
     if RANK not in os.environ:
         yield Group(), torch.device(name)
         return

@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import os
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -282,7 +281,7 @@ def test_only_a_few_frames_are_held_however_many_there_are():
         seen.append(number)
         alive -= 1
     assert seen == list(range(500))
-    assert most <= 2 * (os.cpu_count() or 1) + 2 * 4
+    assert most <= 2 * torch.get_num_threads() + 2 * 4
 
 
 # --- error curves --------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from support.stores import write_stores
 from torch.multiprocessing.spawn import spawn
 
 from hded.common.errors import HDEDError
+from hded.common.threads import limit_threads
 from hded.config.schema import Loss, Train
 from hded.network import HDEDNet
 from hded.store import open_store
@@ -59,7 +60,7 @@ def flatten(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
 
 def fit_share(rank: int, folder: Path, balance: str) -> None:
     """One of two processes."""
-    torch.set_num_threads(1)
+    limit_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1"}
     dist.init_process_group(
         "gloo", init_method=f"file://{folder / balance}", rank=rank, world_size=2
@@ -126,7 +127,7 @@ def test_two_processes_train_as_one_that_accumulates_their_half_batches(tmp_path
 
 def fit_broken(rank: int, folder: Path) -> None:
     """One of two processes, of which the second meets a number that is not finite."""
-    torch.set_num_threads(1)
+    limit_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder / 'broken'}", rank=rank, world_size=2
     )
