@@ -332,10 +332,11 @@ def _depth_block(protocol: DepthProtocol, native: tuple[int, int], has_raw: bool
 
 def _image_block(size: tuple[int, int], native: tuple[int, int]) -> dict[str, Any]:
     name = _size_name(size, native)
+    where = "native size" if name == "native" else f"{size[0]}x{size[1]}"
     return {
         "name": name,
         "kind": "all_in_focus",
-        "title": f"All-in-focus image at {'native size' if name == 'native' else f'{size[0]}x{size[1]}'}",
+        "title": f"All-in-focus image at {where}",
         "statement": all_in_focus_statement(size, native),
         "available": True,
         "why_not": None,

@@ -10,7 +10,7 @@ from hded.network import HDEDNet
 from hded.report.read.runs import Run
 from hded.report.tables.captions import dataset_title, network_title
 from hded.report.tables.model import Cell, Column, Part, Row, Table, missing
-from hded.report.tables.published import Published, published
+from hded.report.tables.published import PublishedCell, PublishedRow, published
 
 SIZE_PX = 256
 COLUMNS = (
@@ -20,11 +20,20 @@ COLUMNS = (
     Column("parameters", "parameters"),
     Column("paper", "paper", numeric=False),
 )
-NOT_TRANSCRIBED = "not transcribed: the paper's row is not in published.csv"
+PAPER_ROWS = {  # what the paper calls our layers; its decoder rows have our names
+    "conv0": "Conv1",
+    "transition1": "Conv2",
+    "transition2": "Conv3",
+    "transition3": "Conv4",
+    "norm5": "Conv5",
+    "prediction, depth": "Pred-depth",
+    "prediction, all_in_focus": "Pred-deblurring",
+}
+NO_SUCH_ROW = "the paper's table has no such row"
 DECODER_DIFFERENCE = (
-    "differs from the paper's row, whose decoder does not fit its 41 M parameters: a block of 1024 "
-    "channels out of 1024 alone would need 26 M in each head. Ours narrows from the first block "
-    "on, as D3-Net's, and fits"
+    "the paper's decoder rows do not fit its 41 M parameters: a block of 1024 channels out of 1024 "
+    "alone would need 26 M in each head. Without that first row they are ours one step earlier: "
+    "its Dconv4 is our Dconv5, and so on"
 )
 
 
@@ -107,8 +116,11 @@ def build_architecture(runs: Sequence[Run]) -> Table:
     layers = read_layers(network)
     total = sum(p.numel() for p in network.parameters())
     printed = published("I")
-    rows = [_row(layer, printed.get(layer.name.split(",")[0], {})) for layer in layers]
-    whole = printed.get("total", {}).get("parameters")
+    rows = [
+        _row(layer, _printed_cells(layer, printed), given)
+        for layer, given in zip(layers, _stage_inputs(layers), strict=True)
+    ]
+    whole = printed["total"].cells["parameters"]
     rows.append(
         Row(
             "plain",
@@ -118,7 +130,7 @@ def build_architecture(runs: Sequence[Run]) -> Table:
                 missing("a sum has no size"),
                 missing("a sum has no size"),
                 Cell(f"{total:,}", value=str(total)),
-                Cell(whole.value, value=whole.value) if whole else missing(NOT_TRANSCRIBED),
+                Cell(whole.value, value=whole.value, notes=(whole.note,)),
             ),
         )
     )
@@ -131,7 +143,30 @@ def build_architecture(runs: Sequence[Run]) -> Table:
     return Table("I", "table1", "Architecture of the network", (part,), intro)
 
 
-def _row(layer: Layer, printed: Mapping[str, Published]) -> Row:
+def _stage_inputs(layers: Sequence[Layer]) -> list[int]:
+    """Return the channels that enter each stage as the paper counts them.
+
+    These are the channels of the stage before: a transition closes a stage that began with the
+    output of the one before it, and a decoder block's concatenated skip is not counted.
+    """
+    inputs, last = [], 3
+    for layer in layers:
+        if layer.name.startswith("Dconv5"):
+            last = next(each.channels_out for each in layers if each.name == "norm5")
+        inputs.append(last)
+        if layer.name in PAPER_ROWS or layer.name.startswith("Dconv"):
+            last = layer.channels_out
+    return inputs
+
+
+def _printed_cells(
+    layer: Layer, printed: Mapping[str, PublishedRow]
+) -> Mapping[str, PublishedCell]:
+    name = PAPER_ROWS.get(layer.name, layer.name.split(",")[0])
+    return printed[name].cells if name in printed else {}
+
+
+def _row(layer: Layer, printed: Mapping[str, PublishedCell], channels_given: int) -> Row:
     height, width = layer.size
     size, channels = f"{height}x{width}", f"{layer.channels_in} → {layer.channels_out}"
     return Row(
@@ -142,30 +177,26 @@ def _row(layer: Layer, printed: Mapping[str, Published]) -> Row:
             Cell(size, value=size),
             Cell(channels, value=channels),
             Cell(f"{layer.parameters:,}", value=str(layer.parameters)),
-            _compare(layer, printed),
+            _compare(layer, printed, channels_given),
         ),
     )
 
 
-def _compare(layer: Layer, printed: Mapping[str, Published]) -> Cell:
-    """Give the paper's row, and say whether ours is the same."""
+def _compare(layer: Layer, printed: Mapping[str, PublishedCell], channels_given: int) -> Cell:
+    """Return the paper's row, and whether ours has its size and channels."""
     if not printed:
-        return missing(NOT_TRANSCRIBED)
+        return missing(NO_SUCH_ROW)
     ours = {
-        "channels": {str(layer.channels_out), f"{layer.channels_in} -> {layer.channels_out}"},
-        "scale": {f"1/{SIZE_PX // layer.size[0]}"},
-        "size": {f"{layer.size[0]}x{layer.size[1]}"},
-        "kernel": {layer.operation.split()[0]},
+        "size": f"{layer.size[0]}x{layer.size[1]}",
+        "channels": f"{channels_given} -> {layer.channels_out}",
     }
-    same = all(cell.value in ours[metric] for metric, cell in printed.items())
-    text = ", ".join(
-        {"channels": f"{c.value} channels", "scale": f"at {c.value}"}.get(metric, c.value).replace(
-            "->", "→"
-        )
-        for metric, c in printed.items()
+    same = all(cell.value == ours[metric] for metric, cell in printed.items())
+    text = ", ".join(cell.value.replace("->", "→") for cell in printed.values())
+    return Cell(
+        f"{text}: {'same' if same else 'differs'}",
+        value=text,
+        notes=() if same else (DECODER_DIFFERENCE,),
     )
-    notes = tuple(c.note for c in printed.values() if c.note) if same else (DECODER_DIFFERENCE,)
-    return Cell(f"{text}: {'same' if same else 'differs'}", value=text, notes=notes)
 
 
 def _widths(runs: Sequence[Run]) -> list[str]:

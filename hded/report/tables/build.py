@@ -26,12 +26,33 @@ from hded.report.tables.columns import (
     main_columns,
 )
 from hded.report.tables.model import Cell, Part, Row, Table, mark_best, missing
-from hded.report.tables.published import Published, abs_rel_bound, published
+from hded.report.tables.published import (
+    PublishedCell,
+    PublishedRow,
+    abs_rel_bound,
+    published,
+)
 
 MAIN_VARIANT = "full"
 LOSS_VARIANTS = ("l1_l1", "l1_charbonnier", "grad_charbonnier", "charbonnier_ssim", MAIN_VARIANT)
 HEAD_VARIANTS = ("depth_only", "deblur_only", MAIN_VARIANT)
-NOT_TRANSCRIBED = "not transcribed: the paper's value is not in published.csv"
+# which of our variants stands below which of the paper's rows
+PAIRS = {
+    "II": {
+        "L1 + lambda Charbonnier": "l1_charbonnier",
+        "L1 + lambda L1": "l1_l1",
+        "(L1 + mu gradient) + lambda Charbonnier": "grad_charbonnier",
+        "L1 + lambda (Charbonnier + psi (1 - SSIM))": "charbonnier_ssim",
+        "(L1 + mu gradient) + lambda (Charbonnier + psi (1 - SSIM))": MAIN_VARIANT,
+    },
+    "III": {
+        "With both heads": MAIN_VARIANT,
+        "Without depth head": "deblur_only",
+        "Without deblurring head": "depth_only",
+    },
+}
+NOT_PRINTED = "the paper prints no value here"
+NO_DELTAS = "the paper prints no δ, so no bound follows"
 IMPOSSIBLE = "the row's AbsRel is below what its own δ allow on common pixels: it breaks the bound"
 # printed values are rounded: a breach must be larger than what rounding can do
 PRINTED_TOLERANCE = 1e-3
@@ -42,10 +63,7 @@ INTRO = (
     "defocused input's own score, which is the last row.",
     f"AbsRel bound: on the same pixels, {BOUND_TEXT}.",
 )
-LOSS_ROWS = (
-    "Which losses each of the paper's rows combines was not transcribed: its rows and ours do not "
-    "correspond line by line."
-)
+LOSS_ROWS = "Each of the paper's rows stands above the variant of ours that has its losses."
 
 
 def build_tables(selection: Selection, descriptions: Mapping[str, str]) -> tuple[Table, ...]:
@@ -91,8 +109,11 @@ def _parts(
     specs = main_columns(key, runs)
     ours = {v: [r for r in runs if r.variant == v] for v in variants}
     rows = [
-        *(_published_row(name, cells, specs) for name, cells in _printed(number, key)),
-        *(_our_row(v, ours[v], specs, key, selection, descriptions) for v in variants),
+        *_paired(
+            number,
+            [_published_row(name, row, specs) for name, row in _printed(number, key)],
+            {v: _our_row(v, ours[v], specs, key, selection, descriptions) for v in variants},
+        ),
         *_baselines(runs, specs, key),
     ]
     shown = list(dict.fromkeys(spec.protocol for spec in specs if spec.protocol in protocols))
@@ -138,44 +159,51 @@ def _parts(
     return [part, *further]
 
 
-def _printed(number: str, key: str) -> Iterable[tuple[str, dict[str, Published]]]:
+def _printed(number: str, key: str) -> Iterable[tuple[str, PublishedRow]]:
     return published(number, key).items() if key else ()
 
 
-def _published_row(name: str, cells: Mapping[str, Published], specs: Sequence[MetricColumn]) -> Row:
-    detail = ""
-    row_bounds = _printed_bounds(cells)
-    for prefix, bound in row_bounds.items():
-        printed = cells.get(f"{prefix}abs_rel")
-        if printed and float(printed.value) + PRINTED_TOLERANCE < float(bound):
-            detail = f"breaks the AbsRel bound: {printed.value} < {bound}"
+def _paired(number: str, printed: Sequence[Row], ours: Mapping[str, Row]) -> list[Row]:
+    """Return the paper's rows, each with our variant of the same losses or heads below it."""
+    rows, left = [], dict(ours)
+    for row in printed:
+        rows.append(row)
+        pair = left.pop(PAIRS.get(number, {}).get(row.label, ""), None)
+        rows += [] if pair is None else [pair]
+    return [*rows, *left.values()]
+
+
+def _published_row(name: str, row: PublishedRow, specs: Sequence[MetricColumn]) -> Row:
+    bounds = _printed_bounds(row.cells)
+    broken = [
+        f"breaks the AbsRel bound: {printed.value} < {bound}"
+        for prefix, bound in bounds.items()
+        if (printed := row.cells.get(f"{prefix}abs_rel"))
+        and float(printed.value) + PRINTED_TOLERANCE < float(bound)
+    ]
     shown = []
     for spec in specs:
-        cell = cells.get(spec.printed)
-        if (
-            spec.metric == BOUND
-            and (prefix := spec.printed.removesuffix("abs_rel_bound")) in row_bounds
-        ):
-            bound = row_bounds[prefix]
-            shown.append(Cell(bound, value=bound, notes=(IMPOSSIBLE,) if detail else ()))
+        cell = row.cells.get(spec.printed)
+        bound = bounds.get(spec.printed.removesuffix("abs_rel_bound"))
+        if spec.metric == BOUND and bound is not None:
+            shown.append(Cell(bound, value=bound, notes=(IMPOSSIBLE,) if broken else ()))
         elif cell is not None:
-            note = (cell.note,) if cell.note else ()
-            shown.append(Cell(cell.value, value=cell.value, notes=note))
+            notes = (cell.note,) if cell.note else ()
+            shown.append(Cell(cell.value, value=cell.value, notes=notes))
         else:
-            shown.append(missing(NOT_TRANSCRIBED))
-    return Row("paper", name, tuple(shown), detail)
+            shown.append(missing(NO_DELTAS if spec.metric == BOUND else NOT_PRINTED))
+    detail = "; ".join(filter(None, (row.description, *broken)))
+    return Row("paper", name, tuple(shown), detail, (row.note,) if row.note else ())
 
 
-def _printed_bounds(cells: Mapping[str, Published]) -> dict[str, str]:
-    """Give the stated bound, or the one that the row's printed deltas imply."""
+def _printed_bounds(cells: Mapping[str, PublishedCell]) -> dict[str, str]:
+    """Return the bound that a row's printed deltas imply, by the prefix of its metrics."""
     bounds = {}
     for prefix in ("", "c1_", "c2_"):
         deltas = [cells.get(f"{prefix}delta{k}") for k in (1, 2, 3)]
         known = [float(cell.value) for cell in deltas if cell is not None]
-        if stated := cells.get(f"{prefix}abs_rel_bound"):
-            bounds[prefix] = stated.value
-        elif len(known) == 3:
-            bounds[prefix] = f"{abs_rel_bound(*known):.3f}".lstrip("0")
+        if len(known) == 3:
+            bounds[prefix] = f"{abs_rel_bound(known):.3f}"
     return bounds
 
 

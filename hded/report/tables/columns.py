@@ -61,7 +61,7 @@ class MetricColumn:
         if self.metric == BOUND:
             deltas = [run.value(DEPTH, self.protocol, method, f"delta{k}") for k in (1, 2, 3)]
             known = [delta for delta in deltas if delta is not None]
-            return abs_rel_bound(*known) if len(known) == 3 else None
+            return abs_rel_bound(known) if len(known) == 3 else None
         metric = self.metric.removesuffix("_gain")
         if metric == self.metric:
             return run.value(self.kind, self.protocol, method, metric)

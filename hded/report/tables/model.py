@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby, pairwise
 from string import ascii_lowercase
 from typing import Literal
 
@@ -19,6 +20,7 @@ KIND_TITLES: dict[Kind, str] = {
     "baseline": "Trivial baselines",
     "plain": "",
 }
+KIND_PREFIXES = {"paper": "Paper: ", "ours": "Ours: ", "baseline": "Baseline: ", "plain": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,11 @@ class Row:
     cells: tuple[Cell, ...]
     detail: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def named(self) -> str:
+        """The label with whose row it is: the paper's, ours, or a baseline's."""
+        return KIND_PREFIXES[self.kind] + self.label
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +95,16 @@ class Part:
 
     @property
     def bodies(self) -> list[tuple[str, list[Row]]]:
-        """Neighbouring rows of one kind, under the kind's title."""
-        bodies: list[tuple[str, list[Row]]] = []
-        for row in self.rows:
-            if not bodies or bodies[-1][1][0].kind != row.kind:
-                bodies.append((KIND_TITLES[row.kind], []))
-            bodies[-1][1].append(row)
-        return bodies
+        """Neighbouring rows of one kind, under the kind's title.
+
+        Where the paper's rows and ours alternate they form one body without a title: each row then
+        says whose it is.
+        """
+        paired = any(a.kind == "ours" and b.kind == "paper" for a, b in pairwise(self.rows))
+        titles = {**KIND_TITLES, **({"paper": "", "ours": ""} if paired else {})}
+        return [
+            (title, list(rows)) for title, rows in groupby(self.rows, lambda row: titles[row.kind])
+        ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,14 @@
 """The paper's numbers as printed (Nazir et al., IEEE TCI 9:607-619, 2023, Tables I-IV).
 
-`published.csv` holds a row a cell: table, row, dataset, metric, value, note. A value keeps the
-paper's own spelling (".241", ".99"). A cell that nobody transcribed is not in the file and is shown
-as a dash, never guessed; a row without metric and value says that the paper has such a row. To
-complete the tables, add cells to the file.
+`published.csv` has one line per printed cell: table, row, dataset, metric, value, note. Values keep
+the printed spelling ("0.90" is not "0.9"). A line without a metric describes its row: `value` says
+what the method does, `note` is a footnote. A cell that the file lacks is one that the paper does
+not print.
 """
 
 import csv
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from importlib import resources
 
 from hded.common.errors import HDEDError
@@ -16,31 +17,41 @@ PAPER = (
     "Nazir et al., Depth Estimation and Image Restoration by Deep Learning from Defocused Images, "
     "IEEE Transactions on Computational Imaging 9:607-619, 2023, DOI 10.1109/TCI.2023.3288335"
 )
-# what is known of Table III, whose cells nobody transcribed: both heads' PSNR less one head's [dB]
-DEPTH_HEAD_HELPS_DB = "2.9"
 TABLES = ("I", "II", "III", "IV")
 HEADER = ["table", "row", "dataset", "metric", "value", "note"]
-_DEPTH = ("rmse", "abs_rel", "abs_rel_bound", "log10", "delta1", "delta2", "delta3")
-_LAYER = frozenset({"kernel", "scale", "size", "channels", "parameters"})
-# Make3D's two criteria prefix the depth metrics
+_DEPTH = ("rmse", "abs_rel", "log10", "delta1", "delta2", "delta3")
+_LAYER = frozenset({"size", "channels", "parameters"})
+# a prefix tells the two criteria of Make3D apart
 MEASURES = frozenset(
     {"psnr", "ssim", *_DEPTH, *(f"c{criterion}_{name}" for criterion in (1, 2) for name in _DEPTH)}
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """One printed cell: the value as the paper spells it, and what there is to say about it."""
+class PublishedCell:
+    """One printed cell: its value as the paper spells it, and a footnote or ""."""
 
     value: str
     note: str
 
 
-PublishedRows = dict[str, dict[str, Published]]  # row -> metric -> cell, in the file's order
+@dataclass(slots=True)
+class PublishedRow:
+    """One printed row: its cells by metric, a description and a footnote ("" where there is none).
+
+    description: what the method reads and does.
+    """
+
+    cells: dict[str, PublishedCell] = field(default_factory=dict)
+    description: str = ""
+    note: str = ""
+
+
+PublishedRows = dict[str, PublishedRow]  # by the row's name, in the file's order
 
 
 def published(table: str, dataset: str = "") -> PublishedRows:
-    """Give the printed cells of one table (I to IV) for one dataset ("" for Table I)."""
+    """Return the printed rows of one table ("I" to "IV") for one dataset ("" for Table I)."""
     text = (
         resources.files("hded.report.tables").joinpath("published.csv").read_text(encoding="utf-8")
     )
@@ -48,10 +59,10 @@ def published(table: str, dataset: str = "") -> PublishedRows:
 
 
 def parse_published(text: str) -> dict[tuple[str, str], PublishedRows]:
-    """Parse the file's text to rows by (table, dataset).
+    """Return the rows in the text of `published.csv`, by (table, dataset).
 
-    Raises HDEDError, naming the line, for an unknown table or metric, a value that is no number
-    where a number is due, and a cell given twice.
+    Raises HDEDError, naming the line, for an unknown table or metric, a value that should be a
+    number and is not, and a cell that is given twice.
     """
     reader = csv.DictReader(text.splitlines())
     if reader.fieldnames != HEADER:
@@ -64,8 +75,9 @@ def parse_published(text: str) -> dict[tuple[str, str], PublishedRows]:
         if table not in TABLES:
             raise HDEDError(f"published.csv, line {line}: table {table!r} is not one of {TABLES}")
         rows = tables.setdefault((table, record["dataset"]), {})
-        cells = rows.setdefault(record["row"], {})
-        if not metric and not value:
+        row = rows.setdefault(record["row"], PublishedRow())
+        if not metric:
+            row.description, row.note = value, record["note"]
             continue
         known = _LAYER if table == "I" else MEASURES
         if metric not in known:
@@ -74,18 +86,19 @@ def parse_published(text: str) -> dict[tuple[str, str], PublishedRows]:
             )
         if not value or (table != "I" and not _is_number(value)):
             raise HDEDError(f"published.csv, line {line}: value {value!r} is not a number")
-        if metric in cells:
+        if metric in row.cells:
             raise HDEDError(f"published.csv, line {line}: {metric} of this row is given twice")
-        cells[metric] = Published(value, record["note"])
+        row.cells[metric] = PublishedCell(value, record["note"])
     return tables
 
 
-def abs_rel_bound(delta1: float, delta2: float, delta3: float) -> float:
-    """Smallest AbsRel that the shares delta1..3 allow on the same pixels.
+def abs_rel_bound(deltas: Iterable[float]) -> float:
+    """Return the smallest AbsRel that delta1, delta2, delta3 (shares, 0 to 1) allow.
 
-    A pixel outside delta_k has |error|/truth >= 1 - 1.25^-k, so
+    A pixel outside delta_k has |error|/truth >= 1 - 1.25^-k, so on the same pixels
     AbsRel >= .2 (d2 - d1) + .36 (d3 - d2) + .488 (1 - d3).
     """
+    delta1, delta2, delta3 = deltas
     first, second, third = (1 - 1.25**-k for k in (1, 2, 3))
     return first * (delta2 - delta1) + second * (delta3 - delta2) + third * (1 - delta3)
 

@@ -10,7 +10,6 @@ CSV_HEADER = (
     "table", "part", "kind", "row", "detail", "group", "column", "value", "std", "seeds",
     "best", "text", "note",
 )  # fmt: skip
-PREFIX = {"paper": "Paper: ", "ours": "Ours: ", "baseline": "Baseline: ", "plain": ""}
 _MARKDOWN = re.compile(r"([\\`*_\[\]|<>#~])")
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
@@ -54,7 +53,7 @@ def _md_rows(part: Part) -> list[str]:
     rules = [":--", *("--:" if c.numeric else ":--" for c in part.columns)]
     lines = [_md_line([part.heading, *map(_md, head)]), _md_line(rules)]
     for row in part.rows:
-        label = _md(PREFIX[row.kind] + row.label) + _md_marks(row, letters)
+        label = _md(row.named) + _md_marks(row, letters)
         if row.detail:
             label += f", {_md(row.detail)}"
         lines.append(_md_line([label, *(_md_cell(cell, letters) for cell in row.cells)]))
@@ -146,7 +145,7 @@ def _tex_rows(part: Part) -> list[str]:
     for _, rows in part.bodies:
         lines.append(r"\midrule")
         for row in rows:
-            label = _tex(PREFIX[row.kind] + row.label) + _tex_marks(row, letters)
+            label = _tex(row.named) + _tex_marks(row, letters)
             lines.append(_tex_line([label, *(_tex_cell(cell, letters) for cell in row.cells)]))
     return [*lines, r"\bottomrule", r"\end{tabular}"]
 
