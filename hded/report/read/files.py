@@ -10,7 +10,7 @@ import pandas as pd
 from hded.common.errors import HDEDError
 
 REPAIR = "run `dvc repro`"
-TEXT = ["frame", "photograph", "protocol", "method", "role", "camera", "name", "sigma_rule"]
+TEXT = ["frame", "source_frame", "protocol", "method", "role", "camera", "name", "sigma_rule"]
 
 
 class JsonObject:

@@ -91,7 +91,7 @@ def build_differences(selection: Selection) -> Table:
         parts.append(part)
     intro = [f"Each network against its trivial baselines{_and_others(pairs)}. {INTERVAL}"]
     intro += [PUBLISHED] if ("full", "deblur_only") in pairs else []
-    intro += [COPIES] if any("photograph" in run.rows[DEPTH] for run in selection.runs) else []
+    intro += [COPIES] if any("source_frame" in run.rows[DEPTH] for run in selection.runs) else []
     title = "Differences, and what is chance"
     return Table("F", "differences", title, tuple(parts), (*intro, CAVEATS))
 
@@ -196,7 +196,7 @@ def _cells(
     trained: int,
     tied: bool,
 ) -> tuple[Cell, ...]:
-    found = paired_difference(first, second, tied=tied)
+    found = paired_difference(first, second, same_networks=tied)
     digits = MEASURES[spec.metric][1] + EXTRA_DIGIT
 
     def figure(value: float, *, signed: bool = False) -> Cell:
