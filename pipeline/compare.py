@@ -7,11 +7,11 @@ name (of several, the one started last). Everything is read from MLflow, so that
 `dvc repro` replaced can still be compared.
 """
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hded.common.errors import HDEDError
+from hded.records import TrainingRecord, read_record
 from hded.report.comparison import write_comparison
 from hded.report.read.runs import read_run
 from pipeline.lib import stage
@@ -44,11 +44,9 @@ def main() -> None:
 
 
 def _run_id(text: str) -> str:
-    """Give the run of a network that is here; anything else as it stands."""
-    try:
-        return json.loads((stage.TRAINED / text / "run.json").read_text("utf-8"))["run_id"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return text
+    """Return the MLflow run of a trained network's folder, and any other text unchanged."""
+    path = stage.TRAINED / text / "run.json"
+    return read_record(TrainingRecord, path).run_id if path.is_file() else text
 
 
 def _names(first: Evaluated, second: Evaluated) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Stage `convert`: official raw files -> a store of sharp images and depth, data/frames/<dataset>.
+"""Stage `convert`: raw files -> a store of all-in-focus images and depth, data/frames/<dataset>.
 
 python -m pipeline.convert --dataset nyu
 """
@@ -11,11 +11,9 @@ import numpy as np
 from hded.common.errors import HDEDError
 from hded.common.progress import progress
 from hded.config.params import load_params
-from hded.config.schema import OFFICIAL, Download
-from hded.datasets.base import RawFrames
+from hded.config.schema import Download
+from hded.datasets import DATASETS, RawFrames
 from hded.datasets.folder import open_folder
-from hded.datasets.make3d import open_make3d
-from hded.datasets.nyu import open_nyu
 from hded.store import write_store
 from pipeline.lib import stage
 
@@ -26,38 +24,36 @@ def main() -> None:
     params = load_params(stage.PARAMS)
     entry = params.source(dataset)
     with ExitStack() as stack:
-        scenes = _open(dataset, entry, stage.RAW / dataset, stack).subset(params.convert.subset)
+        raw = _open(dataset, entry, stage.RAW / dataset, stack).subset(params.convert.subset)
         for split in ("train", "test"):
-            if not (scenes.frames["split"] == split).any():
+            if not (raw.frames["split"] == split).any():
                 raise HDEDError(f"{stage.RAW / dataset}: no {split} frame; both splits are needed")
-        for line in scenes.skipped:
+        for line in raw.skipped:
             print(f"skipped {line}")
-        arrays = {"rgb": ((*scenes.size, 3), np.uint8), "depth": (scenes.size, np.float32)}
-        if scenes.has_raw_valid:
-            arrays["raw_valid"] = (scenes.size, np.bool_)
-        records = progress(
-            scenes, total=len(scenes.frames), desc=f"convert {dataset}", unit="frame"
-        )
+        arrays = {"rgb": ((*raw.size, 3), np.uint8), "depth": (raw.size, np.float32)}
+        if raw.has_raw_valid:
+            arrays["raw_valid"] = (raw.size, np.bool_)
+        records = progress(raw, total=len(raw.frames), desc=f"convert {dataset}", unit="frame")
         attributes = {
             "dataset": dataset,
-            "format": scenes.format,
+            "format": raw.format,
             "source": _source_kind(entry),
-            "size": list(scenes.size),
-            "image_width_px": scenes.image_width_px,
-            "max_depth_m": scenes.max_depth_m,
-            "skipped": scenes.skipped,
+            "size": list(raw.size),
+            "image_width_px": raw.image_width_px,
+            "max_depth_m": raw.max_depth_m,
+            "skipped": raw.skipped,
         }
-        write_store(stage.FRAMES / dataset, scenes.frames, arrays, records, attributes)
+        write_store(stage.FRAMES / dataset, raw.frames, arrays, records, attributes)
 
 
 def _open(dataset: str, entry: Download, folder: Path, stack: ExitStack) -> RawFrames:
     if entry.source == "folder":
         return open_folder(folder, depth_unit_m=entry.depth_unit_m, max_depth_m=entry.max_depth_m)
-    return open_nyu(folder, stack) if dataset == OFFICIAL[0] else open_make3d(folder)
+    return DATASETS[dataset].open(folder, stack)
 
 
 def _source_kind(entry: Download) -> str:
-    """Name where the files came from: a figure of the sample is no figure of the benchmark."""
+    """Return the origin of the files; figures of the sample are not those of the benchmark."""
     return entry.source if entry.source in ("sample", "official", "folder") else "local"
 
 

@@ -1,10 +1,10 @@
-"""Stage `download`: put a dataset's official raw files into data/raw/<dataset>.
+"""Stage `download`: put a dataset's raw files into data/raw/<dataset>.
 
     python -m pipeline.download --dataset nyu
 
-`source` in params.yaml decides: the embedded sample is generated, official files are fetched and
-verified once into HDED_DATA_DIR (default ~/.cache/hded) and linked, local files are linked. DVC
-hashes what the links point to, so a changed file or folder runs the stage again.
+`source` in params.yaml decides: the embedded sample is generated; official files are downloaded
+once into HDED_DATA_DIR (default ~/.cache/hded), verified and linked; local files are linked. DVC
+hashes the targets of the links, so a changed file runs the stages again that depend on it.
 """
 
 import hashlib
@@ -14,17 +14,11 @@ from pathlib import Path
 from hded.common.errors import HDEDError
 from hded.config.params import load_params
 from hded.config.schema import Download
-from hded.datasets import make3d, nyu
+from hded.datasets import DATASETS
 from hded.datasets.folder import LISTS, PICTURES
 from hded.download.fetch import RemoteFile, fetch
-from hded.sample.write import write_make3d, write_nyu
+from hded.sample.write import WRITERS
 from pipeline.lib import stage
-
-FILES = {
-    "nyu": (nyu.LABELED, nyu.SPLITS),
-    "make3d": tuple(file for pair in make3d.ARCHIVES.values() for file, _ in pair),
-}
-WRITERS = {"nyu": write_nyu, "make3d": write_make3d}
 
 
 def main() -> None:
@@ -36,6 +30,8 @@ def main() -> None:
         shutil.rmtree(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     if entry.source == "sample" and entry.sample is not None:
+        if dataset not in WRITERS:
+            raise HDEDError(f"download.{dataset}.source: there is no sample; give another source")
         size = entry.sample
         WRITERS[dataset](out, train=size.train, test=size.test, seed=size.seed)
     elif entry.source == "folder" and entry.path is not None:
@@ -45,21 +41,22 @@ def main() -> None:
         _link(out, [fetch(file, store) for file in _remote_files(dataset, entry)])
     else:
         folder = stage.home(entry.source)
-        missing = [name for name in FILES[dataset] if not (folder / name).is_file()]
+        names = DATASETS[dataset].files
+        missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise HDEDError(
                 f"download.{dataset}.source: {folder} has no {missing[0]}; give sample, official, "
-                f"a URL, or a folder with {', '.join(FILES[dataset])}"
+                f"a URL, or a folder with {', '.join(names)}"
             )
-        _link(out, [folder / name for name in FILES[dataset]])
+        _link(out, [folder / name for name in names])
 
 
 def _remote_files(dataset: str, entry: Download) -> list[RemoteFile]:
-    """Give the official entries; a mirror's URL base takes the place of their own."""
+    """Return the official files with their URLs, or with those below a mirror's address."""
     known = {file.name: file for file in entry.official or []}
     base = None if entry.source == "official" else entry.source.rstrip("/")
     files = []
-    for name in FILES[dataset]:
+    for name in DATASETS[dataset].files:
         file = known.get(name)
         if file is None and base is None:
             raise HDEDError(f"download.{dataset}.official: has no entry for {name}")
@@ -75,7 +72,7 @@ def _remote_files(dataset: str, entry: Download) -> list[RemoteFile]:
 
 
 def _store_name(source: str) -> str:
-    """Files from one address are never taken for those of another."""
+    """Return a folder name of each source, so that files of two sources are kept apart."""
     return source if source == "official" else hashlib.sha256(source.encode()).hexdigest()[:12]
 
 
@@ -86,7 +83,10 @@ def _link(out: Path, files: list[Path]) -> None:
 
 
 def _link_pictures(out: Path, folder: Path, key: str) -> None:
-    """Link a user's files one by one: DVC removes what it finds here, through a link to a folder.
+    """Link a user's files one by one.
+
+    A link to the whole folder would not do: DVC deletes the stage's outputs, and would delete the
+    user's files through it.
 
     Raises HDEDError where there is no such folder.
     """

@@ -15,6 +15,14 @@ from hded.evaluation.controls import ControlRenderings
 from hded.evaluation.evaluate import Evaluation, evaluate
 from hded.evaluation.gallery import pick_examples, write_example
 from hded.inference import load_predictor
+from hded.records import (
+    EvaluationRecord,
+    Metrics,
+    Protocol,
+    TrainingRecord,
+    read_record,
+    to_json,
+)
 from hded.store import open_store
 from pipeline.lib import stage
 from pipeline.lib.device import resolve_device
@@ -40,7 +48,7 @@ def main() -> None:
     limit_threads()
     predictor = load_predictor(trained / "weights.pt", device)
     heads = predictor.network.heads
-    run = stage.read_json(trained / "run.json")
+    run = read_record(TrainingRecord, trained / "run.json")
     size_px = predictor.size_px if predictor.geometry == "resize" else None
     result = evaluate(
         predictor.batch, scenes, defocused,
@@ -53,27 +61,26 @@ def main() -> None:
     if "depth" in heads:
         result.by_depth.table().to_csv(out / "error_by_depth.csv", index=False)
         result.by_coc.table().to_csv(out / "error_by_coc.csv", index=False)
-    stage.write_json(out / "metrics.json", result.metrics)
+    metrics = Metrics.model_validate(result.metrics)
+    stage.write_json(out / "metrics.json", to_json(metrics))
     attributes = scenes.attributes
-    stage.write_json(
-        out / "evaluation.json",
-        {
-            "dataset": args.dataset,
-            "format": attributes["format"],
-            "source": attributes["source"],
-            "variant": args.variant,
-            "seed": args.seed,
-            "heads": list(heads),
-            "geometry": predictor.geometry,
-            "camera": defocused.attributes["camera"],
-            "median_depth_m": result.median_depth_m,
-            "truth": result.truth,
-            "frames": len(defocused.indices("test")),
-            "skipped": attributes["skipped"],
-            "control": control,
-            "protocols": result.protocols,
-        },
+    record = EvaluationRecord(
+        dataset=args.dataset,
+        format=attributes["format"],
+        source=attributes["source"],
+        variant=args.variant,
+        seed=args.seed,
+        heads=heads,
+        geometry=predictor.geometry,
+        camera=defocused.attributes["camera"],
+        median_depth_m=result.median_depth_m,
+        truth=result.truth,
+        frames=len(defocused.indices("test")),
+        skipped=tuple(attributes["skipped"]),
+        control=control,
+        protocols=tuple(Protocol(**block) for block in result.protocols),
     )
+    stage.write_json(out / "evaluation.json", to_json(record))
     name = (args.dataset, args.variant, args.seed)
     stage.write_json(stage.plot_path(stage.METRICS, *name, ".json"), summarise(result))
     errors = result.by_depth.table()  # without a row where the network has no depth head
@@ -90,11 +97,11 @@ def main() -> None:
         "seed": str(args.seed),
         "source": attributes["source"],
         "camera": defocused.attributes["camera"]["name"],
-        "params_digest": run["params_digest"],
-        "commit": run["commit"],
+        "params_digest": run.params_digest,
+        "commit": run.commit,
         "stage": "evaluate",
     }
-    with track(run["run_name"], tags, run["run_id"]) as tracker:
+    with track(run.run_name, tags, run.run_id) as tracker:
         tracker.metrics(flatten(result.metrics, "test/", separator="/"))
         tracker.artifacts(out, EVALUATION)
         for file in OF_TRAINING:

@@ -22,6 +22,7 @@ from hded.config.params import load_params
 from hded.config.schema import Train
 from hded.inference import save_weights
 from hded.network.weights import find_weights
+from hded.records import TrainingRecord, read_record, to_json
 from hded.store import open_store
 from hded.training.build import fit_recipe, prepare
 from hded.training.checkpoint import Checkpoints
@@ -117,7 +118,7 @@ def _in_place() -> set[str]:
     found = set()
     for path in stage.TRAINED.glob("*/*/*/run.json"):
         with suppress(HDEDError):  # cut short by a kill: it is written again
-            found.add(stage.read_json(path).get("fit", ""))
+            found.add(read_record(TrainingRecord, path).fit)
     return found
 
 
@@ -133,7 +134,8 @@ def _write(
     history.to_csv(out / "history.csv", index=False)
     curve = stage.plot_path(stage.CURVES, args.dataset, args.variant, args.seed, ".csv")
     history.to_csv(curve, index=False)
-    stage.write_json(out / "run.json", {**done["record"], **run})
+    record = TrainingRecord.model_validate({**done["record"], **run}, strict=False)
+    stage.write_json(out / "run.json", to_json(record))
     log_model(tracker, out / "weights.pt", model["heads"])
     for file in OF_TRAINING:
         tracker.artifacts(out / file)

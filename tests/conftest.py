@@ -1,6 +1,13 @@
 """Shared by all tests: reproducible property tests, threads, and fixtures."""
 
 import os
+
+# One thread for each test process and every process that a test starts: two test processes with two
+# threads each would wait for each other. Read by OpenMP and numba when they are first imported.
+for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+# ruff: noqa: E402
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +16,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 from support.imports import ROOT
 from support.stores import write_stores
-
-from hded.common.threads import limit_threads
 
 # the same examples on every run, however slow the machine: a test never fails by chance
 settings.register_profile(
@@ -22,19 +27,20 @@ settings.register_profile(
 )
 settings.load_profile("reproducible")
 
-# tiny networks gain nothing from several threads, which wait for each other on a busy machine
-limit_threads(1)
-
 REAL_DATA = "HDED_REAL_DATA"
 
 
-# the files that take minutes, longest first
-LONG = ("test_pipeline.py", "test_resume.py")
+# files whose tests share something that takes long to make: each stays in one process, and starts
+# first, so that no process is left alone with it at the end
+SHARING = ("test_pipeline.py", "test_resume.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the long files first, so that no process is left alone with one at the end."""
-    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+    """Order and group the tests for pytest-xdist; all others go to whichever process is free."""
+    for item in items:
+        if item.path.name in SHARING:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    items.sort(key=lambda item: (*SHARING, item.path.name).index(item.path.name))
 
 
 @pytest.fixture(scope="session")

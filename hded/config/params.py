@@ -146,7 +146,8 @@ def _merge(section: Section, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _validate(section: type[T], raw: Mapping[str, Any], where: str) -> T:
     try:
-        return section.model_validate(raw)
+        # the names of the file alone: `lambda`, not the attribute `lambda_`
+        return section.model_validate(raw, by_alias=True, by_name=False)
     except ValidationError as error:
         # an unknown key first: it often is the misspelt one that is then "missing"
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")

@@ -19,7 +19,23 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # names become folders, DVC stages and MLflow runs
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
-OFFICIAL = ("nyu", "make3d")
+# The choices of a setting, defined here alone: the library's signatures use the same types.
+Encoder = Literal["densenet121", "efficientnet_lite0", "efficientnet_lite2"]
+Decoder = Literal["transposed", "bilinear"]
+Joint = Literal["add", "concat"]
+Output = Literal["linear", "tanh"]
+Init = Literal["identity", "normal"]
+Gradient = Literal["forward", "prewitt"]
+Weighting = Literal["fixed", "uncertainty", "gradnorm"]
+Geometry = Literal["crop", "resize"]
+NetworkInput = Literal["defocused", "sharp"]
+Precision = Literal["float32", "bf16"]
+Device = Literal["auto", "cpu", "cuda"]
+
+# Titles of the datasets that have official files, by their names in params.yaml. Their
+# readers are registered in hded.datasets, which this module does not import: a stage that reads no
+# raw files does not depend on the readers.
+OFFICIAL = {"nyu": "NYU-Depth v2", "make3d": "Make3D"}
 DRAWN = "drawn"  # a focus distance of each picture's own
 
 
@@ -155,15 +171,15 @@ class Network(Section):
     `weights` of the encoder: `none`, `imagenet`, a path or a URL (see `hded.network.weights`).
     """
 
-    encoder: Literal["densenet121", "efficientnet_lite0", "efficientnet_lite2"] = "densenet121"
-    decoder: Literal["transposed", "bilinear"] = "transposed"
+    encoder: Encoder = "densenet121"
+    decoder: Decoder = "transposed"
     heads: Annotated[list[Literal["depth", "all_in_focus"]], Field(min_length=1)]
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
     depth_scale_m: Positive | None = None
     dropout: Fraction = 0.5
-    joint: Literal["add", "concat"] = "add"
-    output: Literal["linear", "tanh"] = "linear"
-    init: Literal["identity", "normal"] = "identity"
+    joint: Joint = "add"
+    output: Output = "linear"
+    init: Init = "identity"
     weights: Annotated[str, Field(min_length=1)] = "none"
 
     @model_validator(mode="after")
@@ -176,22 +192,34 @@ class Network(Section):
 
 
 class Loss(Section):
-    """The fields of `LossWeights` in `hded.training.losses`, and how the tasks are weighed."""
+    """The terms of the loss and their weights, taken by `hded.training.losses.HDEDLoss`.
+
+    depth = L1 + mu * gradient; deblurring = content + psi * (1 - SSIM); total = depth + lambda *
+    deblurring. A weight of 0 leaves its term out. `balance` says how the two tasks are weighted;
+    lambda is used by `fixed`, and by validation always. The defaults are the paper's.
+    """
+
+    # in params.yaml the key is `lambda`, which Python does not allow as a name
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
     mu: NonNegative = 0.001
-    gradient: Literal["forward", "prewitt"] = "forward"
+    gradient: Gradient = "forward"
     content: Literal["charbonnier", "l1"] = "charbonnier"
     psi: NonNegative = 4.0
     lambda_: Annotated[NonNegative, Field(alias="lambda")] = 0.01
-    balance: Literal["fixed", "uncertainty", "gradnorm"] = "fixed"
+    balance: Weighting = "fixed"
 
 
 class Train(Section):
-    """How a network is fitted."""
+    """How a network is fitted, taken by `hded.training.loop.fit`.
+
+    The defaults are those of the paper and its released code, except that frames are held out for
+    validation. `batch_size` is that of a step, however many devices share it.
+    """
 
     epochs: Count
     batch_size: Count = 4
-    geometry: Literal["crop", "resize"] = "crop"
+    geometry: Geometry = "crop"
     size_px: Annotated[int, Field(ge=32)] = 256
     hflip: Annotated[float, Field(ge=0, le=1)] = 0.5
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -206,13 +234,13 @@ class Train(Section):
     validation: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     keep: Literal["best", "last"] = "best"
     refocus: Literal["stored", "on_the_fly"] = "stored"
-    input: Literal["defocused", "sharp"] = "defocused"
-    precision: Literal["float32", "bf16"] = "float32"
+    input: NetworkInput = "defocused"
+    precision: Precision = "float32"
     compile: bool = False
     deterministic: bool = False
     checkpoint_minutes: NonNegative = 10.0
     devices: Count = 1
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     loss: Loss = Loss()
 
     @model_validator(mode="after")
@@ -239,10 +267,10 @@ class Evaluate(Section):
     """
 
     scenes: Annotated[int, Field(ge=3)] = 6
-    input: Literal["defocused", "sharp"] = "defocused"
+    input: NetworkInput = "defocused"
     focus_distance_m: Positive | None = None
     batch_size: Count = 1
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
 
     @model_validator(mode="after")
     def _one_control(self) -> "Evaluate":

@@ -1,7 +1,9 @@
-"""What every reader gives: frames one by one, and the facts that later stages need."""
+"""What a reader returns: the frames, one by one, and the facts that later stages need."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pandas as pd
 from numpy.typing import NDArray
@@ -11,12 +13,20 @@ from hded.common.errors import HDEDError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawFrames:
-    """A dataset in its official raw format, opened.
+    """A dataset in its raw format, opened for reading.
 
+    format: the dataset's name, or "folder" for a user's own images.
     frames: columns frame (the official id), split (train | test), scene ("" where unknown), in the
-    official order. read(i): the i-th frame's arrays by name: `rgb` uint8 (H, W, 3), `depth` float32
-    metres (H, W) with 0 for "unknown", and where the format has it `raw_valid` bool (H, W).
-    image_width_px: of the uncropped picture, which sets the pixel pitch. skipped: "name: why".
+    official order.
+    size: (H, W) of every frame [px].
+    image_width_px: width of the image before cropping; it determines the pixel pitch.
+    max_depth_m: upper end of the dataset's depth range [m].
+    has_raw_valid: whether the frames have the array `raw_valid`.
+    read(i): the arrays of frame i by name: `rgb` uint8 (H, W, 3), `depth` float32 (H, W) in metres
+    with 0 for "unknown", and `raw_valid` bool (H, W), true where the sensor measured.
+    skipped: one line "name: reason" for each frame that could not be read.
+
+    Raises HDEDError for a frame whose id cannot be the name of a folder.
     """
 
     format: str
@@ -30,15 +40,14 @@ class RawFrames:
 
     def __post_init__(self) -> None:
         for name in self.frames["frame"]:
-            # it becomes a folder's name
             if name in ("", ".", "..") or set(name) & {"/", "\\", "\0"}:
-                raise HDEDError(f"frame {name!r} has no name that a folder can have; rename it")
+                raise HDEDError(f"frame {name!r}: the name cannot be that of a folder; rename it")
 
     def __iter__(self) -> Iterator[dict[str, NDArray]]:
         return (self.read(i) for i in range(len(self.frames)))
 
     def subset(self, count: int | None) -> "RawFrames":
-        """Keep `count` frames of each split, evenly spread; None keeps all."""
+        """Return a dataset of `count` frames of each split, evenly spread; None keeps all."""
         if count is None:
             return self
         keep: list[int] = []
@@ -47,13 +56,21 @@ class RawFrames:
             step = max(1.0, len(positions) / count)
             keep += [positions[int(i * step)] for i in range(min(count, len(positions)))]
         keep.sort()
-        return RawFrames(
-            format=self.format,
+        return replace(
+            self,
             frames=self.frames.loc[keep].reset_index(drop=True),
-            size=self.size,
-            image_width_px=self.image_width_px,
-            max_depth_m=self.max_depth_m,
-            has_raw_valid=self.has_raw_valid,
             read=lambda i: self.read(keep[i]),
-            skipped=self.skipped,
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """A dataset that has official files.
+
+    name: as in params.yaml. files: names of the official files. open(folder, stack): open the files
+    in `folder`; what must be closed again is registered with `stack`.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    open: Callable[[Path, ExitStack], RawFrames]

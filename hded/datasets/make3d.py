@@ -21,7 +21,7 @@ from hded.common.image_io import open_upright
 from hded.common.progress import progress
 from hded.common.resize import resize_nearest
 from hded.datasets.archives import iter_members
-from hded.datasets.base import RawFrames
+from hded.datasets.base import Dataset, RawFrames
 from hded.datasets.matlab import MatReader
 
 # split -> (archive, folder inside it) of images, and of depths
@@ -128,3 +128,10 @@ def _grid(grid: NDArray | str) -> NDArray[np.float32] | str:
         return f"Position3DGrid is {grid.dtype} of shape {grid.shape}, not {(*GRID, 4)}"
     depth = grid[..., 3].astype(np.float32)
     return np.where((depth > 0) & (depth < LASER_RANGE_M), depth, np.float32(0))
+
+
+MAKE3D = Dataset(
+    name="make3d",
+    files=tuple(archive for pair in ARCHIVES.values() for archive, _ in pair),
+    open=lambda folder, _: open_make3d(folder),
+)

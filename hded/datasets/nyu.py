@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hded.common.errors import HDEDError
-from hded.datasets.base import RawFrames
+from hded.datasets.base import Dataset, RawFrames
 from hded.datasets.matlab import MatReader
 
 LABELED = "nyu_depth_v2_labeled.mat"
@@ -160,3 +160,6 @@ def _scene_names(path: Path, mat: h5py.File, count: int) -> list[str]:
             f"{path}: the names in `scenes` are unreadable ({error}); fetch the file again"
         ) from error
     return names
+
+
+NYU = Dataset(name="nyu", files=(LABELED, SPLITS), open=open_nyu)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from hded.common.errors import HDEDError
 from hded.common.resize import resize_rgb
+from hded.config.schema import Geometry
 from hded.network import HDEDNet
-from hded.network.normalize import Geometry, to_network_range, to_uint8
+from hded.network.normalize import to_network_range, to_uint8
 from hded.network.torch_io import load_tensors
 
 FORMAT = 1

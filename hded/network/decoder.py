@@ -6,15 +6,15 @@ are D3-Net's, which do. `BilinearDecoder` is a slim one for small encoders and f
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hded.common.errors import check_choice
+from hded.config.schema import Decoder
 
-DecoderName = Literal["transposed", "bilinear"]
 DROPOUT_BLOCKS = 2  # the two deepest
 
 
@@ -110,7 +110,7 @@ class BilinearDecoder(nn.Module):
 
 
 def build_decoder(
-    name: DecoderName,
+    name: Decoder,
     encoder_channels: Sequence[int],
     out_channels: int,
     *,
@@ -118,7 +118,7 @@ def build_decoder(
     width: float,
 ) -> nn.Module:
     """Give a decoder head with new weights; `width` is the bilinear one's own."""
-    check_choice("network: decoder", name, get_args(DecoderName))
+    check_choice("network: decoder", name, get_args(Decoder))
     if name == "bilinear":
         return BilinearDecoder(encoder_channels, out_channels, dropout, width)
     return TransposedDecoder(encoder_channels, out_channels, dropout)

@@ -5,15 +5,14 @@ strides 2, 4, 8, 16 and 32, of an image (B, 3, H, W) in [-1, 1] with H and W mul
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
 from torch import nn
 
 from hded.common.errors import check_choice
+from hded.config.schema import Encoder
 from hded.network.densenet import DenseNetEncoder
 from hded.network.efficientnet import EfficientNetLiteEncoder
-
-EncoderName = Literal["densenet121", "efficientnet_lite0", "efficientnet_lite2"]
 
 _BUILDERS: dict[str, Callable[[float], nn.Module]] = {
     "densenet121": DenseNetEncoder,
@@ -22,7 +21,7 @@ _BUILDERS: dict[str, Callable[[float], nn.Module]] = {
 }
 
 
-def build_encoder(name: EncoderName, width: float = 1.0) -> nn.Module:
+def build_encoder(name: Encoder, width: float = 1.0) -> nn.Module:
     """Give an encoder with new weights; `width` scales every channel count."""
-    check_choice("network: encoder", name, get_args(EncoderName))
+    check_choice("network: encoder", name, get_args(Encoder))
     return _BUILDERS[name](width)

@@ -9,15 +9,16 @@ Choices the paper leaves open (see the README's method section):
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hded.common.errors import HDEDError, check_choice
-from hded.network.decoder import DecoderName, build_decoder
-from hded.network.encoder import EncoderName, build_encoder
+from hded.config.schema import Decoder, Encoder, Init, Joint, Output
+from hded.network.decoder import build_decoder
+from hded.network.encoder import build_encoder
 
 HEAD_CHANNELS = {"depth": 1, "all_in_focus": 3}
 HEADS = tuple(HEAD_CHANNELS)
@@ -37,20 +38,20 @@ class HDEDNet(nn.Module):
         heads: Sequence[str] = HEADS,
         width: float = 1.0,
         *,
-        encoder: EncoderName | nn.Module = "densenet121",
-        decoder: DecoderName = "transposed",
+        encoder: Encoder | nn.Module = "densenet121",
+        decoder: Decoder = "transposed",
         depth_scale_m: float = 1.0,
         dropout: float = 0.5,
-        joint: Literal["add", "concat"] = "add",
-        output: Literal["linear", "tanh"] = "linear",
-        init: Literal["identity", "normal"] = "identity",
+        joint: Joint = "add",
+        output: Output = "linear",
+        init: Init = "identity",
     ) -> None:
         super().__init__()
         if not heads or not set(heads) <= set(HEADS) or len(set(heads)) != len(heads):
             raise HDEDError(f"network heads {tuple(heads)}: choose one or both of {HEADS}")
-        check_choice("network: joint", joint, ("add", "concat"))
-        check_choice("network: output", output, ("linear", "tanh"))
-        check_choice("network: init", init, ("identity", "normal"))
+        check_choice("network: joint", joint, get_args(Joint))
+        check_choice("network: output", output, get_args(Output))
+        check_choice("network: init", init, get_args(Init))
         if not (width > 0 and depth_scale_m > 0 and 0 <= dropout < 1):
             raise HDEDError(
                 f"network: width {width} and depth_scale_m {depth_scale_m} must be positive, "
@@ -107,7 +108,7 @@ def pad_to_stride(rgb: Tensor, stride: int = STRIDE) -> Tensor:
     return F.pad(rgb, (0, right, 0, bottom), mode=mode)
 
 
-def initialise(network: HDEDNet, init: Literal["identity", "normal"]) -> None:
+def initialise(network: HDEDNet, init: Init) -> None:
     """Draw the weights from torch's global generator.
 
     `identity`: He initialisation (as torchvision's DenseNet) with prediction convolutions of zero:

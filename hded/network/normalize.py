@@ -1,13 +1,9 @@
 """Images as the network takes and gives them: float32 in [-1, 1], channels first."""
 
-from typing import Literal
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-Geometry = Literal["crop", "resize"]  # native pixels, or frames squashed to a square
 
 
 def to_network_range(rgb: Tensor | NDArray[np.uint8]) -> Tensor:

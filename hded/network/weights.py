@@ -15,8 +15,8 @@ from urllib.parse import urldefrag, urlsplit
 from torch import Tensor, nn
 
 from hded.common.errors import HDEDError
+from hded.config.schema import Encoder
 from hded.download.fetch import RemoteFile, fetch
-from hded.network.encoder import EncoderName
 from hded.network.torch_io import load_tensors
 
 # torch.hub's convention: a file's name ends in the first digits of its sha256
@@ -31,7 +31,7 @@ _OLD_STYLE = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
 _HUB_HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
 
 
-def find_weights(source: str, encoder: EncoderName, folder: Path) -> Path:
+def find_weights(source: str, encoder: Encoder, folder: Path) -> Path:
     """Give the file that `source` stands for, fetched into `folder` if it is remote.
 
     source: `imagenet`, a path, or a URL, whose bytes are checked against `#sha256=...` at its end

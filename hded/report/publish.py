@@ -42,7 +42,7 @@ def write_results(selection: Selection, descriptions: Mapping[str, str], out: Pa
     _summary(runs).to_csv(out / "summary.csv", index=False, float_format="%.6g")
     images = pd.concat([_images(run) for run in runs], ignore_index=True)
     images.to_csv(out / "per_image.csv", index=False, float_format="%.6g")
-    history = pd.concat([_named(run, run.training.history) for run in runs], ignore_index=True)
+    history = pd.concat([_named(run, run.history) for run in runs], ignore_index=True)
     history.to_csv(out / "history.csv", index=False, float_format="%.6g")
     curves = [
         _named(run, table.assign(over=over))
@@ -143,7 +143,7 @@ def _network(runs: Sequence[Run], description: str) -> list[str]:
     versions = ", ".join(f"{name} {v}" for name, v in sorted(t.versions.items()))
     lines += [
         "",
-        f"{networks}. {t.balance}. Trained in {number(minutes, 0)} minutes on {t.hardware}; "
+        f"{networks}. {t.weighting}. Trained in {number(minutes, 0)} minutes on {t.hardware}; "
         f"parameters' digest {t.params_digest}, commit {t.commit}, {versions}.",
     ]
     return lines

@@ -114,6 +114,9 @@ def write_make3d(dest: Path, *, train: int, test: int, seed: int) -> None:
                     bar.update()
 
 
+WRITERS = {"nyu": write_nyu, "make3d": write_make3d}  # by the name of the dataset
+
+
 @dataclass(frozen=True, slots=True)
 class _Room:
     """A room to be: which it is among its split's, and how many views of it the file has."""

@@ -16,8 +16,8 @@ from hded.store import Store
 from hded.training.checkpoint import Checkpoints
 from hded.training.data import Frames, validation_split
 from hded.training.distributed import Group
-from hded.training.loop import FitSettings, NotFiniteError, fit
-from hded.training.losses import HDEDLoss, LossWeights
+from hded.training.loop import NotFiniteError, fit
+from hded.training.losses import HDEDLoss
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,8 @@ class Recipe:
     loss: HDEDLoss
     train: Frames
     validation: Frames | None
-    settings: FitSettings
+    settings: Train
+    seed: int
     arguments: dict[str, Any]
     loaded: Loaded | None
 
@@ -56,11 +57,7 @@ def prepare(
     model = HDEDNet(**arguments)
     loaded = load_weights(model.encoder, weights) if weights else None
     torch.manual_seed(seed + (rank << 32))
-    loss = HDEDLoss(
-        LossWeights(**train.loss.model_dump(exclude={"balance"})),
-        arguments["depth_scale_m"],
-        train.loss.balance,
-    )
+    loss = HDEDLoss(train.loss, arguments["depth_scale_m"])
     fitted, held = validation_split(scenes.frames, scenes.indices("train"), train.validation, seed)
     load = (scenes, defocused)
     how = (train.geometry, train.size_px)
@@ -68,10 +65,7 @@ def prepare(
         cameras = ()
     frames = Frames(*load, fitted, *how, cameras, train.input)
     validation = Frames(*load, held, *how, input=train.input) if len(held) else None
-    names = FitSettings.__dataclass_fields__.keys() & Train.model_fields.keys()
-    chosen = {key: getattr(train, key) for key in names}
-    settings = FitSettings(**{**chosen, "betas": tuple(train.betas), "seed": seed})
-    return Recipe(model, loss, frames, validation, settings, arguments, loaded)
+    return Recipe(model, loss, frames, validation, train, seed, arguments, loaded)
 
 
 def fit_recipe(
@@ -102,6 +96,7 @@ def fit_recipe(
             recipe.settings,
             device,
             on_epoch,
+            seed=recipe.seed,
             save=lambda state: checkpoints.save({**state, **facts}),
             resume=checkpoints.load(),
             should_stop=should_stop,

@@ -12,7 +12,6 @@ that trains: what is then drawn on the host is a handful of numbers a sample.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -26,11 +25,11 @@ from hded.blur.support import border_indices, radius_px
 from hded.common.errors import HDEDError
 from hded.common.progress import progress
 from hded.common.resize import resize_nearest, resize_rgb
-from hded.network.normalize import Geometry, copy_to_tensor, to_network_range
+from hded.config.schema import Geometry, NetworkInput
+from hded.network.normalize import copy_to_tensor, to_network_range
 from hded.optics import AnyCamera, ThinLens, sigma_of_coc
 from hded.store import Store
 
-Input = Literal["defocused", "sharp"]
 RESIDENT_SHARE = 0.5  # of a GPU's free memory; the rest is the network's
 
 
@@ -114,7 +113,7 @@ class Frames:
         geometry: Geometry,
         size_px: int,
         cameras: Sequence[AnyCamera] = (),
-        input: Input = "defocused",
+        input: NetworkInput = "defocused",
     ) -> None:
         height, width = scenes.arrays["rgb"].shape[1:3]
         if geometry == "crop" and min(height, width) < size_px:

@@ -16,15 +16,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hded.common.errors import HDEDError, check_choice
+from hded.common.errors import HDEDError
 from hded.common.progress import progress
+from hded.config.schema import Precision, Train
 from hded.metrics import psnr
 from hded.network import HDEDNet
 from hded.network.normalize import to_uint8
@@ -32,39 +33,6 @@ from hded.training.data import Batch, Frames
 from hded.training.distributed import Group
 from hded.training.loss_weighting import gradient_norms, norm_of
 from hded.training.losses import HDEDLoss
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FitSettings:
-    """How to fit; the names and defaults are those of params.yaml's `train`.
-
-    `batch_size` is that of a step, however many devices share it.
-    """
-
-    epochs: int
-    batch_size: int = 4
-    hflip: float = 0.5
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = 2e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    schedule: Literal["step", "one_cycle"] = "step"
-    drop_at: float = 0.6
-    drop_to: float = 0.1
-    validate_every: int = 1
-    keep: Literal["best", "last"] = "best"
-    precision: Literal["float32", "bf16"] = "float32"
-    compile: bool = False
-    deterministic: bool = False
-    checkpoint_minutes: float = 10.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_choice("optimizer", self.optimizer, ("adam", "adamw", "sgd"))
-        check_choice("precision", self.precision, ("float32", "bf16"))
-        check_choice("schedule", self.schedule, ("step", "one_cycle"))
-        check_choice("keep", self.keep, ("best", "last"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +57,11 @@ def fit(
     loss: HDEDLoss,
     train: Frames,
     validation: Frames | None,
-    settings: FitSettings,
+    settings: Train,
     device: torch.device,
     on_epoch: Callable[[Mapping[str, float]], None] = lambda record: None,
     *,
+    seed: int = 0,
     save: Callable[[Mapping[str, Any]], None] | None = None,
     resume: Mapping[str, Any] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -102,10 +71,12 @@ def fit(
 
     Figures: epoch (1-based), lr, seconds, samples_per_s, data_share (of the time, spent waiting for
     samples), train/<term>; grad/<term>, the L2 norm of the unweighted term's gradient at the
-    encoder's output in the epoch's first batch, and grad/<task> with weight/<task>, the tasks' as they
-    enter the total. On epochs that validate also what `validate` gives, as val/<name>. `keep: best` keeps the epoch with the lowest val/total.
+    encoder's output in the epoch's first batch, and grad/<task> with weight/<task>, the tasks' as
+    they enter the total. On epochs that validate also what `validate` gives, as val/<name>.
+    `keep: best` keeps the epoch with the lowest val/total.
 
-    `save` is given the whole state, plain tensors and numbers, every `checkpoint_minutes`;
+    `seed` decides the order of the frames and what is drawn for each sample. `save` is given the
+    whole state, plain tensors and numbers, every `checkpoint_minutes`;
     `resume` is such a state to go on from. `should_stop` is asked after every
     step: the state is saved, and KeyboardInterrupt raised. With a `group` every process calls this
     with the same arguments and sees its share of each batch; `on_epoch` and `save` are called in
@@ -113,7 +84,7 @@ def fit(
     norm cannot take.
     """
     with _algorithms(settings.deterministic):
-        run = _Fit(network, loss, train, validation, settings, device, group)
+        run = _Fit(network, loss, train, validation, settings, seed, device, group)
         if resume is not None:
             run.restore(resume)
         return run(on_epoch, save, should_stop)
@@ -142,7 +113,8 @@ class _Fit:
         loss: HDEDLoss,
         train: Frames,
         validation: Frames | None,
-        settings: FitSettings,
+        settings: Train,
+        seed: int,
         device: torch.device,
         group: Group,
     ) -> None:
@@ -154,7 +126,7 @@ class _Fit:
         # a fifth faster on CPU
         self.network = network.to(device, memory_format=torch.channels_last)
         self.loss, self.train, self.validation = loss.to(device), train, validation
-        self.settings, self.device, self.group = settings, device, group
+        self.settings, self.seed, self.device, self.group = settings, seed, device, group
         self.runner: nn.Module = self.network
         if group.size > 1:
             if device.type == "cuda":
@@ -238,7 +210,7 @@ class _Fit:
         """Give the rest of the epoch's batches on the device, and count the wait for them."""
         batches = self.train.batches(
             self.settings.batch_size,
-            seed=self.settings.seed,
+            seed=self.seed,
             epoch=self.epoch,
             hflip=self.settings.hflip,
             start=self.step,
@@ -494,12 +466,12 @@ def validate(
     return means | {"total": loss.by_lambda(means)}
 
 
-def autocast(device: torch.device, precision: Literal["float32", "bf16"]) -> torch.autocast:
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Give the context in which a network computes at `precision`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def _optimizer(network: nn.Module, loss: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
+def _optimizer(network: nn.Module, loss: nn.Module, settings: Train) -> torch.optim.Optimizer:
     """Give the optimiser of the network's weights and of those that the loss learns."""
     groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
     if learned := [p for p in loss.parameters() if p.requires_grad]:
@@ -508,11 +480,11 @@ def _optimizer(network: nn.Module, loss: nn.Module, settings: FitSettings) -> to
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=settings.momentum, **chosen)
     adam = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return adam(groups, betas=settings.betas, **chosen)
+    return adam(groups, betas=tuple(settings.betas), **chosen)
 
 
 def _scheduler(
-    optimizer: torch.optim.Optimizer, settings: FitSettings, steps: int
+    optimizer: torch.optim.Optimizer, settings: Train, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """Give a schedule that is stepped after every batch."""
     total = settings.epochs * steps

@@ -11,16 +11,15 @@ With one head there is nothing to balance.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from hded.common.errors import check_choice
+from hded.config.schema import Loss
 
 T = TypeVar("T", Tensor, float)
 
-BalanceName = Literal["fixed", "uncertainty", "gradnorm"]
 TASKS = ("depth", "all_in_focus")
 GRADNORM_ALPHA = 1.5
 GRADNORM_LR = 0.025
@@ -29,14 +28,13 @@ GRADNORM_LR = 0.025
 class Balance(nn.Module):
     """Weights of the tasks' losses, and how they change; its state dict holds all of it."""
 
-    def __init__(self, name: BalanceName = "fixed", lambda_: float = 0.01) -> None:
+    def __init__(self, settings: Loss) -> None:
         super().__init__()
-        check_choice("loss: balance", name, get_args(BalanceName))
-        self.name = name
-        self.lambda_ = lambda_
-        if name == "uncertainty":
+        self.name = settings.balance
+        self.lambda_ = settings.lambda_
+        if self.name == "uncertainty":
             self.log_variance = nn.Parameter(torch.zeros(len(TASKS)))
-        elif name == "gradnorm":
+        elif self.name == "gradnorm":
             # moved by `learn`, not by the network's optimiser
             self.weights = nn.Parameter(torch.ones(len(TASKS)), requires_grad=False)
             self.register_buffer("first", torch.zeros(len(TASKS)))

@@ -4,16 +4,14 @@ Depth losses average over valid pixels only; a batch without any gives zero. Ima
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hded.common.errors import check_choice
+from hded.config.schema import Gradient, Loss
 from hded.metrics.structural_similarity import ssim
-from hded.training.loss_weighting import Balance, BalanceName, T
+from hded.training.loss_weighting import Balance, T
 
 CHARBONNIER_EPS = 1e-3
 PREWITT = ((-1.0, 0.0, 1.0),) * 3
@@ -25,7 +23,7 @@ def l1_depth(pred: Tensor, gt: Tensor, valid: Tensor) -> Tensor:
 
 
 def gradient_depth(
-    pred: Tensor, gt: Tensor, valid: Tensor, operator: Literal["forward", "prewitt"] = "forward"
+    pred: Tensor, gt: Tensor, valid: Tensor, operator: Gradient = "forward"
 ) -> Tensor:
     """Mean of |dx R| + |dy R| with R = pred - gt (eq. 3): (B, 1, H, W) -> scalar.
 
@@ -69,25 +67,6 @@ def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 CONTENT = {"charbonnier": ("charbonnier", charbonnier), "l1": ("l1_image", l1_image)}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LossWeights:
-    """Which terms, and how heavy (paper: mu = 0.001, psi = 4, lambda = 0.01).
-
-    total = depth + lambda * deblur, depth = L1 + mu * L_grad, deblur = content + psi * (1 - SSIM).
-    A weight of 0 leaves its term out.
-    """
-
-    mu: float = 0.001
-    gradient: Literal["forward", "prewitt"] = "forward"
-    content: Literal["charbonnier", "l1"] = "charbonnier"
-    psi: float = 4.0
-    lambda_: float = 0.01
-
-    def __post_init__(self) -> None:
-        check_choice("loss: gradient", self.gradient, ("forward", "prewitt"))
-        check_choice("loss: content", self.content, CONTENT)
-
-
 class HDEDLoss(nn.Module):
     """The paper's total loss (eqs. 1-7) with its terms in the open.
 
@@ -95,18 +74,16 @@ class HDEDLoss(nn.Module):
     `depth_scale_m`: with a scale of 10, lambda weighs ten times more than with 1.
     """
 
-    def __init__(
-        self, weights: LossWeights, depth_scale_m: float = 1.0, balance: BalanceName = "fixed"
-    ) -> None:
+    def __init__(self, settings: Loss, depth_scale_m: float = 1.0) -> None:
         super().__init__()
-        self.weights = weights
+        self.settings = settings
         self.depth_scale_m = depth_scale_m
-        self.balance = Balance(balance, weights.lambda_)
-        image = CONTENT[weights.content][0]
+        self.balance = Balance(settings)
+        image = CONTENT[settings.content][0]
         # of each term in its task's loss
         self.shares = {
-            "depth": {"l1": 1.0, "gradient": weights.mu},
-            "all_in_focus": {image: 1.0, "ssim": weights.psi},
+            "depth": {"l1": 1.0, "gradient": settings.mu},
+            "all_in_focus": {image: 1.0, "ssim": settings.psi},
         }
 
     def forward(
@@ -117,7 +94,7 @@ class HDEDLoss(nn.Module):
         outputs: by head, as `HDEDNet` returns them; depth_m, valid (bool): (B, 1, H, W);
         sharp: (B, 3, H, W) in [-1, 1].
         """
-        w, terms = self.weights, {}
+        w, terms = self.settings, {}
         if "depth" in outputs:
             pred, gt = outputs["depth"] / self.depth_scale_m, depth_m / self.depth_scale_m
             terms["l1"] = l1_depth(pred, gt, valid)

@@ -3,7 +3,6 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
+from hded.config.schema import Loss, Train
 from hded.network import HDEDNet
 from hded.network.normalize import to_network_range
 from hded.store import Store
 from hded.training.data import Frames
-from hded.training.loop import FitSettings, fit
-from hded.training.losses import HDEDLoss, LossWeights
+from hded.training.loop import fit
+from hded.training.losses import HDEDLoss
 from pipeline.lib import provenance
 
 SIZE_PX = 256
@@ -28,7 +28,7 @@ GPU_BATCHES = (4, 32)
 # dense bfloat16 arithmetic a second, by the makers' data sheets
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 # the first epoch warms up: compilers, caches, the device's own start
-SETTINGS = FitSettings(epochs=2, batch_size=BATCH, keep="last", checkpoint_minutes=1e9)
+SETTINGS = Train(epochs=2, batch_size=BATCH, keep="last", checkpoint_minutes=1e9)
 
 
 class _Samples(Dataset):
@@ -63,13 +63,14 @@ def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, 
     steps = STEPS[device.type]
     baseline = "plain loop, eager float32, DataLoader"
     rows = [{"name": baseline, **_rates(_plain(scenes, defocused, device, steps), BATCH)}]
-    ways: list[tuple[str, FitSettings]] = [
+    ways: list[tuple[str, Train]] = [
         ("ours, float32", SETTINGS),
-        ("ours, bf16", replace(SETTINGS, precision="bf16")),
+        ("ours, bf16", SETTINGS.model_copy(update={"precision": "bf16"})),
     ]
     if device.type == "cuda":
         for batch in GPU_BATCHES:
-            settings = replace(SETTINGS, batch_size=batch, precision="bf16", compile=True)
+            changes = {"batch_size": batch, "precision": "bf16", "compile": True}
+            settings = SETTINGS.model_copy(update=changes)
             ways.append((f"ours, bf16, compiled, batch {batch}", settings))
     for name, settings in ways:
         times = _ours(scenes, defocused, device, steps, settings)
@@ -105,7 +106,7 @@ def _plain(
     scenes: Store, defocused: Store, device: torch.device, steps: int
 ) -> tuple[list[float], float]:
     torch.manual_seed(0)
-    network, loss = HDEDNet().to(device).train(), HDEDLoss(LossWeights()).to(device)
+    network, loss = HDEDNet().to(device).train(), HDEDLoss(Loss()).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-4, betas=(0.5, 0.999))
     rows = np.resize(defocused.indices("train"), (steps + 2) * BATCH)
     loader = DataLoader(
@@ -129,7 +130,7 @@ def _plain(
 
 
 def _ours(
-    scenes: Store, defocused: Store, device: torch.device, steps: int, settings: FitSettings
+    scenes: Store, defocused: Store, device: torch.device, steps: int, settings: Train
 ) -> tuple[list[float], float]:
     torch.manual_seed(0)
     indices = np.resize(scenes.indices("train"), (steps + 1) * settings.batch_size)
@@ -138,9 +139,7 @@ def _ours(
     torch.compiler.reset()  # else the sizes of the last way decide what is compiled
     ends: list[float] = []
     asked: Callable[[], bool] = lambda: ends.append(time.perf_counter()) or False  # noqa: E731
-    result = fit(
-        HDEDNet(), HDEDLoss(LossWeights()), frames, None, settings, device, should_stop=asked
-    )
+    result = fit(HDEDNet(), HDEDLoss(Loss()), frames, None, settings, device, should_stop=asked)
     return np.diff(ends[-(steps + 1) :]).tolist(), result.history[1]["data_share"]
 
 

@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 from hded.common import cli
 from hded.common.cli import Parser
-from hded.common.errors import HDEDError, first_line
 from pipeline import lock
 
 PARAMS = Path("params.yaml")
@@ -70,14 +69,6 @@ def data_dir() -> Path:
 def home(path: str) -> Path:
     """Give an absolute path, `~` being the user's home; what is nobody's home stays as it is."""
     return Path(os.path.expanduser(path)).resolve()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read what an earlier stage wrote; raises HDEDError where it is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise HDEDError(f"{path}: cannot be read ({first_line(error)}); run `dvc repro`") from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

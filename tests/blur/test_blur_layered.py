@@ -1,6 +1,9 @@
 """The layered renderer: against known backgrounds, the gather, and its plain definition."""
 
 import math
+import os
+import subprocess
+import sys
 
 import numba
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
+from support.imports import ROOT
 
 from hded.blur import gaussian_gather, gaussian_gather_reference, layered_blur
 from hded.common.errors import HDEDError
@@ -269,17 +273,20 @@ def test_the_kernel_is_the_definition(height, width, largest, seed):
     np.testing.assert_allclose(layered_blur(image, coc, sigma), expected, rtol=0, atol=2e-5)
 
 
-def test_the_number_of_threads_changes_nothing():
+def test_the_number_of_threads_changes_nothing(tmp_path):
     image, coc = rough_scene(3, (40, 50), 20.0)
-    threads = numba.get_num_threads()
-    both = []
-    try:
-        for count in (1, threads):
-            numba.set_num_threads(count)
-            both.append(layered_blur(image, coc, np.abs(coc) / 4))
-    finally:
-        numba.set_num_threads(threads)
-    np.testing.assert_array_equal(*both)
+    np.savez(tmp_path / "given.npz", image=image, coc=coc)
+    program = (
+        "import numpy as np; from hded.blur import layered_blur; given = np.load('given.npz')\n"
+        "out = layered_blur(given['image'], given['coc'], np.abs(given['coc']) / 4)\n"
+        "np.save('out.npy', out)\n"
+    )
+    env = os.environ | {"NUMBA_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, check=True)
+    # this process has one thread: see tests/conftest.py
+    assert numba.get_num_threads() == 1
+    one = layered_blur(image, coc, np.abs(coc) / 4)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), one)
 
 
 def test_the_arguments_are_left_as_they_are_whatever_their_layout():

@@ -18,7 +18,6 @@ from hded.common.errors import HDEDError
 from hded.config.params import Params, load_params
 from hded.config.schema import Loss
 from hded.optics import CAMERAS
-from hded.training.losses import HDEDLoss, LossWeights
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -115,10 +114,10 @@ def test_a_variant_that_does_not_exist_is_refused():
         load_params(ROOT / "params.yaml").variant("nope")
 
 
-def test_the_loss_section_has_the_fields_and_the_defaults_of_the_loss():
-    fields = Loss().model_dump()
-    assert HDEDLoss(LossWeights()).balance.name == fields.pop("balance")
-    assert LossWeights(**fields) == LossWeights()
+def test_the_settings_of_a_loss_are_named_in_python_and_in_the_file_each_its_own_way(tmp_path):
+    assert Loss(lambda_=0.5) == Loss.model_validate({"lambda": 0.5})
+    message = refusal(tmp_path, with_value("train.loss.lambda_", 0.5))
+    assert "train.loss.lambda_ is not a known key" in message
 
 
 def test_params_cannot_be_changed_once_read():

@@ -666,7 +666,7 @@ def test_a_picture_with_absurd_exif_is_named_or_read(tmp_path):
 @pytest.mark.parametrize("name", ["", ".", ".."])
 def test_a_frame_that_would_leave_its_folder_is_refused(tmp_path, name):
     folder = write_make3d(tmp_path / "make3d", {name: (jpeg(view(1)), matlab(grid(1)))})
-    with pytest.raises(HDEDError, match="no name that a folder can have"):
+    with pytest.raises(HDEDError, match="cannot be that of a folder"):
         open_make3d(folder)
 
 

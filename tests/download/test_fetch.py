@@ -514,8 +514,8 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path, server):
 SCRIPT = """
 import resource, sys
 from pathlib import Path
-from hded.datasets.fetch import RemoteFile, fetch
-from hded.errors import HDEDError
+from hded.download.fetch import RemoteFile, fetch
+from hded.common.errors import HDEDError
 folder, url, limit = sys.argv[1:]
 if int(limit):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hded.common.errors import HDEDError
+from hded.config.schema import Loss
 from hded.network import DenseNetEncoder, HDEDNet
-from hded.training.losses import HDEDLoss, LossWeights
+from hded.training.losses import HDEDLoss
 
 TINY = 1 / 32  # growth 1: a thirty-second of every channel count
 BOTH_HEADS = ("depth", "all_in_focus")
@@ -346,7 +347,7 @@ def test_a_training_step_at_full_width_moves_every_parameter(full):
     depth_m = 5 + 4 * picture(2, 1, 64, 64, seed=2)
     optimizer = torch.optim.Adam(full.parameters(), lr=2e-4, betas=(0.5, 0.999))
     before = {name: p.detach().clone() for name, p in full.named_parameters()}
-    terms = HDEDLoss(LossWeights())(full(image), depth_m, depth_m > 0, sharp)
+    terms = HDEDLoss(Loss())(full(image), depth_m, depth_m > 0, sharp)
     terms["total"].backward()
     assert all(term.isfinite() for term in terms.values())
     without = [name for name, p in full.named_parameters() if p.grad is None]
@@ -362,7 +363,7 @@ def test_from_identity_the_prediction_convolutions_move_first_and_all_else_after
     image, sharp = picture(2, 3, 64, 64), picture(2, 3, 64, 64, seed=1)
     depth_m = 5 + 4 * picture(2, 1, 64, 64, seed=2)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    loss = HDEDLoss(LossWeights(), 10.0)
+    loss = HDEDLoss(Loss(), 10.0)
     moved = []
     for _ in range(2):
         before = {name: p.detach().clone() for name, p in network.named_parameters()}

@@ -42,6 +42,10 @@ def edit_json(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**content, **changes}))
 
 
+def model_of(trained: Path) -> dict:
+    return json.loads((trained / "run.json").read_text())["model"]
+
+
 def edit_csv(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     change(pd.read_csv(path, dtype={"frame": str})).to_csv(path, index=False)
 
@@ -61,7 +65,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "missing rows": (lambda e, t: (e / "all_in_focus.csv").unlink(), "all_in_focus.csv: is"),
     "missing curve": (lambda e, t: (e / "error_by_coc.csv").unlink(), "error_by_coc.csv"),
     "half a file": (lambda e, t: (e / "metrics.json").write_text('{"depth"'), "cannot be read"),
-    "a list": (lambda e, t: (t / "run.json").write_text("[]"), "a JSON object is needed"),
+    "a list": (lambda e, t: (t / "run.json").write_text("[]"), "run.json: cannot be read"),
     "an empty csv": (lambda e, t: (e / "depth.csv").write_text(""), "depth.csv: cannot be read"),
     "foreign csv": (lambda e, t: (t / "history.csv").write_text("a,b\n1,2\n"), "no column 'epoch'"),
     "another dataset": (
@@ -77,11 +81,24 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         lambda e, t: edit_json(e / "evaluation.json", source="official"), "source differs"
     ),
     "another network": (
-        lambda e, t: edit_json(t / "run.json", model={"heads": ["depth"], "width": 1}),
+        lambda e, t: edit_json(t / "run.json", model=model_of(t) | {"heads": ["depth"]}),
         "not of one network",
     ),
     "a missing key": (
-        lambda e, t: (t / "run.json").write_text('{"model": {"heads": ["depth"]}}'), "heads"
+        lambda e, t: (t / "run.json").write_text('{"model": {"heads": ["depth"]}}'),
+        r"run.json: fit is missing",
+    ),
+    "an unknown key": (
+        lambda e, t: edit_json(e / "evaluation.json", colour="red"),
+        r"evaluation.json: colour is not a known key",
+    ),
+    "a wrong type": (
+        lambda e, t: edit_json(t / "run.json", model=model_of(t) | {"width": "wide"}),
+        r"run.json: model.width is 'wide': input should be a valid number",
+    ),
+    "a wrong type of a metric": (
+        lambda e, t: edit_json(e / "metrics.json", depth={"headline": {"network": 1}}),
+        r"metrics.json: depth.headline.network is 1: ",
     ),
     "a missing protocol": (
         lambda e, t: edit_json(e / "metrics.json", depth={}), "protocol headline .* is missing"
@@ -96,11 +113,11 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         lambda e, t: edit_csv(
             e / "all_in_focus.csv", lambda r: r.assign(frame=r["frame"].replace("0001", "x"))
         ),
-        "not those of depth.csv",
+        "its frames differ from those of depth.csv",
     ),
     "a NaN depth": (lambda e, t: edit_csv(e / "depth.csv", spoil("rmse")), "frame 0001, network"),
     "a NaN image": (lambda e, t: edit_csv(e / "all_in_focus.csv", spoil("ssim")), "not a number"),
-    "no scene": (lambda e, t: shutil.rmtree(next((e / "scenes").iterdir())), "scenes.csv names it"),
+    "no scene": (lambda e, t: shutil.rmtree(next((e / "scenes").iterdir())), "examples.csv names it"),
 }  # fmt: skip
 
 

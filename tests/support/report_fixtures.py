@@ -26,6 +26,14 @@ from hded.evaluation.protocols import (
     measure_all_in_focus,
 )
 from hded.optics import CAMERAS, Camera, ThinLens
+from hded.records import (
+    Architecture,
+    EvaluationRecord,
+    Metrics,
+    Protocol,
+    TrainingRecord,
+    to_json,
+)
 
 VARIANTS = {
     "full": "L1 + gradient, Charbonnier + SSIM, both heads (the paper's)",
@@ -230,7 +238,7 @@ class Cell:
             scores = {str(m): aggregate_all_in_focus(group) for m, group in rows.groupby("method")}
             gain = {k: v - scores["input"][k] for k, v in scores["network"].items()}
             metrics["all_in_focus"][str(name)] = {**scores, "gain": gain}
-        write_json(out / "metrics.json", metrics)
+        write_json(out / "metrics.json", to_json(Metrics.model_validate(metrics)))
         blocks = [
             {
                 "name": p.name,
@@ -253,24 +261,23 @@ class Cell:
             for size in sizes
         ]
         camera = CAMERAS[self.camera]
-        write_json(
-            out / "evaluation.json",
-            {
-                "dataset": self.dataset,
-                "format": self.dataset if self.dataset in FAR_M else "folder",
-                "source": self.source,
-                "variant": self.variant,
-                "seed": self.seed,
-                "heads": list(self.heads),
-                "geometry": self.geometry,
-                "camera": camera.describe(640),
-                "median_depth_m": median_m,
-                "truth": "0123456789abcdef0123",
-                "frames": len(scenes),
-                "skipped": [],
-                "protocols": blocks,
-            },
+        record = EvaluationRecord(
+            dataset=self.dataset,
+            format=self.dataset if self.dataset in FAR_M else "folder",
+            source=self.source,
+            variant=self.variant,
+            seed=self.seed,
+            heads=self.heads,
+            geometry=self.geometry,
+            camera=camera.describe(640),
+            median_depth_m=median_m,
+            truth="0123456789abcdef0123",
+            frames=len(scenes),
+            skipped=(),
+            control="",
+            protocols=tuple(Protocol(**block) for block in blocks),
         )
+        write_json(out / "evaluation.json", to_json(record))
         self._write_scenes(out, scenes, predictions, depth, images, pictured)
         if "depth" in self.heads:
             self._write_curves(out, scenes, predictions)
@@ -375,30 +382,33 @@ class Cell:
                     row |= {"val/psnr": 31 - 3 * fall, "val/input_psnr": 28.4}
             rows.append(row)
         pd.DataFrame(rows).to_csv(out / "history.csv", index=False)
-        write_json(
-            out / "run.json",
-            {
-                "run_id": f"{self.seed:02d}{'0123456789abcdef' * 2}"[:32],
-                "run_name": f"{self.dataset}-{self.variant}-seed{self.seed}",
-                "experiment": "hded",
-                "tracking_uri": "sqlite:///mlflow.db",
-                "model": {"heads": list(self.heads), "width": 0.25, "depth_scale_m": self.far_m,
-                          "joint": "add", "output": "linear", "init": "identity",
-                          "encoder": "densenet121", "decoder": "transposed"},
-                "weights": "none",
-                "parameters": 2_592_000,
-                "train": {"epochs": 20, "loss": {"balance": "fixed", "lambda": 0.01}},
-                "params_digest": f"0123456789{list(VARIANTS).index(trained):02d}",
-                "versions": {"python": "3.11.9", "torch": "2.13.0"},
-                "hardware": "2 CPU threads, x86_64",
-                "commit": "34e88cb0a1b2",
-                "wall_s": 97.4,
-                "epochs": 20,
-                "best_epoch": 15,
-                "train_frames": 36,
-                "val_frames": 4,
-            },
+        record = TrainingRecord(
+            fit="0123456789abcdef0123",
+            model=Architecture(
+                heads=self.heads, width=0.25, depth_scale_m=self.far_m, dropout=0.0, joint="add",
+                output="linear", init="identity", encoder="densenet121", decoder="transposed",
+            ),
+            train={"epochs": 20, "loss": {"balance": "fixed", "lambda": 0.01}},
+            weights="none",
+            weights_loaded=None,
+            parameters=2_592_000,
+            params_digest=f"0123456789{list(VARIANTS).index(trained):02d}",
+            epochs=20,
+            best_epoch=15,
+            train_frames=36,
+            val_frames=4,
+            wall_s=97.4,
+            resident=False,
+            devices=1,
+            hardware="2 CPU threads, x86_64",
+            versions={"python": "3.11.9", "torch": "2.13.0"},
+            commit="34e88cb0a1b2",
+            run_id=f"{self.seed:02d}{'0123456789abcdef' * 2}"[:32],
+            run_name=f"{self.dataset}-{self.variant}-seed{self.seed}",
+            experiment="hded",
+            tracking_uri="sqlite:///mlflow.db",
         )  # fmt: skip
+        write_json(out / "run.json", to_json(record))
 
 
 def two_millimetres(depth_m: NDArray) -> NDArray[np.uint16]:

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +19,13 @@ from torch.multiprocessing.spawn import spawn
 
 from hded.common.errors import HDEDError
 from hded.common.threads import limit_threads
+from hded.config.schema import Loss, Train
 from hded.network import HDEDNet
 from hded.store import open_store
 from hded.training.data import Frames
 from hded.training.distributed import Group
-from hded.training.loop import FitSettings, fit
-from hded.training.losses import HDEDLoss, LossWeights
+from hded.training.loop import fit
+from hded.training.losses import HDEDLoss
 from pipeline.lib.launch import relaunch_on_devices
 
 # MLflow's own, of SQLAlchemy
@@ -33,15 +33,22 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 CPU = torch.device("cpu")
 SIZE = (72, 80)
-SETTINGS = FitSettings(
-    epochs=2, batch_size=4, hflip=0.5, optimizer="sgd", lr=1e-3, drop_at=1.0, keep="best", seed=3
+SETTINGS = Train(
+    epochs=2,
+    batch_size=4,
+    hflip=0.5,
+    optimizer="sgd",
+    lr=1e-3,
+    drop_at=1.0,
+    keep="best",
+    validate_every=1,
 )
 
 
 def parts(folder: Path, balance: str) -> tuple[HDEDNet, HDEDLoss, Frames, Frames]:
     torch.manual_seed(0)
     network = HDEDNet(width=1 / 16, depth_scale_m=8.0, dropout=0.0)
-    loss = HDEDLoss(LossWeights(lambda_=0.5), 8.0, balance)
+    loss = HDEDLoss(Loss(lambda_=0.5, balance=balance), 8.0)
     stores = [open_store(folder / name) for name in ("scenes", "defocused")]
     train = Frames(*stores, np.arange(6), "crop", 64)
     return network, loss, train, Frames(*stores, np.array([6, 7, 8]), "crop", 64)
@@ -61,7 +68,7 @@ def fit_share(rank: int, folder: Path, balance: str) -> None:
     network, loss, train, validation = parts(folder, balance)
     epochs: list[dict[str, float]] = []
     result = fit(
-        network, loss, train, validation, SETTINGS, CPU, epochs.append, group=Group(rank, 2)
+        network, loss, train, validation, SETTINGS, CPU, epochs.append, seed=3, group=Group(rank, 2)
     )
     assert len(epochs) == (2 if rank == 0 else 0)
     torch.save(
@@ -127,9 +134,9 @@ def fit_broken(rank: int, folder: Path) -> None:
     network, loss, train, _ = parts(folder, "fixed")
     if rank == 1:
         loss.register_forward_hook(lambda m, given, terms: {n: t / 0 for n, t in terms.items()})
-    settings = replace(SETTINGS, keep="last")
+    settings = SETTINGS.model_copy(update={"keep": "last"})
     try:
-        fit(network, loss, train, None, settings, CPU, group=Group(rank, 2))
+        fit(network, loss, train, None, settings, CPU, seed=3, group=Group(rank, 2))
     except HDEDError as error:
         (folder / f"said{rank}").write_text(f"{type(error).__name__}: {error}")
     dist.destroy_process_group()
@@ -163,9 +170,9 @@ def test_the_shares_of_a_batch_are_its_samples(tmp_path):
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
     tiny = write_stores(tmp_path, size=SIZE)
     network, loss, train, _ = parts(tiny.scenes.folder.parent, "fixed")
-    settings = FitSettings(epochs=1, batch_size=3, keep="last")
+    settings = Train(epochs=1, batch_size=3, keep="last")
     with pytest.raises(HDEDError, match=r"batch_size 3 .* 2 devices"):
-        fit(network, loss, train, None, settings, CPU, group=Group(0, 2))
+        fit(network, loss, train, None, settings, CPU, seed=3, group=Group(0, 2))
 
 
 def test_the_stage_trains_on_two_devices_into_one_run(tmp_path):

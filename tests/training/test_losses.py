@@ -8,12 +8,12 @@ import pytorch_msssim
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor
 
-from hded.common.errors import HDEDError
+from hded.config.schema import Loss
 from hded.training.losses import (
     HDEDLoss,
-    LossWeights,
     charbonnier,
     gradient_depth,
     l1_depth,
@@ -187,7 +187,7 @@ def loss_inputs() -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("scale_m", [1.0, 10.0])
 def test_the_total_is_the_weighted_sum_of_independent_terms(gradient, content, scale_m):
     outputs, gt, valid, sharp = loss_inputs()
-    weights = LossWeights(mu=0.3, gradient=gradient, content=content, psi=2.5, lambda_=0.07)
+    weights = Loss(mu=0.3, gradient=gradient, content=content, psi=2.5, lambda_=0.07)
     values = HDEDLoss(weights, scale_m)(outputs, gt, valid, sharp)
     # the depth terms are taken on the unscaled output, the image terms in [0, 1]
     depth = (outputs["depth"] / scale_m).numpy(), (gt / scale_m).numpy(), valid.numpy()
@@ -213,7 +213,7 @@ def test_the_total_is_the_weighted_sum_of_independent_terms(gradient, content, s
 
 
 def test_the_default_weights_are_the_papers():
-    weights = LossWeights()
+    weights = Loss()
     assert (weights.mu, weights.psi, weights.lambda_) == (0.001, 4.0, 0.01)
     assert (weights.gradient, weights.content) == ("forward", "charbonnier")
 
@@ -229,19 +229,19 @@ def test_the_default_weights_are_the_papers():
     ],
 )
 def test_a_weight_of_zero_leaves_its_term_out(changes, terms):
-    values = HDEDLoss(LossWeights(**changes))(*loss_inputs())
+    values = HDEDLoss(Loss(**changes))(*loss_inputs())
     assert set(values) == {"total"} | terms
 
 
 @pytest.mark.parametrize(("name", "value"), [("gradient", "sobel"), ("content", "l2")])
 def test_a_term_that_does_not_exist_is_refused_by_name(name, value):
-    with pytest.raises(HDEDError, match=name):
-        HDEDLoss(LossWeights(**{name: value}))(*loss_inputs())
+    with pytest.raises(ValidationError, match=name):
+        Loss(**{name: value})
 
 
 def test_a_depth_network_alone_has_the_depth_loss():
     outputs, gt, valid, sharp = loss_inputs()
-    values = HDEDLoss(LossWeights())({"depth": outputs["depth"]}, gt, valid, sharp)
+    values = HDEDLoss(Loss())({"depth": outputs["depth"]}, gt, valid, sharp)
     assert set(values) == {"total", "l1", "gradient"}
     expected = values["l1"] + 0.001 * values["gradient"]
     assert values["total"].item() == pytest.approx(expected.item())
@@ -250,7 +250,7 @@ def test_a_depth_network_alone_has_the_depth_loss():
 def test_a_deblurring_network_alone_has_its_loss_unweighted():
     outputs, gt, valid, sharp = loss_inputs()
     head = {"all_in_focus": outputs["all_in_focus"]}
-    values = HDEDLoss(LossWeights(lambda_=0.01))(head, gt, valid, sharp)
+    values = HDEDLoss(Loss(lambda_=0.01))(head, gt, valid, sharp)
     assert set(values) == {"total", "charbonnier", "ssim"}
     expected = values["charbonnier"] + 4 * values["ssim"]
     assert values["total"].item() == pytest.approx(expected.item())
@@ -259,7 +259,7 @@ def test_a_deblurring_network_alone_has_its_loss_unweighted():
 def test_every_term_reaches_the_outputs_that_it_judges():
     outputs, gt, valid, sharp = loss_inputs()
     leaves = {name: output.clone().requires_grad_() for name, output in outputs.items()}
-    HDEDLoss(LossWeights())(leaves, gt, valid, sharp)["total"].backward()
+    HDEDLoss(Loss())(leaves, gt, valid, sharp)["total"].backward()
     for leaf in leaves.values():
         assert leaf.grad is not None and leaf.grad.isfinite().all() and leaf.grad.abs().max() > 0
 
@@ -268,7 +268,7 @@ def test_invalid_depth_of_nan_leaves_the_total_and_its_gradient_clean():
     outputs, gt, valid, sharp = loss_inputs()
     leaves = {name: output.clone().requires_grad_() for name, output in outputs.items()}
     spoiled = torch.where(valid, gt, math.nan)
-    loss = HDEDLoss(LossWeights(), 10.0)
+    loss = HDEDLoss(Loss(), 10.0)
     total = loss(leaves, spoiled, valid, sharp)["total"]
     total.backward()
     assert total.item() == loss(outputs, gt, valid, sharp)["total"].item()

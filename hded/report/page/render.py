@@ -186,7 +186,7 @@ def _absent(run: Run, head: str, what: str) -> str:
 
 def _training(selection: Selection, run: Run) -> list[Picture]:
     runs = selection.of(run.dataset, run.variant)
-    histories = {r.seed: r.training.history for r in runs}
+    histories = {r.seed: r.history for r in runs}
     return training_figures(histories, f"training-{run.dataset}-{run.variant}")
 
 

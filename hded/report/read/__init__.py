@@ -1,1 +1,1 @@
-"""What the stages wrote, read and checked."""
+"""Readers of the files that the stages wrote."""

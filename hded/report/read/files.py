@@ -1,4 +1,4 @@
-"""Reading JSON and CSV of an earlier stage: what does not fit is one line, not a traceback."""
+"""Read the JSON and CSV files of earlier stages; a file that does not fit raises HDEDError."""
 
 import json
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from hded.common.errors import HDEDError
+from hded.records import REPAIR
 
-REPAIR = "run `dvc repro`"
 TEXT = ["frame", "source_frame", "protocol", "method", "role", "camera", "name", "sigma_rule"]
 
 
@@ -20,23 +20,25 @@ class JsonObject:
         self._path = path
         self._content = _load(path) if content is None else content
         if not isinstance(self._content, dict):
-            raise HDEDError(f"{path}: a JSON object is needed where there is none; {REPAIR}")
+            raise HDEDError(f"{path}: is not a JSON object where one is needed; {REPAIR}")
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._content:
-            raise HDEDError(f"{self._path}: {key!r} is missing; not written by this program")
+            raise HDEDError(
+                f"{self._path}: {key!r} is missing; another version of this program wrote it"
+            )
         return self._content[key]
 
     def get(self, key: str, default: Any) -> Any:
-        """Give the value, or `default` for a key that is not always written."""
+        """Return a value, or `default` for a key that is not always written."""
         return self._content.get(key, default)
 
 
 def read_csv(path: Path, columns: Sequence[str], *, may_be_empty: bool = False) -> pd.DataFrame:
-    """Read a table that must have these columns, and a row.
+    """Return a table; raises HDEDError where it lacks one of `columns`, or has no rows.
 
-    The columns of TEXT stay text: "0001" keeps its zeros, and "NA" is a name too. All others are
-    numbers, NaN where nothing stands.
+    The columns of TEXT stay text: "0001" keeps its zeros, and "NA" is a valid name. All other
+    columns are numbers, with NaN for an empty field.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -47,7 +49,9 @@ def read_csv(path: Path, columns: Sequence[str], *, may_be_empty: bool = False) 
     except (OSError, ValueError) as error:
         raise HDEDError(f"{path}: cannot be read ({error}); {REPAIR}") from error
     if missing := [name for name in columns if name not in table]:
-        raise HDEDError(f"{path}: no column {missing[0]!r}; not written by this program, {REPAIR}")
+        raise HDEDError(
+            f"{path}: no column {missing[0]!r}; another version of this program wrote it, {REPAIR}"
+        )
     if table.empty and not may_be_empty:
         raise HDEDError(f"{path}: has no rows; {REPAIR}")
     return table

@@ -1,8 +1,9 @@
-"""What `train` and `evaluate` wrote, read into frozen records and checked.
+"""Read what the stages `train` and `evaluate` wrote into frozen objects, and check it.
 
-One folder a network, <dataset>/<variant>/<seed>, under the trained and under the evaluated tree. A
-missing or foreign file raises HDEDError with one line that names it: a report over half a
-selection, or over networks measured on different data, would look like a result and be none.
+Each network has one folder, <dataset>/<variant>/<seed>, in the tree of trained networks and one in
+the tree of evaluated networks. A file that is missing, damaged or of another network raises
+HDEDError with one line that names it: a report on a part of the selection, or on networks that were
+measured on different data, would be misleading.
 """
 
 import math
@@ -17,54 +18,24 @@ import pandas as pd
 from hded.common.errors import HDEDError
 from hded.metrics import DEPTH_METRICS, IMAGE_METRICS
 from hded.optics import NOT_DEFOCUSED
-from hded.report.read.files import REPAIR, JsonObject, read_csv
+from hded.records import (
+    REPAIR,
+    EvaluationRecord,
+    Metrics,
+    Protocol,
+    Scores,
+    TrainingRecord,
+    read_record,
+)
+from hded.report.read.files import read_csv
 
 DEPTH, ALL_IN_FOCUS = "depth", "all_in_focus"
 NEEDED_HEAD = {DEPTH: "depth", ALL_IN_FOCUS: "all_in_focus"}
 
 
 @dataclass(frozen=True, slots=True)
-class Protocol:
-    """How figures were taken; `kind` is depth or all_in_focus."""
-
-    name: str
-    kind: str
-    title: str
-    statement: str
-    available: bool
-    why_not: str | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Training:
-    """run.json and history.csv: which MLflow run fitted the network, from what, how fast."""
-
-    run_id: str
-    run_name: str
-    experiment: str
-    tracking_uri: str
-    width: float  # of every channel count; the paper's is 1.0
-    encoder: str
-    decoder: str
-    weights: str  # of the encoder at the start
-    depth_scale_m: float
-    balance: str  # of the tasks: how, and lambda where that is used
-    parameters: int
-    params_digest: str
-    versions: Mapping[str, str]
-    hardware: str
-    commit: str
-    wall_s: float
-    epochs: int
-    best_epoch: int
-    train_frames: int
-    val_frames: int
-    history: pd.DataFrame  # a row an epoch
-
-
-@dataclass(frozen=True, slots=True)
 class Scene:
-    """One pictured test scene; a figure that its network cannot give is None."""
+    """One test frame shown as images; a score that its network does not have is None."""
 
     frame: str
     role: str  # best | median | worst | fixed
@@ -76,7 +47,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
-    """One evaluated network."""
+    """One evaluated network: the fields of evaluation.json, its scores, and its training."""
 
     dataset: str
     variant: str
@@ -88,41 +59,43 @@ class Run:
     camera: Mapping[str, Any]
     median_depth_m: float
     frames: tuple[str, ...]  # the test frames, sorted
-    truth: str  # digest of their depth: equal names may stand for other scenes
+    truth: str  # digest of their depth: equal names may stand for other frames
     skipped: tuple[str, ...]
-    control: str  # how its test pictures differ from the dataset's; "" where they do not
+    control: str  # how its test frames differ from the dataset's; "" where they do not
     protocols: tuple[Protocol, ...]
-    metrics: Mapping[str, Any]  # kind -> protocol -> method -> metric -> value
-    focus: Mapping[str, Any]  # focus distance [m] -> metrics, where the frames have several
-    measured: Mapping[str, int]  # depth protocol -> images with a valid pixel
+    metrics: Mapping[str, Scores]  # by kind
+    focus: Mapping[str, Mapping[Any, Scores]]  # by focus distance [m], if several; then by kind
+    measured: Mapping[str, int]  # depth protocol -> number of images with a valid pixel
     scenes: tuple[Scene, ...]
     by_depth: pd.DataFrame | None
     by_coc: pd.DataFrame | None
-    training: Training
-    rows: Mapping[str, pd.DataFrame]  # kind -> a row an image, protocol and method
+    training: TrainingRecord
+    history: pd.DataFrame  # one row for each epoch of the training
+    rows: Mapping[str, pd.DataFrame]  # by kind: one row for each image, protocol and method
 
     @property
     def name(self) -> str:
-        """Dataset, variant and seed."""
+        """Dataset, variant and seed, separated by slashes."""
         return f"{self.dataset}/{self.variant}/{self.seed}"
 
     @property
     def blurred(self) -> bool:
-        """Whether its test pictures were defocused; a control's may be all in focus."""
+        """True unless the network was tested on all-in-focus images, as one control is."""
         return self.camera["name"] != NOT_DEFOCUSED
 
     def protocols_of(self, kind: str) -> list[Protocol]:
-        """Give the protocols of one kind that were taken, in the evaluation's order."""
+        """Return the protocols of one kind that were measured, in the evaluation's order."""
         return [p for p in self.protocols if p.kind == kind and p.available]
 
     def value(self, kind: str, protocol: str, method: str, metric: str) -> float | None:
-        """Look up one aggregate; None where it was not taken."""
+        """Return one aggregate; None where it was not measured."""
         return self.metrics.get(kind, {}).get(protocol, {}).get(method, {}).get(metric)
 
     def per_image(self, kind: str, protocol: str, method: str, metric: str) -> pd.Series | None:
-        """Look up one figure of every image, by frame; None where it was not taken.
+        """Return one metric of every image, by frame; None where it was not measured.
 
-        `gain` is the network's less the input's. NaN where an image has no valid pixel.
+        The method `gain` is the network's score minus the input's. NaN where an image has no valid
+        pixel.
         """
         if kind not in self.rows:
             return None
@@ -137,7 +110,7 @@ class Run:
     def per_photograph(
         self, kind: str, protocol: str, method: str, metric: str
     ) -> pd.Series | None:
-        """As `per_image`, the defocused copies of one photograph averaged: they stand together."""
+        """Return `per_image` averaged over the renderings of one photograph, which are correlated."""
         images = self.per_image(kind, protocol, method, metric)
         rows = self.rows[DEPTH]
         if images is None or "source_frame" not in rows:
@@ -148,7 +121,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Selection:
-    """Every run of dataset x variant x seed, in params.yaml's order."""
+    """Every run of dataset x variant x seed, in the order of params.yaml."""
 
     datasets: tuple[str, ...]
     variants: tuple[str, ...]
@@ -156,20 +129,23 @@ class Selection:
     runs: tuple[Run, ...]
 
     def of(self, dataset: str, variant: str | None = None) -> list[Run]:
-        """Give a dataset's runs, or those of one of its variants, seeds in order."""
+        """Return a dataset's runs, or those of one variant, in the order of the seeds."""
         return [r for r in self.runs if r.dataset == dataset and variant in (None, r.variant)]
 
 
 def comparable(runs: Sequence[Run]) -> list[Run]:
-    """Those measured on the dataset's own pictures, as controls are not; all, if all are."""
+    """Return the runs that are not controls; all of them where every run is a control."""
     return [run for run in runs if not run.control] or list(runs)
 
 
 def same_fit(first: Run, second: Run) -> bool:
-    """Whether two runs tested one training, as a control that differs in `evaluate` alone does."""
-    one, other = first.training, second.training
-    # a fit that was done again took other times
-    return one.params_digest == other.params_digest and one.history.equals(other.history)
+    """Return True where two runs evaluated one training.
+
+    A control that differs in the section `evaluate` alone does so. The histories are compared, too,
+    since a training that was repeated took other times.
+    """
+    same_settings = first.training.params_digest == second.training.params_digest
+    return same_settings and first.history.equals(second.history)
 
 
 def read_selection(
@@ -179,10 +155,10 @@ def read_selection(
     variants: Sequence[str],
     seeds: Sequence[int],
 ) -> Selection:
-    """Read and check every selected run.
+    """Return every selected run, read and checked.
 
     Raises HDEDError for an empty selection, a run that is not on disk, a file that is missing,
-    damaged or of another run, and runs of a dataset that were measured on different data.
+    damaged or of another run, and runs of one dataset that were measured on different data.
     """
     for key, values in (("datasets", datasets), ("variants", variants), ("seeds", seeds)):
         if not values:
@@ -208,101 +184,70 @@ def _read_cell(evaluated: Path, trained: Path, dataset: str, variant: str, seed:
                 f"not exist; {REPAIR}, or take it out of `run`"
             )
     path = evaluated / cell / "evaluation.json"
-    record = JsonObject(path)
+    record = read_record(EvaluationRecord, path)
     for key, expected in (("dataset", dataset), ("variant", variant), ("seed", seed)):
-        if record[key] != expected:
+        if getattr(record, key) != expected:
             raise HDEDError(
-                f"{path}: {key} is {record[key]!r}, its folder says {expected!r}; the file belongs "
+                f"{path}: {key} is {getattr(record, key)!r}, its folder says {expected!r}; the file belongs "
                 f"to another run, {REPAIR}"
             )
     return read_run(evaluated / cell, trained / cell)
 
 
 def read_run(folder: Path, trained: Path) -> Run:
-    """Read what `evaluate` left in `folder` and `train` in `trained`.
+    """Return the network that `evaluate` measured into `folder` and `train` wrote to `trained`.
 
     Raises HDEDError for a file that is missing, damaged or of another network.
     """
-    path = folder / "evaluation.json"
-    record = JsonObject(path)
-    heads = tuple(record["heads"])
-    keys = ("name", "kind", "title", "statement", "available", "why_not")
-    protocols = tuple(
-        Protocol(*(JsonObject(path, p)[key] for key in keys)) for p in record["protocols"]
-    )
-    rows = _read_images(folder, heads, record["frames"])
+    record = read_record(EvaluationRecord, folder / "evaluation.json")
+    heads, protocols = record.heads, record.protocols
+    rows = _read_images(folder, heads, record.frames)
     some = rows[DEPTH][rows[DEPTH]["valid_px"] > 0]
     measured = {
         p.name: int(some.loc[some["protocol"] == p.name, "frame"].nunique())
         for p in protocols
         if p.kind == DEPTH
     }
-    metrics, focus = _read_metrics(folder / "metrics.json", heads, protocols)
+    metrics = _read_metrics(folder / "metrics.json", heads, protocols)
+    fields = dict(record) | {"frames": tuple(sorted(rows[DEPTH]["frame"].unique()))}
     return Run(
-        dataset=record["dataset"],
-        variant=record["variant"],
-        seed=record["seed"],
-        format=record["format"],
-        source=record["source"],
-        heads=heads,
-        geometry=record["geometry"],
-        camera=record["camera"],
-        median_depth_m=record["median_depth_m"],
-        frames=tuple(sorted(rows[DEPTH]["frame"].unique())),
-        truth=record["truth"],
-        skipped=tuple(record["skipped"]),
-        control=record.get("control", ""),
-        protocols=protocols,
-        metrics=metrics,
-        focus=focus,
+        **fields,
+        metrics={DEPTH: metrics.depth, ALL_IN_FOCUS: metrics.all_in_focus},
+        focus=metrics.focus,
         measured=measured,
         scenes=_read_scenes(folder),
         by_depth=_read_curve(folder / "error_by_depth.csv", heads),
         by_coc=_read_curve(folder / "error_by_coc.csv", heads),
-        training=_read_training(trained, heads),
+        training=_read_training(trained / "run.json", heads),
+        history=read_csv(trained / "history.csv", ("epoch", "train/total")),
         rows=rows,
     )
 
 
-def _read_training(folder: Path, heads: tuple[str, ...]) -> Training:
-    path = folder / "run.json"
-    record = JsonObject(path)
-    model = JsonObject(path, record["model"])
-    if set(model["heads"]) != set(heads):
+def _read_training(path: Path, heads: tuple[str, ...]) -> TrainingRecord:
+    record = read_record(TrainingRecord, path)
+    if set(record.model.heads) != set(heads):
         raise HDEDError(
-            f"{path}: heads {model['heads']}, the evaluation has {list(heads)}; "
+            f"{path}: heads {list(record.model.heads)}, the evaluation has {list(heads)}; "
             f"they are not of one network, {REPAIR}"
         )
-    loss = record["train"]["loss"]
-    fixed = loss["balance"] == "fixed"
-    of_model = ("width", "encoder", "decoder", "depth_scale_m")
-    other = (*of_model, "balance", "commit", "history")
-    return Training(
-        **{name: record[name] for name in Training.__dataclass_fields__ if name not in other},
-        **{name: model[name] for name in of_model},
-        balance=f"λ = {loss['lambda']:g}" if fixed else loss["balance"],
-        commit=record["commit"] or "none",
-        history=read_csv(folder / "history.csv", ("epoch", "train/total")),
-    )
+    return record
 
 
-def _read_metrics(
-    path: Path, heads: tuple[str, ...], protocols: Iterable[Protocol]
-) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    metrics = JsonObject(path)
-    depth, all_in_focus = metrics[DEPTH], metrics[ALL_IN_FOCUS]
+def _read_metrics(path: Path, heads: tuple[str, ...], protocols: Iterable[Protocol]) -> Metrics:
+    metrics = read_record(Metrics, path)
     for protocol in protocols:
         needed = protocol.kind == DEPTH or NEEDED_HEAD[ALL_IN_FOCUS] in heads
-        found = protocol.name in (depth if protocol.kind == DEPTH else all_in_focus)
+        found = protocol.name in getattr(metrics, protocol.kind)
         if protocol.available and needed and not found:
             raise HDEDError(
                 f"{path}: protocol {protocol.name} of evaluation.json is missing; {REPAIR}"
             )
-    return {DEPTH: depth, ALL_IN_FOCUS: all_in_focus}, metrics.get("focus", {})
+    return metrics
 
 
 def _read_images(folder: Path, heads: tuple[str, ...], count: int) -> dict[str, pd.DataFrame]:
-    """Read and check the per-image rows of each kind that the network has a head for."""
+    """Return the checked per-image rows, of each kind that the network has a head for."""
     path = folder / "depth.csv"
     rows = read_csv(path, ("frame", "protocol", "method", "valid_px", *DEPTH_METRICS))
     _check_frames(path, rows, count)
@@ -312,10 +257,10 @@ def _read_images(folder: Path, heads: tuple[str, ...], count: int) -> dict[str, 
         path = folder / "all_in_focus.csv"
         images = read_csv(path, ("frame", "protocol", "method", *IMAGE_METRICS))
         _check_frames(path, images, count)
-        # an infinite PSNR is a perfect image, not a mistake
+        # the PSNR of a perfect image is infinite
         _check_numbers(path, images.replace({"psnr": {math.inf: 0.0}}), IMAGE_METRICS)
         if set(images["frame"]) != set(rows["frame"]):
-            raise HDEDError(f"{path}: its frames are not those of depth.csv; {REPAIR}")
+            raise HDEDError(f"{path}: its frames differ from those of depth.csv; {REPAIR}")
         found[ALL_IN_FOCUS] = images
     return found
 
@@ -346,7 +291,7 @@ def _read_scenes(folder: Path) -> tuple[Scene, ...]:
     for record in table.to_dict("records"):
         place = folder / "scenes" / record["frame"]
         if not place.is_dir():
-            raise HDEDError(f"{place}: scenes.csv names it but it is missing; {REPAIR}")
+            raise HDEDError(f"{place}: examples.csv names it but it is missing; {REPAIR}")
         numbers = [_number(record.get(key)) for key in ("rmse", "psnr", "input_psnr")]
         scenes.append(Scene(record["frame"], record["role"], *numbers, folder=place))
     return tuple(scenes)
@@ -356,12 +301,12 @@ def _read_curve(path: Path, heads: tuple[str, ...]) -> pd.DataFrame | None:
     if NEEDED_HEAD[DEPTH] not in heads:
         return None
     columns = ("bin_low", "bin_high", "pixels", "rmse", "abs_rel", "bias")
-    return read_csv(path, columns, may_be_empty=True)  # no pixel with depth, no bin
+    return read_csv(path, columns, may_be_empty=True)  # empty where no pixel has depth
 
 
 def _check_same_data(runs: Sequence[Run]) -> None:
-    """Tables put runs side by side: they must have been measured on the same pictures."""
-    plain = [run for run in runs if not run.control]  # a control has pictures of its own
+    """Raise HDEDError unless all runs were measured on the same frames: tables compare them."""
+    plain = [run for run in runs if not run.control]  # a control has renderings of its own
     pairs = [(key, pair) for key in ("format", "source", "median_depth_m", "truth")
              for pair in pairwise(runs)]  # fmt: skip
     pairs += [(key, pair) for key in ("camera", "frames") for pair in pairwise(plain)]

@@ -173,7 +173,7 @@ def _widths(runs: Sequence[Run]) -> list[str]:
     sizes: dict[str, list[str]] = {}
     for run in runs:
         t = run.training
-        size = f"{network_title(t)}, width {t.width:g}, {t.parameters:,} parameters"
+        size = f"{network_title(t)}, width {t.model.width:g}, {t.parameters:,} parameters"
         sizes.setdefault(size, []).append(f"{dataset_title(run)} {run.variant}")
     texts = [f"{size} ({', '.join(dict.fromkeys(names))})" for size, names in sizes.items()]
     return [f"The networks of this report: {'; '.join(texts)}."] if texts else []

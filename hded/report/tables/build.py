@@ -8,9 +8,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from hded.config.schema import OFFICIAL
 from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, NEEDED_HEAD, Run, Selection, comparable
 from hded.report.tables.captions import (
-    DATASET_TITLES,
     describe_camera,
     describe_data,
     describe_networks,
@@ -86,7 +86,7 @@ def _parts(
 ) -> list[Part]:
     """Give the part in the paper's layout, then one for each further protocol."""
     runs = comparable(runs)
-    title = DATASET_TITLES[key] if key else f"{runs[0].dataset} (own pictures)"
+    title = OFFICIAL[key] if key else f"{runs[0].dataset} (own pictures)"
     protocols = {p.name: p for run in runs for p in run.protocols}
     specs = main_columns(key, runs)
     ours = {v: [r for r in runs if r.variant == v] for v in variants}
@@ -206,7 +206,7 @@ def _not_run(variant: str, key: str, selection: Selection, detail: str) -> str:
 
 
 def _no_dataset(key: str) -> str:
-    return f"not run: no official {DATASET_TITLES[key]} in run.datasets"
+    return f"not run: no official {OFFICIAL[key]} in run.datasets"
 
 
 def why_not(spec: MetricColumn, run: Run) -> str:

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from hded.config.schema import OFFICIAL
 from hded.optics import NOT_DEFOCUSED
-from hded.report.read.runs import Protocol, Run, Training
+from hded.records import Protocol, TrainingRecord
+from hded.report.read.runs import Run
 
-DATASET_TITLES = {"nyu": "NYU-Depth v2", "make3d": "Make3D"}
 ENCODER_TITLES = {
     "densenet121": "DenseNet-121",
     "efficientnet_lite0": "EfficientNet-Lite0",
@@ -18,7 +19,7 @@ SIGMA_RULES = {"quarter": "|CoC|/4", "syndof": "(|CoC| − 1)/4", "d3net": "0.3 
 
 def dataset_title(run: Run) -> str:
     """Name a dataset for people."""
-    return DATASET_TITLES.get(run.format, run.dataset)
+    return OFFICIAL.get(run.format, run.dataset)
 
 
 def sample_warning(runs: Sequence[Run]) -> Iterable[str]:
@@ -92,7 +93,7 @@ def describe_networks(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
     for run in runs:
         t = run.training
         text = (
-            f"{network_title(t)}, width {t.width:g} ({t.parameters:,} parameters), "
+            f"{network_title(t)}, width {t.model.width:g} ({t.parameters:,} parameters), "
             f"{t.epochs} epochs on {t.train_frames} frames, "
             f"weights of epoch {_best_epochs(runs, run)}, geometry {run.geometry}"
         )
@@ -103,9 +104,10 @@ def describe_networks(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
     yield "Seeds", seeds_sentence(sorted({run.seed for run in runs}))
 
 
-def network_title(t: Training) -> str:
+def network_title(t: TrainingRecord) -> str:
     """Name a network's encoder, decoders and the weights that it began with."""
-    text = f"{ENCODER_TITLES.get(t.encoder, t.encoder)}, {t.decoder} decoders"
+    encoder = ENCODER_TITLES.get(t.model.encoder, t.model.encoder)
+    text = f"{encoder}, {t.model.decoder} decoders"
     if t.weights == "imagenet":
         return f"{text}, encoder from ImageNet weights"
     # of a path or an address the name alone: the rest is one machine's

@@ -37,7 +37,7 @@ def build_balance(selection: Selection) -> Table | None:
     for dataset in selection.datasets:
         runs: list[Run] = []
         for run in selection.of(dataset):
-            if _measured(run.training.history) and not any(same_fit(run, r) for r in runs):
+            if _measured(run.history) and not any(same_fit(run, r) for r in runs):
                 runs.append(run)
         if runs:
             columns = tuple(Column(key, title) for key, title in COLUMNS)
@@ -51,12 +51,12 @@ def _measured(history: pd.DataFrame) -> bool:
 
 
 def _row(run: Run) -> Row:
-    history = run.training.history
+    history = run.history
     last = history.iloc[-1]
     ratio = history["grad/all_in_focus"] / history["grad/depth"]
     ratio = ratio[history["grad/depth"] > 0]
     unweighted = ratio * history["weight/depth"] / history["weight/all_in_focus"]
-    paper = PAPER_LAMBDA / run.training.depth_scale_m * unweighted
+    paper = PAPER_LAMBDA / run.training.model.depth_scale_m * unweighted
     cells = (
         _cell([last["weight/depth"]]),
         _cell([last["weight/all_in_focus"]]),
@@ -64,7 +64,7 @@ def _row(run: Run) -> Row:
         _cell(ratio),
         _cell(paper.dropna()),
     )
-    return Row("plain", f"{run.variant}, seed {run.seed}", cells, run.training.balance)
+    return Row("plain", f"{run.variant}, seed {run.seed}", cells, run.training.weighting)
 
 
 def _cell(values: Sequence[float]) -> Cell:

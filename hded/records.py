@@ -1,0 +1,141 @@
+"""The JSON files that the stages write for later stages: run.json, evaluation.json, metrics.json.
+
+Writer and reader share one frozen model a file. The writer dumps it, the reader validates what it
+finds: an unknown key, a missing one or a wrong type raises HDEDError with one line that names the
+file and the key. Values are not converted, and NaN and infinity are valid numbers: an image without
+valid depth has no RMSE, and a perfect image has an infinite PSNR.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hded.common.errors import HDEDError, first_line
+
+REPAIR = "run `dvc repro`"
+Kind = Literal["depth", "all_in_focus"]
+Scores = dict[str, dict[str, dict[str, float]]]  # protocol -> method -> metric -> value
+
+
+class Record(BaseModel):
+    """A frozen JSON object that refuses unknown keys and does not convert types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+R = TypeVar("R", bound=Record)
+
+
+class Architecture(Record):
+    """The arguments of the network, `hded.network.HDEDNet`."""
+
+    encoder: str
+    decoder: str
+    heads: tuple[str, ...]
+    width: float  # factor on every channel count; the paper's is 1.0
+    depth_scale_m: float
+    dropout: float
+    joint: str
+    output: str
+    init: str
+
+
+class TrainingRecord(Record):
+    """run.json: one trained network, the settings and the data it came from, and its MLflow run."""
+
+    fit: str  # key of the fit, see pipeline.lib.fingerprint
+    model: Architecture
+    train: dict[str, Any]  # the section `train` of params.yaml, with the variant's changes
+    weights: str  # of the encoder at the start: none, imagenet, a path or an address
+    weights_loaded: dict[str, Any] | None  # which of their tensors were used
+    parameters: int
+    params_digest: str
+    epochs: int
+    best_epoch: int
+    train_frames: int
+    val_frames: int
+    wall_s: float  # time spent training, summed over interruptions [s]
+    resident: bool  # True: the frames were kept in the GPU's memory
+    devices: int
+    hardware: str
+    versions: dict[str, str]
+    commit: str
+    run_id: str
+    run_name: str
+    experiment: str
+    tracking_uri: str
+
+    @property
+    def weighting(self) -> str:
+        """How the losses of the two tasks were weighted: lambda, or the name of the method."""
+        loss = self.train["loss"]
+        return f"λ = {loss['lambda']:g}" if loss["balance"] == "fixed" else loss["balance"]
+
+
+class Protocol(Record):
+    """One way of measuring: its statement is printed below every table that quotes it."""
+
+    name: str
+    kind: Kind
+    title: str
+    statement: str
+    available: bool
+    why_not: str | None
+
+
+class EvaluationRecord(Record):
+    """evaluation.json: which network was evaluated, on which frames, by which protocols."""
+
+    dataset: str
+    format: str  # nyu | make3d | folder
+    source: str  # sample | official | folder | local
+    variant: str
+    seed: int
+    heads: tuple[str, ...]
+    geometry: str  # crop | resize
+    camera: dict[str, Any]
+    median_depth_m: float  # of the training frames: the constant prediction to compare with
+    truth: str  # digest of the test frames' depth: equal names may stand for other frames
+    frames: int
+    skipped: tuple[str, ...]
+    control: str  # how the test frames differ from the dataset's; "" where they do not
+    protocols: tuple[Protocol, ...]
+
+
+class Metrics(Record):
+    """metrics.json: every aggregate, and those of each focus distance where there are several."""
+
+    depth: Scores
+    all_in_focus: Scores
+    focus: dict[str, dict[Kind, Scores]] = {}
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """Return a record as plain values for JSON, without defaults that nobody set."""
+    return record.model_dump(exclude_unset=True)
+
+
+def read_record(kind: type[R], path: Path) -> R:
+    """Return the record in a JSON file; raises HDEDError where it is missing or does not fit."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise HDEDError(f"{path}: is missing; {REPAIR}") from None
+    except OSError as error:
+        raise HDEDError(f"{path}: cannot be read ({first_line(error)}); {REPAIR}") from error
+    except ValidationError as error:
+        raise HDEDError(f"{path}: {_explain(error)}; {REPAIR}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    # an unknown key first: it often is the other name of one that is then missing
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"])
+    if not key:
+        return f"cannot be read ({first['msg']})"
+    if first["type"] == "extra_forbidden":
+        return f"{key} is not a known key; another version of this program wrote it"
+    if first["type"] == "missing":
+        return f"{key} is missing; another version of this program wrote it"
+    return f"{key} is {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"
