@@ -77,8 +77,8 @@ def _predict(arguments: Namespace) -> None:
         if predictor.geometry == "resize":
             side = predictor.size_px
             bar.write(
-                f"{path}: the network was trained on frames resized to {side}x{side}; its results are "
-                f"computed at that size and enlarged to {rgb.shape[1]}x{rgb.shape[0]}"
+                f"{path}: the network was trained on frames resized to {side}x{side}; its "
+                f"results are computed at that size and enlarged to {rgb.shape[1]}x{rgb.shape[0]}"
             )
         found = estimate(predictor, rgb, arguments.tile, arguments.overlap)
         if found.depth_mm is not None:
