@@ -1,10 +1,10 @@
-"""Use a trained network on photographs, or take it elsewhere.
+"""Apply a trained network to photos, or export it as ONNX.
 
     python -m hded predict IMAGE... --checkpoint weights.pt --out DIR
     python -m hded export --checkpoint weights.pt --out network.onnx
 
 `predict` writes, for IMAGE.jpg: IMAGE_depth.png (16-bit, millimetres), IMAGE_depth_preview.png and
-IMAGE_sharp.png, at the photograph's own size.
+IMAGE_all_in_focus.png, at the photo's own size.
 """
 
 from argparse import Namespace
@@ -24,24 +24,33 @@ from hded.network import HEADS
 
 
 def main() -> None:
-    """Read the command line and do what it says."""
+    """Parse the command line and run the command."""
     parser = Parser(prog="python -m hded", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    predict = commands.add_parser("predict", help="depth and sharp image of photographs")
+    predict = commands.add_parser(
+        "predict", help="estimate depth and the all-in-focus image of photos"
+    )
     predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     predict.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     predict.add_argument(
-        "--tile", type=int, default=TILE_PX, help="longest side that is not tiled [px]"
+        "--tile",
+        type=int,
+        default=TILE_PX,
+        help="process photos with a longer side in tiles of this side [px]",
     )
-    predict.add_argument("--overlap", type=int, default=OVERLAP_PX, help="of tiles [px]")
+    predict.add_argument(
+        "--overlap", type=int, default=OVERLAP_PX, help="overlap of neighbouring tiles [px]"
+    )
     predict.set_defaults(command=_predict)
-    export = commands.add_parser("export", help="write the network as ONNX")
+    export = commands.add_parser("export", help="write the network as an ONNX file")
     export.set_defaults(command=_export)
-    for command, out in ((predict, "folder of the results"), (export, "the .onnx file")):
-        command.add_argument("--checkpoint", required=True, type=Path, help="a weights.pt")
+    for command, out in ((predict, "folder for the results"), (export, "the .onnx file to write")):
+        command.add_argument(
+            "--checkpoint", required=True, type=Path, help="the weights.pt of a trained network"
+        )
         command.add_argument("--out", required=True, type=Path, help=out)
         command.add_argument(
-            "--heads", nargs="+", choices=HEADS, help="these alone; the others cost nothing"
+            "--heads", nargs="+", choices=HEADS, help="compute only these outputs (default: all)"
         )
     arguments = parser.parse_args()
     arguments.command(arguments)
@@ -50,7 +59,9 @@ def main() -> None:
 def _predict(arguments: Namespace) -> None:
     twice = [s for s, n in Counter(path.stem for path in arguments.images).items() if n > 1]
     if twice:
-        raise HDEDError(f"two images are named {twice[0]}; their results would be one file")
+        raise HDEDError(
+            f"two images are named {twice[0]}; rename one, else its results overwrite the other's"
+        )
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise HDEDError("--device: cuda is not available here; leave it out")
     predictor = load_predictor(arguments.checkpoint, arguments.device, arguments.heads)
@@ -66,15 +77,16 @@ def _predict(arguments: Namespace) -> None:
         if predictor.geometry == "resize":
             side = predictor.size_px
             bar.write(
-                f"{path}: the network was trained on frames squashed to {side}x{side}; "
-                f"its results are enlarged from there to {rgb.shape[1]}x{rgb.shape[0]}"
+                f"{path}: the network was trained on frames resized to {side}x{side}; its "
+                f"results are computed at that size and enlarged to {rgb.shape[1]}x{rgb.shape[0]}"
             )
         found = estimate(predictor, rgb, arguments.tile, arguments.overlap)
         if found.depth_mm is not None:
             _save(Image.fromarray(found.depth_mm), arguments.out / f"{path.stem}_depth.png")
             _save(preview(found.depth_mm), arguments.out / f"{path.stem}_depth_preview.png")
         if found.all_in_focus is not None:
-            _save(Image.fromarray(found.all_in_focus), arguments.out / f"{path.stem}_sharp.png")
+            image = Image.fromarray(found.all_in_focus)
+            _save(image, arguments.out / f"{path.stem}_all_in_focus.png")
     if failed:
         raise HDEDError("; ".join(failed))
 

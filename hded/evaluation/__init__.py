@@ -1,1 +1,1 @@
-"""Measuring a network on a dataset's test frames, under stated protocols."""
+"""Evaluation of a trained network on a dataset's test frames, under stated protocols."""

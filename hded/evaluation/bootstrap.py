@@ -1,11 +1,13 @@
-"""Is one network better than another? Intervals by the paired bootstrap.
+"""Confidence intervals for the difference of two networks, by the paired bootstrap.
 
-Two networks are measured on the same images, so the images are drawn anew once for both (Efron and
-Tibshirani 1993, chapters 6 and 13; for metrics of vision and language, Koehn 2004): what makes an
-image hard for both cancels. Trainings from other seeds are drawn anew too: for each of the two
-apart, since nothing ties one's seed 0 to the other's, unless they are the same trainings tested in
-two ways. With one seed each the interval speaks of this pair of networks, not of what their recipes
-give.
+- Images are resampled with replacement, and both networks take the same resample, because they are
+  measured on the same images: the difficulty of an image cancels (Efron and Tibshirani 1993,
+  chapters 6 and 13; Koehn 2004 for metrics of machine translation).
+- Seeds are resampled too, independently for the two networks, since seed 0 of one has nothing in
+  common with seed 0 of the other. They are resampled together where both columns are the same
+  trained networks, tested in two ways (`same_networks`).
+- With one seed each, the interval covers the choice of images only. It holds for these two trained
+  networks and not for their configurations in general.
 """
 
 import math
@@ -18,28 +20,28 @@ from hded.common.errors import HDEDError
 
 RESAMPLES = 10_000
 LEVEL = 0.95
-CHUNK = 500  # resamples at a time: memory stays small for any number of images
+CHUNK = 500  # resamples at a time, which bounds the memory
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Two means and their difference's interval, whose ends are NaN where none can be given."""
+    """Two means and the interval of their difference; its ends are NaN where it is undefined."""
 
     first: float
     second: float
     low: float
     high: float
     images: int
-    seeds: tuple[int, int]  # trainings of each of the two
+    seeds: tuple[int, int]  # number of trained networks of each
 
     @property
     def value(self) -> float:
-        """The first mean less the second."""
+        """Return the first mean minus the second."""
         return self.first - self.second
 
     @property
     def sign(self) -> int:
-        """+1 or -1 where the whole interval lies on that side of zero, else 0."""
+        """Return +1 or -1 where the whole interval lies on that side of zero, else 0."""
         return (self.low > 0) - (self.high < 0)
 
 
@@ -50,14 +52,16 @@ def paired_difference(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
-    tied: bool = False,
+    same_networks: bool = False,
 ) -> Difference:
-    """Mean of `first` minus mean of `second`, with the percentile interval of `level`.
+    """Return the mean of `first` minus the mean of `second`, with its percentile interval.
 
-    first (seeds, images), second (seeds, images): one metric, the same images in the same order;
-    the numbers of seeds may differ. tied: row by row the two are one training. An image whose value
-    is NaN in any of them (no valid pixel) does not count. Infinite values (the PSNR of a perfect
-    image) and fewer than two images give no interval. Equal input gives equal output. Raises
+    first, second: (seeds, images), one metric on the same images in the same order; the numbers of
+    seeds may differ. level: the interval's confidence level. same_networks: row i of both is one
+    trained network. seed: of the resampling; equal arguments give equal results.
+
+    An image is left out where any of its values is NaN (it has no valid pixel). The interval is NaN
+    for infinite values (the PSNR of a perfect image) and for fewer than two images. Raises
     HDEDError for shapes that cannot be paired.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
@@ -67,9 +71,11 @@ def paired_difference(
             "images) over the same images"
         )
     if not len(first) or not len(second):
-        raise HDEDError("bootstrap: no seed to take values from")
-    if tied and len(first) != len(second):
-        raise HDEDError(f"bootstrap: {len(first)} and {len(second)} seeds cannot be tied")
+        raise HDEDError("bootstrap: one of the two networks has no seed; train at least one")
+    if same_networks and len(first) != len(second):
+        raise HDEDError(
+            f"bootstrap: {len(first)} and {len(second)} seeds cannot be the same networks"
+        )
     known = ~(np.isnan(first).any(0) | np.isnan(second).any(0))
     first, second = first[:, known], second[:, known]
     images, seeds = int(known.sum()), (len(first), len(second))
@@ -82,18 +88,19 @@ def paired_difference(
     drawn = np.empty(resamples)
     for start in range(0, resamples, CHUNK):
         count = min(CHUNK, resamples - start)
-        times = rng.multinomial(images, np.full(images, 1 / images), count)  # each image is drawn
+        # how often each resample holds each image
+        times = rng.multinomial(images, np.full(images, 1 / images), count)
         pair = [times @ values.T / images for values in (first, second)]
-        if tied:
-            drawn[start : start + count] = _draw_seeds(pair[0] - pair[1], rng)
+        if same_networks:
+            drawn[start : start + count] = _resample_seeds(pair[0] - pair[1], rng)
         else:
-            means = [_draw_seeds(each, rng) for each in pair]
+            means = [_resample_seeds(each, rng) for each in pair]
             drawn[start : start + count] = means[0] - means[1]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Difference(*centres, float(low), float(high), images, seeds)
 
 
-def _draw_seeds(means: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """From each seed's mean (resamples, seeds) to the mean over seeds drawn anew (resamples,)."""
+def _resample_seeds(means: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Resample each row's seeds: means (resamples, seeds) -> mean over seeds (resamples,)."""
     count, seeds = means.shape
     return np.take_along_axis(means, rng.integers(seeds, size=(count, seeds)), 1).mean(1)

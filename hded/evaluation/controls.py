@@ -1,4 +1,8 @@
-"""The pictures of controls: test frames as a network was not trained to see them."""
+"""The inputs of a network under test: the stored renderings, or others made for a control.
+
+A control tests a network on inputs of another kind than those it was trained on: defocused by
+another camera, or not defocused at all.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -8,65 +12,70 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hded.blur.render import list_renderings, render_defocused
-from hded.optics import NOT_DEFOCUSED, Camera, describe_cameras
+from hded.optics import NOT_DEFOCUSED, Camera, Renderer, describe_cameras
 from hded.store import Store
 
 
-class Pictures(Protocol):
-    """What a network is tested on: a store of `defocused` and `coc`, or what stands in for one."""
+class Renderings(Protocol):
+    """The defocused versions of a dataset's frames: a `Store` of them, or `ControlRenderings`."""
 
     @property
     def frames(self) -> pd.DataFrame:
-        """The table of copies, as `list_renderings` makes it."""
+        """The table of renderings that `list_renderings` makes, one row each."""
         ...
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """`camera`: what took the pictures."""
+        """A mapping whose `camera` describes the camera."""
         ...
 
     def indices(self, split: str) -> NDArray[np.int64]:
-        """Give the rows of a split."""
+        """Return the positions of a split's rows, ascending."""
         ...
 
     def read(self, name: str, index: int) -> NDArray:
-        """Give `defocused` (H, W, 3) uint8 or `coc` (H, W) [px] of a row."""
+        """Return `defocused` (H, W, 3) uint8 or `coc` (H, W) [px] of one row."""
         ...
 
 
 class ControlRenderings:
-    """RawFrames taken anew through `camera` as they are asked for; without one, all in focus."""
+    """`Renderings` by `camera`, made when they are read; without a camera, the frames themselves.
 
-    def __init__(self, scenes: Store, camera: Camera | None, renderer: str = "gather") -> None:
-        self.scenes, self.camera, self.renderer = scenes, camera, renderer
+    frame_store: the dataset's frames, with `rgb` and `depth`.
+    """
+
+    def __init__(
+        self, frame_store: Store, camera: Camera | None, renderer: Renderer = "gather"
+    ) -> None:
+        self._store, self._camera, self._renderer = frame_store, camera, renderer
+        # `defocused` and `coc` of the row read last, since callers read them in turn
         self._last: tuple[int, dict[str, NDArray]] = (-1, {})
-        width_px = scenes.attributes["image_width_px"]
         if camera is None:
-            table = scenes.frames[["frame", "split", "scene"]]
-            table = table.assign(frame_index=np.arange(len(table)), camera_index=0)
-            facts: dict[str, Any] = {"name": NOT_DEFOCUSED, "max_coc_px": 1.0}
+            table = frame_store.frames[["frame", "split", "scene"]]
+            self.frames = table.assign(frame_index=np.arange(len(table)), camera_index=0)
+            description: dict[str, Any] = {"name": NOT_DEFOCUSED, "max_coc_px": 1.0}
         else:
-            table = list_renderings(scenes.frames, [camera])
-            facts = {**describe_cameras([camera], width_px), "renderer": renderer}
-        self.frames = table
-        self.attributes = {"camera": facts}
+            self.frames = list_renderings(frame_store.frames, [camera])
+            width_px = frame_store.attributes["image_width_px"]
+            description = {**describe_cameras([camera], width_px), "renderer": renderer}
+        self.attributes = {"camera": description}
 
     def indices(self, split: str) -> NDArray[np.int64]:
-        """Give the rows of a split."""
+        """Return the positions of a split's rows, ascending."""
         return np.flatnonzero(self.frames["split"].to_numpy() == split)
 
     def read(self, name: str, index: int) -> NDArray:
-        """Give `defocused` (H, W, 3) uint8 or `coc` (H, W) [px] of a row."""
+        """Return `defocused` (H, W, 3) uint8 or `coc` (H, W) [px] of one row."""
         if self._last[0] != index:
-            self._last = index, self._take(index)
+            self._last = index, self._render(index)
         return self._last[1][name]
 
-    def _take(self, index: int) -> dict[str, NDArray]:
-        scene = self.frames["frame_index"].iloc[index]
-        rgb, depth_m = self.scenes.read("rgb", scene), self.scenes.read("depth", scene)
-        if self.camera is None:
+    def _render(self, index: int) -> dict[str, NDArray]:
+        frame = int(self.frames["frame_index"].iloc[index])
+        rgb, depth_m = self._store.read("rgb", frame), self._store.read("depth", frame)
+        if self._camera is None:
             return {"defocused": rgb, "coc": np.zeros(depth_m.shape, np.float32)}
-        width_px = self.scenes.attributes["image_width_px"]
-        lens = self.camera.lens(depth_m, width_px, np.random.default_rng(scene))
-        image, coc = render_defocused(rgb, depth_m, lens, self.renderer)
+        width_px = self._store.attributes["image_width_px"]
+        lens = self._camera.lens(depth_m, width_px, np.random.default_rng(frame))
+        image, coc = render_defocused(rgb, depth_m, lens, self._renderer)
         return {"defocused": image, "coc": coc}

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from hded.common.errors import HDEDError
 from hded.common.progress import progress
 from hded.common.resize import resize_bilinear
-from hded.evaluation.controls import Pictures
+from hded.evaluation.controls import Renderings
 from hded.evaluation.protocols import (
     MIN_DEPTH_M,
     PAPER_SIZE,
@@ -111,7 +111,7 @@ def median_depth_m(scenes: Store) -> float:
 def evaluate(
     predict: Predict,
     scenes: Store,
-    defocused: Pictures,
+    defocused: Renderings,
     *,
     heads: tuple[str, ...],
     size_px: int | None,
@@ -160,7 +160,7 @@ def evaluate(
             if table["camera_index"].iloc[copy] == 0:
                 truth.update(depth_m)
             if several:
-                key["photograph"] = scenes.frames["frame"].iloc[index]
+                key["source_frame"] = scenes.frames["frame"].iloc[index]
                 key["focus_distance_m"] = table["focus_distance_m"].iloc[copy]
             yield _Frame(
                 key=key,
@@ -331,12 +331,11 @@ def _depth_block(protocol: DepthProtocol, native: tuple[int, int], has_raw: bool
 
 
 def _image_block(size: tuple[int, int], native: tuple[int, int]) -> dict[str, Any]:
-    name = _size_name(size, native)
-    where = "native size" if name == "native" else f"{size[0]}x{size[1]}"
+    title = "native size" if size == native else f"{size[0]}x{size[1]}"
     return {
-        "name": name,
+        "name": _size_name(size, native),
         "kind": "all_in_focus",
-        "title": f"All-in-focus image at {where}",
+        "title": f"All-in-focus image at {title}",
         "statement": all_in_focus_statement(size, native),
         "available": True,
         "why_not": None,

@@ -1,7 +1,8 @@
-"""How each benchmark is measured, as data: mask, crop, cap, clipping, size, pooling, scaling.
+"""The evaluation protocols, as data: mask, crop, cap, clipping, size and pooling.
 
-Adding a protocol is one declaration in `DEPTH_PROTOCOLS`. `DepthProtocol.statement` is what is
-printed under every table; nothing is scaled to the truth (no median scaling) anywhere.
+- A new protocol is one declaration in `DEPTH_PROTOCOLS`.
+- Reports print `DepthProtocol.statement` under every table, so that no figure stands without it.
+- Predictions are never scaled to the ground truth (no median scaling).
 """
 
 import math
@@ -23,11 +24,13 @@ PAPER_SIZE = (256, 256)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DepthProtocol:
-    """One way to measure predicted depth [m] against the truth on one dataset.
+    """One way to compare predicted depth [m] with the ground truth of one dataset.
 
-    A pixel counts where mask_above < gt < mask_below (and the sensor measured it, with `raw`).
-    `cap_m` then limits truth and prediction alike; `clip_m` limits the prediction. `size` (H, W)
-    is where truth and prediction are compared; None is the dataset's native size.
+    A pixel is valid where mask_above_m < ground truth < mask_below_m and, with `raw`, the sensor
+    measured it. The prediction is clipped to the range `clip_m`; then `cap_m` is the upper limit of
+    both the prediction and the ground truth. `size` (H, W) is the size at which they are compared,
+    None for the dataset's native size. With `pooled`, all pixels of all images have equal weight;
+    otherwise all images have.
     """
 
     name: str
@@ -36,23 +39,25 @@ class DepthProtocol:
     mask_below_m: float
     clip_m: tuple[float, float]
     cap_m: float | None = None
-    crop: tuple[int, int, int, int] | None = None  # rows from, to, columns from, to
+    crop: tuple[int, int, int, int] | None = None  # top, bottom, left, right
     size: tuple[int, int] | None = None
     pooled: bool = False
     raw: bool = False
 
     @property
     def per_image(self) -> "DepthProtocol":
-        """The protocol without name and pooling: equal ones share their per-image rows."""
+        """Return the protocol without name and pooling; equal ones give equal per-image errors."""
         return replace(self, name="", title="", pooled=False)
 
     def measure(
         self, pred_m: NDArray, gt_m: NDArray, raw_valid: NDArray | None = None
     ) -> dict[str, float]:
-        """Measure one image: pred, gt (h, w) metres -> `valid_px` and the depth errors.
+        """Return `valid_px`, the number of valid pixels, and the depth errors of one image.
 
-        Both are brought to the protocol's size: the truth by nearest neighbour, the prediction
-        bilinearly. raw_valid (bool, as gt) is needed where `raw` is set.
+        pred_m, gt_m: (h, w) [m], of any two sizes. Both are resized to the protocol's size, the
+        ground truth by nearest neighbour and the prediction bilinearly. raw_valid: bool, of the
+        protocol's size; required where `raw` is set. Raises HDEDError where it is missing, and
+        where the prediction is not finite.
         """
         size = self.size or gt_m.shape
         if gt_m.shape != size:
@@ -62,9 +67,9 @@ class DepthProtocol:
         valid = (gt_m > self.mask_above_m) & (gt_m < self.mask_below_m)
         if self.raw:
             if raw_valid is None:
-                raise HDEDError(f"protocol {self.name}: the dataset has no rawDepths")
+                raise HDEDError(f"protocol {self.name}: the dataset has no rawDepths; leave it out")
             valid &= raw_valid
-        # infinity is no depth either: it must not be clipped to a plausible one
+        # an infinite prediction becomes NaN, an error, and is not clipped to a plausible depth
         pred = np.where(np.isfinite(pred_m), np.clip(pred_m, *self.clip_m), np.nan)
         if self.cap_m is not None:
             pred, gt_m = np.minimum(pred, self.cap_m), np.minimum(gt_m, self.cap_m)
@@ -75,9 +80,9 @@ class DepthProtocol:
         return {"valid_px": int(valid.sum()), **depth_errors(pred, gt_m, valid)}
 
     def aggregate(self, rows: pd.DataFrame) -> dict[str, float]:
-        """Aggregate per-image rows (`valid_px` and the depth errors) as the protocol pools them.
+        """Return the depth errors of a dataset from per-image rows of `valid_px` and the errors.
 
-        Images without a valid pixel do not count. NaN where none is left.
+        Images without a valid pixel are left out; all errors are NaN where no image is left.
         """
         rows = rows[rows["valid_px"] > 0]
         if rows.empty:
@@ -90,7 +95,7 @@ class DepthProtocol:
         return pooled
 
     def statement(self, native: tuple[int, int]) -> str:
-        """Say in one line how the figures were taken, on a dataset of `native` size (H, W)."""
+        """Return the protocol in one line, for a dataset of `native` size (H, W)."""
         size = self.size or native
         low, high, clip = f"{self.mask_above_m:g}", self.mask_below_m, self.clip_m
         mask = f"gt > {low} m" if math.isinf(high) else f"{low} < gt < {high:g} m"
@@ -143,7 +148,7 @@ DEPTH_PROTOCOLS: dict[str, tuple[DepthProtocol, ...]] = {
 
 
 def depth_protocols(dataset_format: str, max_depth_m: float) -> tuple[DepthProtocol, ...]:
-    """Give a dataset's protocols, the headline first; a folder of one's own has two."""
+    """Return a dataset's protocols, the headline first; a user's own folder has two."""
     if dataset_format in DEPTH_PROTOCOLS:
         return DEPTH_PROTOCOLS[dataset_format]
     own = _indoor(max_depth_m)
@@ -154,24 +159,31 @@ def depth_protocols(dataset_format: str, max_depth_m: float) -> tuple[DepthProto
 
 
 def measure_all_in_focus(
-    images: Mapping[str, NDArray[np.uint8]], sharp: NDArray[np.uint8], size: tuple[int, int]
+    images: Mapping[str, NDArray[np.uint8]], gt: NDArray[np.uint8], size: tuple[int, int]
 ) -> dict[str, dict[str, float]]:
-    """PSNR [dB] and SSIM of each image (H, W, 3) uint8 against `sharp`, all brought to `size`."""
-    reference = sharp if sharp.shape[:2] == size else resize_rgb(sharp, size)
+    """Return PSNR [dB] and SSIM of each image against the ground truth, at `size` (H, W).
+
+    images, gt: (h, w, 3) uint8 of any size; they are resized where it differs from `size`.
+    """
+    reference = _resized(gt, size)
     scores = {}
     for name, image in images.items():
-        image = image if image.shape[:2] == size else resize_rgb(image, size)
+        image = _resized(image, size)
         scores[name] = {"psnr": psnr(image, reference), "ssim": ssim(image, reference)}
     return scores
 
 
+def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    return image if image.shape[:2] == size else resize_rgb(image, size)
+
+
 def aggregate_all_in_focus(rows: pd.DataFrame) -> dict[str, float]:
-    """Mean over images of per-image PSNR [dB] and SSIM."""
+    """Return the means over images of per-image PSNR [dB] and SSIM."""
     return {name: float(rows[name].mean()) for name in IMAGE_METRICS}
 
 
 def all_in_focus_statement(size: tuple[int, int], native: tuple[int, int]) -> str:
-    """Say in one line how PSNR and SSIM were taken, at `size` (H, W)."""
+    """Return in one line how PSNR and SSIM were computed, at `size` (H, W)."""
     how = "native size" if size == native else "after antialiased bilinear resizing"
     return (
         f"output rounded to 8 bits, RGB, range 1, at {size[0]}x{size[1]} ({how}), mean over "

@@ -61,11 +61,11 @@ def test_the_same_trainings_on_both_sides_are_drawn_together() -> None:
     first, second = pair(spread=0.01)
     moved = np.array([-3.0, 0.0, 3.0])[:, None]  # what a training gives, it gives on both
     apart = paired_difference(second + moved, first + moved)
-    tied = paired_difference(second + moved, first + moved, tied=True)
+    tied = paired_difference(second + moved, first + moved, same_networks=True)
     assert apart.value == tied.value == pytest.approx(0.3, abs=0.01)
     assert apart.sign == 0 and tied.high - tied.low < 0.01
-    with pytest.raises(HDEDError, match="cannot be tied"):
-        paired_difference(second + moved, first, tied=True)
+    with pytest.raises(HDEDError, match="cannot be the same networks"):
+        paired_difference(second + moved, first, same_networks=True)
 
 
 def test_the_numbers_of_trainings_may_differ_and_order_gives_the_sign() -> None:

@@ -582,7 +582,7 @@ def test_every_copy_of_a_test_frame_counts_and_each_distance_has_its_own_aggrega
     assert whole == pytest.approx(0.2, abs=1e-6)
     images = result.all_in_focus.query("protocol == 'native'").set_index(["frame", "method"])
     assert images.loc[("0002-4m", "network"), "focus_distance_m"] == 4.0
-    assert images.loc[("0002-4m", "network"), "photograph"] == "0002"
+    assert images.loc[("0002-4m", "network"), "source_frame"] == "0002"
     # the truth is that of the scenes, whatever the number of their copies
     one = run(data, lambda image: {"depth": np.ones(size, np.float32), "all_in_focus": image})
     assert one.truth == result.truth

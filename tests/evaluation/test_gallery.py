@@ -107,7 +107,7 @@ def test_a_scenes_files_hold_what_the_network_gave(
         tmp_path, "0009", lambda image: {h: given[h] for h in heads}, scenes, stores.defocused
     )
     files = {path.stem for path in tmp_path.iterdir()}
-    expected = {"input", "sharp", "depth_gt", "coc", "grid"}
+    expected = {"input", "all_in_focus_gt", "depth_gt", "coc", "grid"}
     expected |= {"depth_pred"} if "depth" in heads else set()
     expected |= {"all_in_focus"} if "all_in_focus" in heads else set()
     assert files == expected

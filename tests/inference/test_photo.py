@@ -157,7 +157,7 @@ def test_the_command_writes_what_it_says_upright(crop, tmp_path):
         out,
     )
     assert done.returncode == 0, done.stderr
-    names = ("depth", "depth_preview", "sharp")
+    names = ("depth", "depth_preview", "all_in_focus")
     assert {f.name for f in out.iterdir()} == {
         f"{i}_{n}.png" for i in ("turned", "grey") for n in names
     }
@@ -166,7 +166,7 @@ def test_the_command_writes_what_it_says_upright(crop, tmp_path):
     with Image.open(out / "turned_depth.png") as depth:
         assert depth.mode == "I;16"
         np.testing.assert_array_equal(np.asarray(depth), expected.depth_mm)
-    with Image.open(out / "turned_sharp.png") as sharp:
+    with Image.open(out / "turned_all_in_focus.png") as sharp:
         np.testing.assert_array_equal(np.asarray(sharp), expected.all_in_focus)
     with Image.open(out / "grey_depth_preview.png") as shown:
         assert shown.size == (90, 60) and len(np.unique(np.asarray(shown))) > 5
@@ -189,7 +189,7 @@ def test_a_squashing_network_says_so(tmp_path):
     Image.fromarray(photo(60, 90)).save(tmp_path / "a.png")
     checkpoint = weights(tmp_path / "w.pt", "resize", 64)
     done = command("predict", tmp_path / "a.png", "--checkpoint", checkpoint, "--out", tmp_path)
-    assert done.returncode == 0 and "squashed to 64x64" in done.stderr + done.stdout
+    assert done.returncode == 0 and "resized to 64x64" in done.stderr + done.stdout
 
 
 @pytest.mark.parametrize(

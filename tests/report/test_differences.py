@@ -174,7 +174,7 @@ def test_copies_of_one_photograph_count_as_one_image(tmp_path: Path) -> None:
             path = tree.folder("nyu", variant) / name
             rows = pd.read_csv(path, dtype={"frame": str})
             photographs = {f: f"p{i // 2}" for i, f in enumerate(sorted(set(rows["frame"])))}
-            rows.assign(photograph=rows["frame"].map(photographs)).to_csv(path, index=False)
+            rows.assign(source_frame=rows["frame"].map(photographs)).to_csv(path, index=False)
     table = build_differences(select(tree))
     row = cells(select(tree))["full − l1_l1: RMSE [m]"]
     assert row["images"]["value"] == "3"

@@ -316,7 +316,7 @@ class Cell:
             folder.mkdir(parents=True)
             scene, outputs = by_name[name], predictions[name]
             save_image(folder / "input.png", outputs["input"])
-            save_image(folder / "sharp.png", scene.sharp)
+            save_image(folder / "all_in_focus_gt.png", scene.sharp)
             if "all_in_focus" in self.heads:
                 save_image(folder / "all_in_focus.png", outputs["all_in_focus"])
             save_image(folder / "depth_gt.png", two_millimetres(scene.depth_m))

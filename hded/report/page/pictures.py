@@ -140,7 +140,7 @@ def read_pictures(run: Run, scene: Scene) -> Pictures:
     folder = scene.folder
     has_depth, has_image = "depth" in run.heads, "all_in_focus" in run.heads
     pictures = Pictures(
-        sharp=_rgb(folder / "sharp.png"),
+        sharp=_rgb(folder / "all_in_focus_gt.png"),
         defocused=_rgb(folder / "input.png"),
         all_in_focus=_rgb(folder / "all_in_focus.png") if has_image else None,
         depth_gt=decode_depth(_read(folder / "depth_gt.png")),

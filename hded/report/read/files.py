@@ -10,7 +10,7 @@ import pandas as pd
 from hded.common.errors import HDEDError
 from hded.records import REPAIR
 
-TEXT = ["frame", "photograph", "protocol", "method", "role", "camera", "name", "sigma_rule"]
+TEXT = ["frame", "source_frame", "protocol", "method", "role", "camera", "name", "sigma_rule"]
 
 
 class JsonObject:

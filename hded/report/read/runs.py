@@ -113,9 +113,9 @@ class Run:
         """Return `per_image` averaged over the correlated renderings of one photograph."""
         images = self.per_image(kind, protocol, method, metric)
         rows = self.rows[DEPTH]
-        if images is None or "photograph" not in rows:
+        if images is None or "source_frame" not in rows:
             return images
-        of = rows.drop_duplicates("frame").set_index("frame")["photograph"]
+        of = rows.drop_duplicates("frame").set_index("frame")["source_frame"]
         return images.groupby(of).mean()
 
 

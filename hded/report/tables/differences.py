@@ -92,7 +92,7 @@ def build_differences(selection: Selection) -> Table:
     if ("full", "deblur_only") in pairs:
         gain = published("III", "nyu")["Gain of the depth head"].cells["psnr"].value
         intro.append(PUBLISHED.format(gain=gain))
-    intro += [COPIES] if any("photograph" in run.rows[DEPTH] for run in selection.runs) else []
+    intro += [COPIES] if any("source_frame" in run.rows[DEPTH] for run in selection.runs) else []
     title = "Differences, and what is chance"
     return Table("F", "differences", title, tuple(parts), (*intro, CAVEATS))
 
@@ -197,7 +197,7 @@ def _cells(
     trained: int,
     tied: bool,
 ) -> tuple[Cell, ...]:
-    found = paired_difference(first, second, tied=tied)
+    found = paired_difference(first, second, same_networks=tied)
     digits = MEASURES[spec.metric][1] + EXTRA_DIGIT
 
     def figure(value: float, *, signed: bool = False) -> Cell:
