@@ -1,7 +1,7 @@
 """Apply a trained network to photos, or export it as ONNX.
 
-    python -m hded predict IMAGE... --checkpoint weights.pt --out DIR
-    python -m hded export --checkpoint weights.pt --out network.onnx
+    hded predict IMAGE... --checkpoint weights.pt --out DIR
+    hded export --checkpoint weights.pt --out network.onnx
 
 `predict` writes, for IMAGE.jpg: IMAGE_depth.png (16-bit, millimetres), IMAGE_depth_preview.png and
 IMAGE_all_in_focus.png, at the photo's own size.
@@ -10,6 +10,7 @@ IMAGE_all_in_focus.png, at the photo's own size.
 from argparse import Namespace
 from collections import Counter
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from PIL import Image
@@ -25,7 +26,7 @@ from hded.network import HEADS
 
 def main() -> None:
     """Parse the command line and run the command."""
-    parser = Parser(prog="python -m hded", description=__doc__)
+    parser = Parser(prog="hded", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     predict = commands.add_parser(
         "predict", help="estimate depth and the all-in-focus image of photos"
@@ -114,5 +115,10 @@ def _save(image: Image.Image, path: Path) -> None:
         raise HDEDError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """Run the console command `hded`, and exit."""
     run(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -4,7 +4,9 @@ Design choices:
 
 - A file under its final name is whole: bytes arrive in `NAME.<key>.part`, are checked and renamed.
 - Each URL has a part file of its own, so the bytes of two mirrors are never spliced.
-- `NAME.verified.json` remembers size, mtime and sha256: a file checked once is not hashed again.
+- `NAME.verified.json` remembers size, mtime and sha256: a file checked once is not hashed again. It
+  also keeps the sha256 that was seen first; where a file has no expected sha256, a later download
+  with another one is used and reported.
 - Tries are counted without progress: a server that drops every 100 MB still delivers 2.8 GB.
 - What the user put in place is read and judged, but never changed, replaced or deleted.
 """
@@ -208,7 +210,10 @@ def _try_once(file: RemoteFile, url: str, part_path: Path, path: Path, timeout_s
         reason = str(error)
         if error.only_sum:  # hours of download, and it may be the expected sum that is wrong
             os.replace(part_path, rejected)
-            reason += f", kept as {rejected.name}: if it is right, rename it and correct the sum"
+            reason += (
+                f", kept as {rejected.name}: if you trust where it came from, rename it to "
+                f"{file.name} and correct the sha256 in params.yaml"
+            )
         part.discard()
         # Pieces of several tries may be of several files; what came in one piece comes so again.
         raise TryError(reason, again=joined) from None
@@ -251,8 +256,17 @@ def _record_path(path: Path) -> Path:
 
 
 def _remember(path: Path, seen: dict[str, int], digest: str) -> None:
+    """Write the file's record; report a digest that differs from the one that was fetched first."""
+    earlier = read_json(_record_path(path))
+    first = earlier.get("first_sha256") or earlier.get("sha256") or digest
+    if first != digest:
+        tqdm.write(
+            f"{path.name}: its sha256 {digest} is not the one that was fetched first, {first}; "
+            f"results of the two may differ. To accept it for good, delete {_record_path(path)}",
+            file=sys.stderr,
+        )
     with suppress(OSError):  # a shared read-only folder: the file is used, and hashed each time
-        write_json(_record_path(path), seen | {"sha256": digest})
+        write_json(_record_path(path), seen | {"sha256": digest, "first_sha256": first})
 
 
 def _identity(path: Path) -> dict[str, int]:

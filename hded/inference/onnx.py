@@ -42,7 +42,8 @@ def export_onnx(predictor: Predictor, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError:
         raise HDEDError(
-            "export needs the packages onnx and onnxscript; run `pip install 'hded[onnx]'`"
+            "export needs the packages onnx and onnxscript; run `pip install '.[onnx]'` in the "
+            "project's folder"
         ) from None
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     free = torch.export.Dim.DYNAMIC

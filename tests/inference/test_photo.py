@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from support.imports import ROOT
 from support.servers import free_port, serving
 
 from hded.common.errors import HDEDError
@@ -344,3 +345,12 @@ def post(url: str, image: str) -> dict:
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as response:
         return json.load(response)
+
+
+def test_the_console_command_is_the_module(tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("hded")
+    for command in ([str(script)], [sys.executable, "-m", "hded"]):
+        arguments = ["predict", "none.jpg", "--checkpoint", "none.pt", "--out", str(tmp_path)]
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1 and "none.pt: no such file" in done.stderr
