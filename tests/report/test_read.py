@@ -117,7 +117,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     ),
     "a NaN depth": (lambda e, t: edit_csv(e / "depth.csv", spoil("rmse")), "frame 0001, network"),
     "a NaN image": (lambda e, t: edit_csv(e / "all_in_focus.csv", spoil("ssim")), "not a number"),
-    "no scene": (lambda e, t: shutil.rmtree(next((e / "scenes").iterdir())), "examples.csv names it"),
+    "no scene": (lambda e, t: shutil.rmtree(next((e / "scenes").iterdir())), "examples.csv names"),
 }  # fmt: skip
 
 

@@ -110,7 +110,7 @@ class Run:
     def per_photograph(
         self, kind: str, protocol: str, method: str, metric: str
     ) -> pd.Series | None:
-        """Return `per_image` averaged over the renderings of one photograph, which are correlated."""
+        """Return `per_image` averaged over the renderings of each frame: they are correlated."""
         images = self.per_image(kind, protocol, method, metric)
         rows = self.rows[DEPTH]
         if images is None or "photograph" not in rows:
@@ -188,8 +188,8 @@ def _read_cell(evaluated: Path, trained: Path, dataset: str, variant: str, seed:
     for key, expected in (("dataset", dataset), ("variant", variant), ("seed", seed)):
         if getattr(record, key) != expected:
             raise HDEDError(
-                f"{path}: {key} is {getattr(record, key)!r}, its folder says {expected!r}; the file belongs "
-                f"to another run, {REPAIR}"
+                f"{path}: {key} is {getattr(record, key)!r}, its folder says {expected!r}; the "
+                f"file belongs to another run, {REPAIR}"
             )
     return read_run(evaluated / cell, trained / cell)
 
