@@ -38,7 +38,7 @@ class Project:
         self.root = root
         self.variables: dict[str, str] = {}
         tiny = write_stores(root / "tiny", size=size)
-        for name, store in (("scenes", tiny.scenes), ("defocused", tiny.defocused)):
+        for name, store in (("frames", tiny.scenes), ("defocused", tiny.defocused)):
             (root / "data" / name).mkdir(parents=True)
             store.folder.rename(root / "data" / name / "nyu")
         yaml = YAML()
