@@ -31,7 +31,7 @@ from hded.defocus_diagnostics import (
 from hded.metrics import psnr, ssim
 from hded.optics import AnyCamera, describe_cameras
 from hded.store import Store, open_store, write_store
-from pipeline.lib import stage
+from pipeline.lib import fingerprint, stage
 from pipeline.lib.tracking import flatten, track
 
 
@@ -111,6 +111,8 @@ def _show(
     }
     with track(f"{dataset}-defocus-{camera['name']}", tags) as tracker:
         tracker.params({"camera": camera})
+        digest = fingerprint.of_data(stage.FRAMES / dataset)
+        tracker.dataset(dataset, digest, tags["source"], "defocus", frames=len(scenes))
         tracker.metrics(flatten(scores, "input/", separator="/"))
         tracker.artifacts(out, "defocus")
 

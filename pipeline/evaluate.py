@@ -9,6 +9,8 @@ protocols beside them (evaluation.json), error curves, and a few scenes as pictu
 import math
 from pathlib import Path
 
+import torch
+
 from hded.common.threads import limit_threads
 from hded.config.params import load_params
 from hded.evaluation.controls import ControlRenderings
@@ -24,7 +26,7 @@ from hded.records import (
     to_json,
 )
 from hded.store import open_store
-from pipeline.lib import stage
+from pipeline.lib import fingerprint, provenance, stage
 from pipeline.lib.device import resolve_device
 from pipeline.lib.tracking import EVALUATION, OF_TRAINING, flatten, track
 
@@ -82,7 +84,8 @@ def main() -> None:
     )
     stage.write_json(out / "evaluation.json", to_json(record))
     name = (args.dataset, args.variant, args.seed)
-    stage.write_json(stage.plot_path(stage.METRICS, *name, ".json"), summarise(result))
+    summary = summarise(result)
+    stage.write_json(stage.plot_path(stage.METRICS, *name, ".json"), summary)
     errors = result.by_depth.table()  # without a row where the network has no depth head
     errors["depth_m"] = (errors["bin_low"] + errors["bin_high"]) / 2
     errors = errors.rename(columns={"rmse": "rmse_m"})[["depth_m", "rmse_m"]]
@@ -98,11 +101,21 @@ def main() -> None:
         "source": attributes["source"],
         "camera": defocused.attributes["camera"]["name"],
         "params_digest": run.params_digest,
-        "commit": run.commit,
+        "commit": provenance.commit(),
+        "device": provenance.hardware(torch.device(device)),
         "stage": "evaluate",
     }
     with track(run.run_name, tags, run.run_id) as tracker:
+        tracker.metrics(summary)  # short names, which sort before the protocols' long ones
         tracker.metrics(flatten(result.metrics, "test/", separator="/"))
+        tracker.dataset(
+            args.dataset,
+            fingerprint.of_data(stage.FRAMES / args.dataset, stage.DEFOCUSED / args.dataset),
+            attributes["source"],
+            "testing",
+            camera=tags["camera"],
+            frames=record.frames,
+        )
         tracker.artifacts(out, EVALUATION)
         for file in OF_TRAINING:
             tracker.artifacts(trained / file)

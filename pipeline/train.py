@@ -3,40 +3,78 @@
     python -m pipeline.train --dataset nyu --variant full --seed 0
 
 Writes weights.pt, history.csv and run.json, whose run id lets later stages log to the same MLflow
-run. Checkpoints lie in data/checkpoints, apart from DVC's outs: started again after a crash, the
-stage goes on from the last one, in the same MLflow run; a fit that is done is not done again.
+run. Checkpoints lie in data/checkpoints, outside DVC's outs. After a crash the stage continues from
+the last checkpoint, in the same MLflow run; a fit that is done is not repeated.
 """
 
 import os
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pandas as pd
+import torch
 
 from hded.common.errors import HDEDError
 from hded.common.secrets import hide_secrets
-from hded.config.params import load_params
-from hded.config.schema import Train
+from hded.config.params import Params, load_params
+from hded.config.schema import Network, Train
 from hded.inference import save_weights
 from hded.network.weights import find_weights
 from hded.records import TrainingRecord, read_record, to_json
 from hded.store import open_store
-from hded.training.build import fit_recipe, prepare
+from hded.training.build import Recipe, fit_recipe, prepare
 from hded.training.checkpoint import Checkpoints
+from hded.training.distributed import Group
 from pipeline.lib import fingerprint, launch, provenance, stage
 from pipeline.lib.mlflow_model import log_model
 from pipeline.lib.tracking import EXPERIMENT, OF_TRAINING, Tracker, portable, track, unfinished
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be trained: a cell of the selection, its settings, its data, its fit's key."""
+
+    args: Namespace
+    network: Network
+    train: Train
+    settings: dict[str, Any]
+    tags: dict[str, str]
+    key: str
+    data: dict[str, Any]  # as Tracker.dataset takes it
+    checkpoints: Checkpoints
+    prepare: Callable[..., Recipe]  # takes the process's `rank`
+
+    @property
+    def name(self) -> str:
+        """Name of the MLflow run."""
+        return f"{self.args.dataset}-{self.args.variant}-seed{self.args.seed}"
+
+
 def main() -> None:
-    """Run the stage."""
+    """Run the stage, as the leader or as a follower of the processes that train together.
+
+    Collectives come in one order in every process: the leader says whether the fit is done
+    (`gather`), then, unless it is, all of them train (`fit_recipe`).
+    """
     args = stage.parser(__doc__, "dataset", "variant", "seed").parse_args()
     params = load_params(stage.PARAMS)
+    devices = params.variant(args.variant)[1].devices
+    launch.relaunch_on_devices(devices, "pipeline.train")
+    job = _job(args, params)
+    with launch.group(job.train.device) as (group, device):
+        if group.leads:
+            _lead(job, group, device)
+        else:
+            _follow(job, group, device)
+
+
+def _job(args: Namespace, params: Params) -> Job:
+    """Return what the command line and params.yaml ask for; opens the stores."""
     network, train, _ = params.variant(args.variant)
-    launch.relaunch_on_devices(train.devices, "pipeline.train")
     stores = [stage.FRAMES / args.dataset, stage.DEFOCUSED / args.dataset]
     scenes, defocused = map(open_store, stores)
     weights = None
@@ -45,17 +83,14 @@ def main() -> None:
     camera = defocused.attributes["camera"]
     settings = {
         "network": network.model_dump(),
-        # how often it is saved changes nothing of a fit
+        # how often checkpoints are written does not change the result
         "train": train.model_dump(by_alias=True, exclude={"checkpoint_minutes"}),
         "camera": camera,
     }
     who = {"dataset": args.dataset, "seed": args.seed}
-    data = [*stores, *([weights] if weights else [])]
-    key = fingerprint.of_fit(settings | who, data)
-    checkpoints = Checkpoints(stage.checkpoints(), key, _in_place())
-    name = f"{args.dataset}-{args.variant}-seed{args.seed}"
+    key = fingerprint.of_fit(settings | who, [*stores, *([weights] if weights else [])])
     tags = {
-        **{key: str(value) for key, value in who.items()},
+        **{name: str(value) for name, value in who.items()},
         "source": scenes.attributes["source"],
         "variant": args.variant,
         "camera": camera["name"],
@@ -65,56 +100,83 @@ def main() -> None:
     }
     if experiment := os.environ.get("DVC_EXP_NAME"):
         tags["dvc_experiment"] = experiment
-    with launch.group(train.device) as (group, device):
-        read = partial(
-            prepare, network, train, scenes, defocused, seed=args.seed, weights=weights,
-            cameras=params.defocus.cameras(), rank=group.rank,
-        )  # fmt: skip
-        if not group.leads:
-            if not group.gather(None)[0]:
-                with launch.graceful_shutdown() as should_stop:
-                    fit_recipe(read(), device, checkpoints, group=group, should_stop=should_stop)
-            return
-        with checkpoints.alone():
-            done = checkpoints.result()
-            group.gather(done is not None)
-            saved = done or checkpoints.load()
-            # done, but its run not finished: a kill came between the fit's end and this stage's
-            with track(name, tags, unfinished(saved, name)) as tracker:
-                tracker.params(settings)
-                hardware = provenance.hardware(device, group.size)
-                facts = {"run_id": tracker.run_id, "hardware": hardware}
-                if saved and saved["run_id"] != tracker.run_id:
-                    tracker.tag("fitted_in_run", saved["run_id"])
-                    for record in saved["history"]:
-                        _log(tracker, record)
-                if not done:
-                    with launch.graceful_shutdown() as should_stop:
-                        fit_recipe(
-                            read(), device, checkpoints, group=group, should_stop=should_stop,
-                            on_epoch=lambda record: _log(tracker, record),
-                            facts=facts,
-                        )  # fmt: skip
-                    done = checkpoints.result()
-                assert done is not None
-                run = {
-                    "fit": key,
-                    "hardware": done["hardware"],
-                    "run_id": tracker.run_id,
-                    "run_name": name,
-                    "experiment": EXPERIMENT,
-                    "tracking_uri": portable(tracker.uri),
-                    "train": settings["train"],
-                    "weights": hide_secrets(network.weights),
-                    "params_digest": tags["params_digest"],
-                    "commit": tags["commit"],
-                    "versions": provenance.versions(),
-                }
-                _write(args, train, done, run, tracker)
+    read = partial(
+        prepare, network, train, scenes, defocused, seed=args.seed, weights=weights,
+        cameras=params.defocus.cameras(),
+    )  # fmt: skip
+    checkpoints = Checkpoints(stage.checkpoints(), key, _in_place())
+    data = {
+        "name": args.dataset,
+        "digest": fingerprint.of_data(*stores),
+        "source": scenes.attributes["source"],
+        "camera": camera["name"],
+    }
+    return Job(args, network, train, settings, tags, key, data, checkpoints, read)
+
+
+def _follow(job: Job, group: Group, device: torch.device) -> None:
+    """Train beside the leader, which writes and logs, unless it says that the fit is done."""
+    (done, *_) = group.gather(None)
+    if not done:
+        _fit(job, group, device)
+
+
+def _lead(job: Job, group: Group, device: torch.device) -> None:
+    """Train unless the fit is done, log to MLflow, and write the stage's files.
+
+    A run that did not finish is continued, also where only the fit did: the process may have been
+    killed between the end of the fit and the end of the stage.
+    """
+    with job.checkpoints.alone():
+        done = job.checkpoints.result()
+        group.gather(done is not None)
+        saved = done or job.checkpoints.load()
+        with track(job.name, job.tags, unfinished(saved, job.name)) as tracker:
+            tracker.params(job.settings)
+            hardware = provenance.hardware(device, group.size)
+            tracker.tag("device", hardware)
+            if saved and saved["run_id"] != tracker.run_id:
+                tracker.tag("fitted_in_run", saved["run_id"])
+                for record in saved["history"]:
+                    _log(tracker, record)
+            if done is None:
+                _fit(
+                    job, group, device,
+                    on_epoch=partial(_log, tracker),
+                    facts={"run_id": tracker.run_id, "hardware": hardware},
+                )  # fmt: skip
+                done = job.checkpoints.result()
+            assert done is not None
+            _write(job, done, tracker)
+
+
+def _fit(job: Job, group: Group, device: torch.device, **options: Any) -> None:
+    """Train this process's share of every batch; a collective."""
+    with launch.graceful_shutdown() as should_stop:
+        recipe = job.prepare(rank=group.rank)
+        fit_recipe(recipe, device, job.checkpoints, group=group, should_stop=should_stop, **options)
+
+
+def _record(job: Job, done: Mapping[str, Any], tracker: Tracker) -> TrainingRecord:
+    """Return run.json's content for a fit that is done."""
+    run = {
+        "fit": job.key,
+        "hardware": done["hardware"],
+        "run_id": tracker.run_id,
+        "run_name": job.name,
+        "experiment": EXPERIMENT,
+        "tracking_uri": portable(tracker.uri),
+        "train": job.settings["train"],
+        "weights": hide_secrets(job.network.weights),
+        "params_digest": job.tags["params_digest"],
+        "commit": job.tags["commit"],
+        "versions": provenance.versions(),
+    }
+    return TrainingRecord.model_validate({**done["record"], **run}, strict=False)
 
 
 def _in_place() -> set[str]:
-    """Give the fits of the networks that are there: a control may test one of them later."""
+    """Return the keys of the fits whose networks are in data/trained: they stay on disk."""
     found = set()
     for path in stage.TRAINED.glob("*/*/*/run.json"):
         with suppress(HDEDError):  # cut short by a kill: it is written again
@@ -122,21 +184,25 @@ def _in_place() -> set[str]:
     return found
 
 
-def _write(
-    args: Namespace, train: Train, done: Mapping[str, Any], run: Mapping[str, Any], tracker: Tracker
-) -> None:
+def _write(job: Job, done: Mapping[str, Any], tracker: Tracker) -> None:
     """Write the stage's files, and log them."""
+    args, train = job.args, job.train
     out = stage.TRAINED / args.dataset / args.variant / str(args.seed)
     out.mkdir(parents=True, exist_ok=True)
+    record = _record(job, done, tracker)
     model = done["record"]["model"]
     save_weights(out / "weights.pt", done["state"], model, train.geometry, train.size_px)
     history = pd.DataFrame(done["history"])
     history.to_csv(out / "history.csv", index=False)
     curve = stage.plot_path(stage.CURVES, args.dataset, args.variant, args.seed, ".csv")
     history.to_csv(curve, index=False)
-    record = TrainingRecord.model_validate({**done["record"], **run}, strict=False)
     stage.write_json(out / "run.json", to_json(record))
-    log_model(tracker, out / "weights.pt", model["heads"])
+    log_model(tracker, out / "weights.pt", record.model.heads)
+    # MLflow's own duration counts neither the parts before an interruption nor the pause
+    tracker.metrics({"train_seconds": record.wall_s})
+    tracker.dataset(**job.data, context="training", frames=record.train_frames)
+    if record.val_frames:
+        tracker.dataset(**job.data, context="validation", frames=record.val_frames)
     for file in OF_TRAINING:
         tracker.artifacts(out / file)
 

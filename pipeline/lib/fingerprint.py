@@ -48,10 +48,15 @@ def of_fit(settings: Mapping[str, Any], data: Iterable[Path], project: Path = PR
     for name, path in sorted(imported_modules(FIT, project).items()):
         if name not in IRRELEVANT:
             whole.update(f"{name} {code_digest(path.read_bytes())}\n".encode())
-    for name, path in _files(data):
-        with path.open("rb") as stream:
-            whole.update(f"{name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    _update_by_content(whole, data)
     return whole.hexdigest()[:20]
+
+
+def of_data(*data: Path) -> str:
+    """Return a 12-character SHA-256 prefix of the contents of files and folders."""
+    whole = hashlib.sha256()
+    _update_by_content(whole, data)
+    return whole.hexdigest()[:12]
 
 
 def imported_modules(
@@ -112,6 +117,12 @@ def _source(module: str, project: Path) -> Path | None:
     base = project.joinpath(*module.split("."))
     candidates = (base / "__init__.py", base.with_suffix(".py"))
     return next((path for path in candidates if path.is_file()), None)
+
+
+def _update_by_content(whole: Any, data: Iterable[Path]) -> None:
+    for name, path in _files(data):
+        with path.open("rb") as stream:
+            whole.update(f"{name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
 
 
 def _files(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:

@@ -5,6 +5,7 @@ found from DVC's own root, so experiments in temporary folders log to the same p
 buffered and written in one batch, since every call costs about 15 ms.
 """
 
+import json
 import logging
 import os
 import re
@@ -63,6 +64,25 @@ class Tracker:
         key = re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", key)  # what MLflow takes
         with Image.open(path) as image:
             self._client.log_image(self.run_id, image, key=key, step=0, synchronous=True)
+
+    def dataset(self, name: str, digest: str, source: str, context: str, **profile: Any) -> None:
+        """Log the data that the run reads, for MLflow's Dataset column and its filters.
+
+        digest: of the contents; source: the kind of source, as in params.yaml; context: training,
+        validation or testing; profile: further facts as plain values.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        entity = Dataset(
+            name=name,
+            # MLflow keeps one input for each digest in a run, and a run reads several splits
+            digest=f"{digest}-{context}",
+            source_type=source,
+            source=json.dumps({"source": source}),
+            profile=json.dumps(profile, sort_keys=True),
+        )
+        tags = [InputTag("mlflow.data.context", context)]
+        self._client.log_inputs(self.run_id, datasets=[DatasetInput(entity, tags)])
 
     def artifacts(self, path: Path, folder: str | None = None) -> None:
         """Log a file, or the files of a folder, under `folder`."""

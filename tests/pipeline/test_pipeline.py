@@ -10,9 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mlflow import MlflowClient
 from PIL import Image
 from support.clones import Clone, stages_run
 
+# MLflow's own, of SQLAlchemy
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 VARIANTS = ("full", "wrong_focus", "sharp_input")
 
 
@@ -81,8 +84,34 @@ def test_runs_are_named_tagged_and_hold_the_test_figures(clone: Clone) -> None:
     wanted = {"dataset", "variant", "seed", "camera", "params_digest", "commit", "source", "stage"}
     assert wanted <= run["tags"].keys()
     assert run["params"]["train.lr"] and run["params"]["camera.name"] == "paper"
-    assert "test/depth/headline/network/rmse" in run["metrics"]
-    assert "train/total" in run["metrics"]
+    figures = run["metrics"]
+    assert "train/total" in figures
+    # the headline has short names, the protocols' long ones stay
+    assert figures["rmse"] == figures["test/depth/headline/network/rmse"]
+    assert figures["psnr_gain"] == figures["test/all_in_focus/native/gain/psnr"]
+    record = json.loads((clone.root / "data/trained/nyu/full/0/run.json").read_text())
+    assert figures["train_seconds"] == record["wall_s"]
+    assert run["tags"]["device"] == record["hardware"]
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("dataset.name = 'nyu'", {"nyu-full-seed0", "nyu-defocus-paper"}),
+        ("dataset.context = 'testing'", {"nyu-full-seed0", "make3d-full-seed0"}),
+        ("dataset.name = 'make3d' AND dataset.context = 'training'", {"make3d-full-seed0"}),
+        ("dataset.name = 'other'", set()),
+    ],
+)
+def test_mlflow_finds_runs_by_their_datasets(clone: Clone, query: str, names: set[str]) -> None:
+    client = MlflowClient(f"sqlite:///{clone.root / 'mlflow.db'}")
+    runs = client.search_runs(["1"], filter_string=query)
+    assert {run.info.run_name for run in runs} == names
+    for run in runs:
+        for given in run.inputs.dataset_inputs:
+            assert given.dataset.digest and given.dataset.source_type == "sample"
+            assert "frames" in json.loads(given.dataset.profile)
+            assert str(clone.root) not in given.dataset.source
 
 
 @pytest.mark.parametrize(
