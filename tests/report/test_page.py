@@ -271,12 +271,12 @@ def test_the_page_opens_quietly_and_its_slider_moves(
     assert seen["focused"]
     assert dict(seen["before"]) == {
         "defocused": "inset(0px 50% 0px 0px)",
-        "all_in_focus": "inset(0px 0px 0px 50%)",
+        "all-in-focus": "inset(0px 0px 0px 50%)",
     }
-    assert dict(seen["after"])["all_in_focus"] == "inset(0px 0px 0px 80%)"
-    assert [label for label, _ in seen["other"]] == ["all_in_focus", "sharp"]
-    assert seen["tags"] == ["all_in_focus", "sharp"]
-    assert seen["words"] == "80% all_in_focus, the rest sharp"
+    assert dict(seen["after"])["all-in-focus"] == "inset(0px 0px 0px 80%)"
+    assert [label for label, _ in seen["other"]] == ["all-in-focus", "sharp"]
+    assert seen["tags"] == ["all-in-focus", "sharp"]
+    assert seen["words"] == "80% all-in-focus, the rest sharp"
     assert seen["dark"] == bool(scheme)
     assert (seen["background"] == "rgb(255, 255, 255)") != bool(scheme)
 

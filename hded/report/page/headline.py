@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, NEEDED_HEAD, Run
+from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run
 from hded.report.tables.columns import HEADLINES, MetricColumn
 from hded.report.tables.model import number
 
@@ -36,7 +36,7 @@ def _gain(runs: Sequence[Run], protocol: str, title: str, metric: str, label: st
     scores = _values(runs, value, "network")
     inputs = _values(runs, value, "input")
     if not scores or not inputs:
-        return Fact(label, "–", f"no {NEEDED_HEAD[ALL_IN_FOCUS].replace('_', '-')} head", title)
+        return Fact(label, "–", "no all-in-focus head", title)
     difference = gain.cell(_values(runs, gain, "network")).text
     comparison = f"{difference} against the defocused input's {value.cell(inputs[:1]).text}"
     return Fact(label, value.cell(scores).text, comparison, title)

@@ -1,4 +1,4 @@
-"""RawFrames as pictures inside the page, as large as the page's size allows.
+"""Examples as pictures inside the page, as large as the page's size allows.
 
 Truth and estimate share one bar in metres, the two images' errors another.
 """

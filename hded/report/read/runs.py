@@ -29,8 +29,7 @@ from hded.records import (
 )
 from hded.report.read.files import read_csv
 
-DEPTH, ALL_IN_FOCUS = "depth", "all_in_focus"
-NEEDED_HEAD = {DEPTH: "depth", ALL_IN_FOCUS: "all_in_focus"}
+DEPTH, ALL_IN_FOCUS = "depth", "all_in_focus"  # kinds of figures, and the heads that give them
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +236,7 @@ def _read_training(path: Path, heads: tuple[str, ...]) -> TrainingRecord:
 def _read_metrics(path: Path, heads: tuple[str, ...], protocols: Iterable[Protocol]) -> Metrics:
     metrics = read_record(Metrics, path)
     for protocol in protocols:
-        needed = protocol.kind == DEPTH or NEEDED_HEAD[ALL_IN_FOCUS] in heads
+        needed = protocol.kind == DEPTH or ALL_IN_FOCUS in heads
         found = protocol.name in getattr(metrics, protocol.kind)
         if protocol.available and needed and not found:
             raise HDEDError(
@@ -253,7 +252,7 @@ def _read_images(folder: Path, heads: tuple[str, ...], count: int) -> dict[str, 
     _check_frames(path, rows, count)
     _check_numbers(path, rows[rows["valid_px"] > 0], DEPTH_METRICS)
     found = {DEPTH: rows}
-    if NEEDED_HEAD[ALL_IN_FOCUS] in heads:
+    if ALL_IN_FOCUS in heads:
         path = folder / "all_in_focus.csv"
         images = read_csv(path, ("frame", "protocol", "method", *IMAGE_METRICS))
         _check_frames(path, images, count)
@@ -298,7 +297,7 @@ def _read_scenes(folder: Path) -> tuple[Scene, ...]:
 
 
 def _read_curve(path: Path, heads: tuple[str, ...]) -> pd.DataFrame | None:
-    if NEEDED_HEAD[DEPTH] not in heads:
+    if DEPTH not in heads:
         return None
     columns = ("bin_low", "bin_high", "pixels", "rmse", "abs_rel", "bias")
     return read_csv(path, columns, may_be_empty=True)  # empty where no pixel has depth

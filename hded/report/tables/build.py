@@ -9,7 +9,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from hded.config.schema import OFFICIAL
-from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, NEEDED_HEAD, Run, Selection, comparable
+from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run, Selection, comparable
 from hded.report.tables.captions import (
     describe_camera,
     describe_data,
@@ -52,7 +52,7 @@ PAIRS = {
     },
 }
 NOT_PRINTED = "the paper prints no value here"
-NO_DELTAS = "the paper prints no δ, so no bound follows"
+NO_BOUND = "no bound follows: the row prints no δ, or differences of δ"
 IMPOSSIBLE = "the row's AbsRel is below what its own δ allow on common pixels: it breaks the bound"
 # printed values are rounded: a breach must be larger than what rounding can do
 PRINTED_TOLERANCE = 1e-3
@@ -174,7 +174,8 @@ def _paired(number: str, printed: Sequence[Row], ours: Mapping[str, Row]) -> lis
 
 
 def _published_row(name: str, row: PublishedRow, specs: Sequence[MetricColumn]) -> Row:
-    bounds = _printed_bounds(row.cells)
+    # a gain is a difference of two rows: its δ bound nothing
+    bounds = {} if name.startswith("Gain of ") else _printed_bounds(row.cells)
     broken = [
         f"breaks the AbsRel bound: {printed.value} < {bound}"
         for prefix, bound in bounds.items()
@@ -191,7 +192,7 @@ def _published_row(name: str, row: PublishedRow, specs: Sequence[MetricColumn]) 
             notes = (cell.note,) if cell.note else ()
             shown.append(Cell(cell.value, value=cell.value, notes=notes))
         else:
-            shown.append(missing(NO_DELTAS if spec.metric == BOUND else NOT_PRINTED))
+            shown.append(missing(NO_BOUND if spec.metric == BOUND else NOT_PRINTED))
     detail = "; ".join(filter(None, (row.description, *broken)))
     return Row("paper", name, tuple(shown), detail, (row.note,) if row.note else ())
 
@@ -239,9 +240,9 @@ def _no_dataset(key: str) -> str:
 
 def why_not(spec: MetricColumn, run: Run) -> str:
     """Say why a run has no figure in a column."""
-    if NEEDED_HEAD[spec.kind] not in run.heads:
+    if spec.kind not in run.heads:
         does = "estimates no depth" if spec.kind == DEPTH else "restores no image"
-        return f"no {NEEDED_HEAD[spec.kind].replace('_', '-')} head: {run.variant} {does}"
+        return f"no {spec.kind.replace('_', '-')} head: {run.variant} {does}"
     for protocol in run.protocols:
         if protocol.name == spec.protocol and not protocol.available:
             return f"not measured: {protocol.why_not}"
