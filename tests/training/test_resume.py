@@ -287,7 +287,7 @@ def test_a_checkpoint_that_memory_is_too_short_for_is_not_called_damaged(tmp_pat
     code = (
         "import resource, sys, torch\n"
         "from pathlib import Path\n"
-        "from hded import cli; from hded.training.checkpoint import Checkpoints\n"
+        "from hded.common import cli; from hded.training.checkpoint import Checkpoints\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 10**8,) * 2)\n"
         "cli.run(Checkpoints(Path(sys.argv[1]), 'key').load)\n"
