@@ -1,10 +1,10 @@
-"""Thin lens: depth [m] -> signed circle of confusion [px] -> Gaussian sigma [px] (paper eq. 8).
+"""Thin lens: depth [m] -> signed circle of confusion [px] -> Gaussian sigma [px] (equation 8).
 
 Choices:
 - the paper's f is "the distance from the lens to the image sensor": v = F S / (S - F);
 - CoC is signed: negative nearer than the focus distance, positive beyond it;
-- depth that is no depth (NaN, infinite, zero or negative) has a CoC of 0: such a pixel is not
-  blurred, and every loss and metric masks it;
+- invalid depth (NaN, infinite, zero or negative) has a CoC of 0: such a pixel is not blurred, and
+  every loss and metric masks it;
 - metres become pixels by the *original* image width on a 36 mm sensor (SYNDOF's): 640 px for NYU,
   345 px for Make3D at 460x345. A crop does not change the pixel pitch.
 """
@@ -139,7 +139,7 @@ class Camera:
     sigma_rule: SigmaRule = "quarter"
 
     def lens(self, depth_m: NDArray, image_width_px: int, rng: np.random.Generator) -> ThinLens:
-        """Give the lens for a picture of this depth map [m], `image_width_px` wide uncropped.
+        """Return the lens for a picture of this depth map [m], `image_width_px` wide uncropped.
 
         A camera of fixed focus looks neither at the depth nor at `rng`.
         """
@@ -156,7 +156,7 @@ class Camera:
         )
 
     def describe(self, image_width_px: int) -> dict[str, Any]:
-        """Give name and settings, resolved for pictures `image_width_px` wide, for the record.
+        """Return name and settings, resolved for pictures `image_width_px` wide, for the record.
 
         What is drawn for each picture is None.
         """
@@ -208,7 +208,7 @@ class SyndofCamera:
         return replace(lens, aperture_m=aperture_m, max_coc_px=self.max_coc_px)
 
     def describe(self, image_width_px: int) -> dict[str, Any]:
-        """Give name and settings for the record; what is drawn for each picture is None."""
+        """Return name and settings for the record; what is drawn for each picture is None."""
         drawn = ("f_number", "focal_length_m", "aperture_m", "focus_distance_m")
         return {
             "name": self.name,

@@ -44,7 +44,7 @@ class Store:
         return len(self.frames)
 
     def indices(self, split: str) -> NDArray[np.int64]:
-        """Give the positions of a split's frames, ascending."""
+        """Return the positions of a split's frames, ascending."""
         return np.flatnonzero(self.frames["split"].to_numpy() == split)
 
     def read(self, name: str, index: int) -> NDArray:
@@ -158,7 +158,7 @@ def write_store(
 
 
 def _files(folder: Path) -> dict[str, int]:
-    """Give every file below the folder with its size [bytes]."""
+    """Return every file below the folder with its size [bytes]."""
     return {
         path.relative_to(folder).as_posix(): path.stat().st_size
         for path in sorted(folder.rglob("*"))

@@ -124,7 +124,7 @@ def main() -> None:
 
 
 def summarise(result: Evaluation) -> dict[str, float]:
-    """Give the few figures of `dvc metrics show`: headline depth, native all_in_focus, baselines.
+    """Return the few figures of `dvc metrics show`: headline depth, native all_in_focus, baselines.
 
     A perfect image's infinite PSNR is left out: JSON has no word for it.
     """

@@ -57,7 +57,7 @@ def mend() -> None:
 
 
 def _is_json(path: Path) -> bool:
-    """Whether a file is whole, or not there."""
+    """Return whether a file is whole, or not there."""
     try:
         json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -68,7 +68,7 @@ def _is_json(path: Path) -> bool:
 
 
 def _whole(path: Path) -> bool:
-    """Whether DVC would take a dvc.lock; one that is cut may be YAML, or end in half a word."""
+    """Return whether DVC would take a dvc.lock; a truncated one may still be valid YAML."""
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from voluptuous import Invalid
 

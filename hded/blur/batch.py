@@ -58,7 +58,7 @@ def gaussian_gather_batch(
 
 
 def _check_form(rgb: Tensor, sigma: Tensor, margin_px: int) -> Tensor:
-    """Give sigma as (B, H, W); raises HDEDError where shapes, dtypes or devices do not fit."""
+    """Return sigma as (B, H, W); raises HDEDError where shapes, dtypes or devices do not fit."""
     if rgb.ndim != 4 or rgb.shape[1] != 3 or not rgb.numel():
         raise HDEDError(
             f"blur: rgb has shape {tuple(rgb.shape)}; (B, 3, H, W) with B, H, W > 0 is needed"
@@ -82,7 +82,7 @@ def _check_form(rgb: Tensor, sigma: Tensor, margin_px: int) -> Tensor:
 
 
 def _largest_sigma(rgb: Tensor, sigma: Tensor) -> float:
-    """Give the largest sigma; raises HDEDError for values that are no lengths or no colours.
+    """Return the largest sigma; raises HDEDError for values that are no lengths or no colours.
 
     All is asked of the device at once: extremes are NaN where a value is.
     """

@@ -82,7 +82,7 @@ def layered_blur(rgb: NDArray, coc_px: NDArray, sigma_px: NDArray) -> NDArray[np
 
 
 def _layers(coc: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Give each pixel's layer, nearest first, and for each layer how many of those cover it."""
+    """Return each pixel's layer, nearest first, and for each layer how many of those cover it."""
     nearest, farthest = float(coc.min()), float(coc.max())
     step = max((farthest - nearest) / LAYERS, 1e-6)
     layer = np.minimum((coc - nearest) / step, LAYERS - 1).astype(np.int64)
@@ -93,7 +93,7 @@ def _layers(coc: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int
 
 
 def _distance_to_edge(coc: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Give the distance [px, along rows, columns or diagonals] to the nearest jump of the CoC."""
+    """Return the distance [px, along rows, columns or diagonals] to the nearest jump of the CoC."""
     edge = np.zeros(coc.shape, bool)
     down, across = _jumps(coc[:-1], coc[1:]), _jumps(coc[:, :-1], coc[:, 1:])
     edge[:-1] |= down

@@ -13,7 +13,7 @@ from hded.optics import AnyCamera, Camera, Renderer, ThinLens, sigma_of_coc
 def render_defocused(
     rgb: NDArray[np.uint8], depth_m: NDArray[np.float32], lens: ThinLens, renderer: Renderer
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Give the defocused picture (H, W, 3) and its signed CoC (H, W) [px].
+    """Return the defocused picture (H, W, 3) and its signed CoC (H, W) [px].
 
     rgb: (H, W, 3), all in focus; depth_m: (H, W), 0 where unknown (left sharp). `gather`: each
     pixel averages its surroundings; `layered`: nearer light covers what lies behind.
@@ -28,7 +28,7 @@ def render_defocused(
 
 
 def list_renderings(frames: pd.DataFrame, cameras: Sequence[AnyCamera]) -> pd.DataFrame:
-    """Give the table of a defocused store: a row for each frame and camera, frame by frame.
+    """Return the table of a defocused store: a row for each frame and camera, frame by frame.
 
     `frame_index` is the frame's position in `frames`, `camera_index` the camera's in `cameras`.
     Several cameras differ in focus distance, which joins the frame's name: 0001-1.5m.

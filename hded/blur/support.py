@@ -40,7 +40,7 @@ def border_indices(length: int, margin_px: int, radius: int) -> NDArray[np.intp]
 def check_image(
     rgb: NDArray, sigma_px: NDArray, margin_px: int
 ) -> tuple[NDArray, NDArray[np.float32]]:
-    """Give both as arrays, sigma as contiguous float32; raises HDEDError where they do not fit.
+    """Return both as arrays, sigma as contiguous float32; raises HDEDError where they do not fit.
 
     rgb: (H + 2 margin_px, W + 2 margin_px, 3), uint8 or finite floats; sigma_px: (H, W).
     """

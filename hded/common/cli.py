@@ -61,7 +61,7 @@ def run(main: Callable[[], None]) -> NoReturn:
 
 
 def unwritable(error: BaseException) -> str | None:
-    """Say what a disk refused, if that is what `error` or one that it came from is about."""
+    """Return what a disk refused, if that is what `error` or one that it came from is about."""
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, OSError) and link.errno in UNWRITABLE:

@@ -18,7 +18,7 @@ class HDEDError(Exception):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether the host's memory or a GPU's ran out; torch has errors of its own for it."""
+    """Return whether the host's memory or a GPU's ran out; torch has errors of its own for it."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -40,6 +40,6 @@ def check_choice(what: str, value: object, choices: Iterable[object]) -> None:
 
 
 def first_line(error: BaseException, limit: int = 150) -> str:
-    """Give what an error says in one line, its type's name if it says nothing."""
+    """Return what an error says in one line, its type's name if it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0][:limit] if lines else type(error).__name__

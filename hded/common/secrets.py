@@ -8,5 +8,5 @@ _QUERY = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s?#'\"]*\?)[^\s#'\"]+")
 
 
 def hide_secrets(text: str) -> str:
-    """Give the text with user names, passwords and queries of its URLs as three dots."""
+    """Return the text with user names, passwords and queries of its URLs as three dots."""
     return _QUERY.sub(r"\1...", _USER.sub(r"\1...@", text))

@@ -62,7 +62,7 @@ class Params(Section):
         return self
 
     def source(self, dataset: str) -> Download:
-        """Give where a dataset's files come from."""
+        """Return where a dataset's files come from."""
         if dataset not in self.download:
             raise HDEDError(
                 f"dataset {dataset!r} does not exist; choose from {list(self.download)}"
@@ -70,7 +70,7 @@ class Params(Section):
         return self.download[dataset]
 
     def variant(self, name: str) -> tuple[Network, Train, Evaluate]:
-        """Give the sections network, train and evaluate with a variant's changes in place."""
+        """Return the sections network, train and evaluate with a variant's changes in place."""
         if name not in self.variants:
             raise HDEDError(f"variant {name!r} does not exist; choose from {list(self.variants)}")
         variant = self.variants[name]
@@ -88,7 +88,7 @@ class Params(Section):
         return network, train, evaluate
 
     def test_camera(self, evaluate: Evaluate) -> Camera | None:
-        """Give the camera that pictures are taken with anew for a test; None: those of the store.
+        """Return the camera that pictures are taken with anew for a test; None: those of the store.
 
         It is `defocus`'s, focused at `evaluate.focus_distance_m`.
         """

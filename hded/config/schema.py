@@ -146,7 +146,7 @@ class Defocus(Section):
         return self
 
     def cameras(self) -> tuple[AnyCamera, ...]:
-        """Give the camera with this section's own values in place, once for each focus distance."""
+        """Return the camera with the values of this section, once for each focus distance."""
         own = self.model_dump(exclude={"camera", "renderer", "seed"}, exclude_none=True)
         if "sigma" in own:
             own["sigma_rule"] = own.pop("sigma")

@@ -64,7 +64,7 @@ class MatReader:
         self._end()
 
     def read(self, data: bytes, name: str) -> NDArray | str:
-        """Give the array `name` of a file's bytes, or why there is none."""
+        """Return the array `name` of a file's bytes, or why there is none."""
         process = self._process = self._process or self._start()
         assert process.stdin is not None and process.stdout is not None
         try:

@@ -110,7 +110,7 @@ def _open_hdf5(path: Path, stack: ExitStack) -> h5py.File:
 
 
 def _splits(path: Path, count: int) -> list[str]:
-    """Give "train", "test" or "" for each frame, from the 1-based trainNdxs and testNdxs."""
+    """Return "train", "test" or "" for each frame, from the 1-based trainNdxs and testNdxs."""
     if not path.is_file():
         raise HDEDError(f"{path}: missing; run the download stage")
     if path.stat().st_size > SPLITS_BYTES:

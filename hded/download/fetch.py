@@ -123,7 +123,7 @@ class _UnfitError(Exception):
 
 
 def _is_verified(file: RemoteFile, path: Path) -> bool:
-    """Whether the file is there; raises `_UnfitError` if it is there and wrong."""
+    """Return whether the file is there; raises `_UnfitError` if it is there and wrong."""
     if not path.exists():
         if path.is_symlink():
             raise _UnfitError("a link to nothing")

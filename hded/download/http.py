@@ -202,7 +202,7 @@ def _in_short(error: BaseException) -> str:
 
 
 def may_be_html(name: str) -> bool:
-    """Whether a file of this name may hold an HTML page."""
+    """Return whether a file of this name may hold an HTML page."""
     return name.lower().endswith((".html", ".htm"))
 
 

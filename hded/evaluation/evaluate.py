@@ -52,7 +52,7 @@ class ErrorCurve:
     def sums_of(
         self, quantity: NDArray, pred: NDArray, gt: NDArray, valid: NDArray
     ) -> NDArray[np.float64]:
-        """Give what one frame's valid pixels add; all arguments (H, W)."""
+        """Return what one frame's valid pixels add; all arguments (H, W)."""
         x, error = quantity[valid], (pred[valid] - gt[valid]).astype(np.float64)
         bins = len(self.edges) - 1
         place = np.searchsorted(self.edges, x, "right") - 1

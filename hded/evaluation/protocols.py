@@ -183,7 +183,7 @@ def aggregate_all_in_focus(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def all_in_focus_statement(size: tuple[int, int], native: tuple[int, int]) -> str:
-    """Return in one line how PSNR and SSIM were computed, at `size` (H, W)."""
+    """Return one line on how PSNR and SSIM were computed, at `size` (H, W)."""
     how = "native size" if size == native else "after antialiased bilinear resizing"
     return (
         f"output rounded to 8 bits, RGB, range 1, at {size[0]}x{size[1]} ({how}), mean over "

@@ -73,7 +73,7 @@ def estimate(
 def _bands(
     predictor: Predictor, rgb: NDArray[np.uint8], tile_px: int, overlap_px: int
 ) -> Iterator[tuple[slice, dict[str, NDArray]]]:
-    """Give blended results for rows of the photograph, from top to bottom."""
+    """Return blended results for rows of the photograph, from top to bottom."""
     height, width = rgb.shape[:2]
     tops, lefts = (_starts(n, tile_px, overlap_px) for n in (height, width))
     # (rows not yet given, W, channels) of weighted values, and of the weights
@@ -111,7 +111,7 @@ def _bands(
 
 
 def _starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Give the first pixel of each tile; the last ends with the photograph."""
+    """Return the first pixel of each tile; the last ends with the photograph."""
     if length <= tile:
         return [0]
     count = -(-(length - overlap) // (tile - overlap))

@@ -117,7 +117,7 @@ def build_decoder(
     dropout: float,
     width: float,
 ) -> nn.Module:
-    """Give a decoder head with new weights; `width` is the bilinear one's own."""
+    """Return a decoder head with new weights; `width` is the bilinear one's own."""
     check_choice("network: decoder", name, get_args(Decoder))
     if name == "bilinear":
         return BilinearDecoder(encoder_channels, out_channels, dropout, width)

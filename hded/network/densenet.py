@@ -29,7 +29,7 @@ class DenseLayer(nn.Module):
         self.conv2 = nn.Conv2d(inner, growth, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the `growth` new channels for x (B, channels, h, w)."""
+        """Return the `growth` new channels for x (B, channels, h, w)."""
         x = self.conv1(F.relu(self.norm1(x)))
         return self.conv2(F.relu(self.norm2(x)))
 

@@ -22,6 +22,6 @@ _BUILDERS: dict[str, Callable[[float], nn.Module]] = {
 
 
 def build_encoder(name: Encoder, width: float = 1.0) -> nn.Module:
-    """Give an encoder with new weights; `width` scales every channel count."""
+    """Return an encoder with new weights; `width` scales every channel count."""
     check_choice("network: encoder", name, get_args(Encoder))
     return _BUILDERS[name](width)

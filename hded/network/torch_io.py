@@ -9,7 +9,7 @@ from hded.common.errors import HDEDError, first_line, out_of_memory
 
 
 def load_tensors(path: Path) -> Any:
-    """Give the tensors, numbers, text, lists and mappings of `path`, on the CPU.
+    """Return the tensors, numbers, text, lists and mappings of `path`, on the CPU.
 
     Raises HDEDError for a file that holds anything else; where it cannot be read, or memory is
     short, the error is that of the system.

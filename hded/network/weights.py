@@ -32,7 +32,7 @@ _HUB_HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
 
 
 def find_weights(source: str, encoder: Encoder, folder: Path) -> Path:
-    """Give the file that `source` stands for, fetched into `folder` if it is remote.
+    """Return the file that `source` stands for, fetched into `folder` if it is remote.
 
     source: `imagenet`, a path, or a URL, whose bytes are checked against `#sha256=...` at its end
     or against the digits that torch.hub puts into a file's name. Raises HDEDError.

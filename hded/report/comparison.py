@@ -125,7 +125,7 @@ def _changed(
 
 
 def _views(runs: tuple[Run, Run], names: tuple[str, str]) -> list[PairView]:
-    """Give the scenes that both runs have pictures of, in the frames' order."""
+    """Return the scenes that both runs have pictures of, in the frames' order."""
     scenes = [{scene.frame: scene for scene in run.scenes} for run in runs]
     shared = [frame for frame in runs[0].frames if frame in scenes[0] and frame in scenes[1]]
     views = []
@@ -192,7 +192,7 @@ def _errors(maps: Sequence[tuple[str, NDArray]], unit: str) -> Maps | None:
 
 
 def _scores(runs: tuple[Run, Run], names: tuple[str, str], frame: str) -> str:
-    """Say what each scored on this frame."""
+    """Return what each scored on this frame."""
     parts = []
     for kind, metric, label, unit, digits in (
         (ALL_IN_FOCUS, "psnr", "PSNR", "dB", 2),

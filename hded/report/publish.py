@@ -74,7 +74,7 @@ def _summary(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _images(run: Run) -> pd.DataFrame:
-    """Give a row a test image, under the first protocol of depth and of all_in_focus."""
+    """Return a row a test image, under the first protocol of depth and of all_in_focus."""
     table = pd.DataFrame({"frame": run.frames})
     for kind, columns in ((DEPTH, DEPTH_COLUMNS), (ALL_IN_FOCUS, IMAGE_COLUMNS)):
         for protocol in run.protocols_of(kind)[:1]:
@@ -122,7 +122,7 @@ def _page(selection: Selection, descriptions: Mapping[str, str]) -> str:
 
 
 def _was_run(table: Table) -> bool:
-    """Whether any of our networks stands in the table with a figure."""
+    """Return whether any of our networks stands in the table with a figure."""
     rows = [row for part in table.parts for row in part.rows if row.kind == "ours"]
     return any(cell.value for row in rows for cell in row.cells)
 
@@ -187,7 +187,7 @@ def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) ->
 
 
 def _looks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Give each network one look for all panels; where lines coincide, the first's is seen."""
+    """Return each network one look for all panels; where lines coincide, the first's is seen."""
     names = dict.fromkeys(name for name, _ in _by_network(table))
     return {
         name: {"color": f"C{i}", "linewidth": 1.2, "zorder": 3 - 0.01 * i}
@@ -196,7 +196,7 @@ def _looks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def _by_network(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Give each dataset's, variant's and seed's rows under the name of their line."""
+    """Return each dataset's, variant's and seed's rows under the name of their line."""
     several = table["dataset"].nunique() > 1
     for (dataset, variant, _), rows in table.groupby(["dataset", "variant", "seed"], sort=False):
         yield f"{dataset}/{variant}" if several else str(variant), rows

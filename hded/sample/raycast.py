@@ -156,7 +156,7 @@ def advance(a, t, b):
 
 @numba.njit(cache=True)
 def axis(prims, i, k):
-    """Give a primitive's own axis k, in the world."""
+    """Return a primitive's own axis k, in the world."""
     return (prims[i, 3 + 3 * k], prims[i, 4 + 3 * k], prims[i, 5 + 3 * k])
 
 
@@ -231,7 +231,7 @@ def trace(prims, among, count, origin, d):
 
 @numba.njit(cache=True)
 def shadowed(prims, among, count, origin, d, reach):
-    """Whether one of `among` is met before `reach` along d."""
+    """Return whether one of `among` is met before `reach` along d."""
     for k in range(count):
         if _hit(prims, among[k], origin, d)[0] < reach:
             return True

@@ -47,7 +47,7 @@ def render(
 
 @numba.njit(cache=True)
 def _surface(prims, i, face, point):
-    """Give the outward normal, texture coordinates [m] and their directions at a hit point."""
+    """Return the outward normal, texture coordinates [m] and their directions at a hit point."""
     centre = (prims[i, 0], prims[i, 1], prims[i, 2])
     p = local(prims, i, advance(point, -1.0, centre))
     x, y, z = axis(prims, i, 0), axis(prims, i, 1), axis(prims, i, 2)
@@ -86,7 +86,7 @@ def _surface(prims, i, face, point):
 
 @numba.njit(cache=True)
 def _sky(light, d):
-    """Give the sky's colour in a direction: a gradient and clouds on a plane far up."""
+    """Return the sky's colour in a direction: a gradient and clouds on a plane far up."""
     length = math.sqrt(dot(d, d))
     up = max(d[2] / length, 0.0)
     high = max(up, 0.03)
@@ -101,7 +101,7 @@ def _sky(light, d):
 
 @numba.njit(cache=True)
 def _towards_light(light, start, lamp_x, lamp_y):
-    """Give the way to the lamp's point, or the sun, and how far along it a shadow may fall."""
+    """Return the way to the lamp's point, or the sun, and how far along it a shadow may fall."""
     if light[6, 0] < 0:
         return (light[0, 0], light[0, 1], light[0, 2]), np.inf
     lamp = (light[0, 0] + lamp_x, light[0, 1] + lamp_y, light[0, 2])

@@ -71,7 +71,7 @@ class _Street:
         self.taken: list[tuple[float, float, float]] = []
 
     def at(self, x: float, y: float, turn: float = 0.0) -> Placer:
-        """Give a place on the ground."""
+        """Return a place on the ground."""
         return Placer(self.build, x, y, turn, self.slope * y)
 
     def free(self, x: float, y: float, radius: float) -> bool:

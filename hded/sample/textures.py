@@ -189,7 +189,7 @@ def _facade(u, v, fu, fv, storey, aspect, seed):
 
 @numba.njit(cache=True)
 def _pattern(kind, u, v, fu, fv, size, aspect, seed):
-    """Give (weight of the second colour, tone, hue or -1) of a pattern at a point."""
+    """Return (weight of the second colour, tone, hue or -1) of a pattern at a point."""
     mix, tone, hue = 0.0, 1.0, -1.0
     wide = max(fu, fv)
     if kind == BRICKS:

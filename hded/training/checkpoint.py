@@ -75,11 +75,11 @@ class Checkpoints:
             shutil.rmtree(folder, ignore_errors=True)
 
     def load(self) -> dict[str, Any] | None:
-        """Give the last state saved, on the CPU; None where there is none, or it is finished."""
+        """Return the last state saved, on the CPU; None where there is none, or it is finished."""
         return self._read(LATEST)
 
     def result(self) -> dict[str, Any] | None:
-        """Give what `finish` wrote; None while the fit is not done."""
+        """Return what `finish` wrote; None while the fit is not done."""
         return self._read(FINISHED)
 
     def save_batch(self, content: Mapping[str, Any]) -> Path:

@@ -47,7 +47,7 @@ class Batch:
     indices: tuple[int, ...]
 
     def to(self, device: torch.device) -> "Batch":
-        """Give the batch on `device`."""
+        """Return the batch on `device`."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, part in parts.items():
             if isinstance(part, Tensor):
@@ -171,7 +171,7 @@ class Frames:
         return True
 
     def steps(self, batch_size: int, devices: int = 1) -> int:
-        """Give the number of batches of an epoch."""
+        """Return the number of batches of an epoch."""
         return len(self._cuts(batch_size, devices))
 
     def batches(
@@ -185,7 +185,7 @@ class Frames:
         rank: int = 0,
         devices: int = 1,
     ) -> Iterator[Batch | SharpBatch]:
-        """Give one epoch in random order: random crops, each flipped with probability `hflip`.
+        """Return one epoch in random order: random crops, each flipped with probability `hflip`.
 
         The first `start` batches are left out, without changing the others. With several `devices`
         each batch is split evenly between them, and this is the share of `rank`; of the last batch
@@ -206,7 +206,7 @@ class Frames:
     def wholes(
         self, rank: int = 0, devices: int = 1
     ) -> Iterator[tuple[Batch, NDArray[np.uint8], NDArray[np.uint8]]]:
-        """Give every stored copy, uncut: a batch of one, and its defocused and sharp images.
+        """Return every stored copy, uncut: a batch of one, and its defocused and sharp images.
 
         With several `devices`, those of every so manyth frame from `rank` on.
         """
@@ -218,7 +218,7 @@ class Frames:
                 yield batch, self.defocused[copy].cpu().numpy(), sharp
 
     def _cuts(self, batch_size: int, devices: int) -> list[tuple[int, int]]:
-        """Give each batch's first place in the epoch's order and its size."""
+        """Return each batch's first place in the epoch's order and its size."""
         places = range(0, len(self), batch_size)
         sizes = [min(batch_size, len(self) - first) // devices * devices for first in places]
         return [(first, size) for first, size in zip(places, sizes, strict=True) if size]
@@ -302,7 +302,7 @@ def validation_split(
 
     frames: a store's table; indices: its training frames. A scene is what the column `scene` names,
     or, where that is empty, a run of consecutive numeric ids (neighbouring NYU frames show one
-    room). RawFrames are drawn until they hold `share` of the frames: at least one frame, never all.
+    room). Scenes are drawn until they hold `share` of the frames: at least one frame, never all.
     """
     indices = np.asarray(indices, np.int64)
     if share == 0:

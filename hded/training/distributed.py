@@ -18,7 +18,7 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that writes, logs and shows progress."""
+        """Return whether this process is the one that writes, logs and shows progress."""
         return self.rank == 0
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -41,7 +41,7 @@ class Group:
             dist.broadcast(tensor, 0)
 
     def any(self, flags: Sequence[bool]) -> list[bool]:
-        """Give for each flag whether any process has it set."""
+        """Return for each flag whether any process has it set."""
         if self.size == 1:
             return list(flags)
         both = torch.tensor([float(flag) for flag in flags])
@@ -49,7 +49,7 @@ class Group:
         return [bool(flag) for flag in both]
 
     def gather(self, value: Any) -> list[Any]:
-        """Give every process's value, by rank."""
+        """Return every process's value, by rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size

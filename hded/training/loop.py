@@ -207,7 +207,7 @@ class _Fit:
         return FitResult(state, self.history, self.best_epoch)
 
     def _batches(self) -> Iterator[Batch]:
-        """Give the rest of the epoch's batches on the device, and count the wait for them."""
+        """Return the rest of the epoch's batches on the device, and count the wait for them."""
         batches = self.train.batches(
             self.settings.batch_size,
             seed=self.seed,
@@ -245,7 +245,7 @@ class _Fit:
     def _forward(
         self, batch: Batch, measures: bool
     ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
-        """Give the outputs in float32 and, where it `measures`, the encoder's maps."""
+        """Return the outputs in float32 and, where it `measures`, the encoder's maps."""
         maps: list[Tensor] = []
         encoder = getattr(self.network, "encoder", None)
         handles = []
@@ -331,7 +331,7 @@ class _Fit:
         raise HDEDError(first[2])
 
     def _finish_epoch(self) -> dict[str, float]:
-        """Give the epoch's figures, validated where that is due, and turn to the next."""
+        """Return the epoch's figures, validated where that is due, and turn to the next."""
         settings = self.settings
         sums = self.group.sum(self.sums)
         samples = sums.pop("samples")
@@ -406,7 +406,7 @@ class _Numbers:
             self._arrived.record()
 
     def read(self) -> dict[str, float]:
-        """Give the numbers by name."""
+        """Return the numbers by name."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return dict(zip(self._names, self._values.tolist(), strict=True))
@@ -467,12 +467,12 @@ def validate(
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Give the context in which a network computes at `precision`."""
+    """Return the context in which a network computes at `precision`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def _optimizer(network: nn.Module, loss: nn.Module, settings: Train) -> torch.optim.Optimizer:
-    """Give the optimiser of the network's weights and of those that the loss learns."""
+    """Return the optimiser of the network's weights and of those that the loss learns."""
     groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
     if learned := [p for p in loss.parameters() if p.requires_grad]:
         groups.append({"params": learned, "weight_decay": 0.0})
@@ -486,7 +486,7 @@ def _optimizer(network: nn.Module, loss: nn.Module, settings: Train) -> torch.op
 def _scheduler(
     optimizer: torch.optim.Optimizer, settings: Train, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Give a schedule that is stepped after every batch."""
+    """Return a schedule that is stepped after every batch."""
     total = settings.epochs * steps
     if settings.schedule == "one_cycle":
         # momentum stays: it is a setting of its own

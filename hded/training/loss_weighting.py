@@ -1,6 +1,6 @@
 """How the two tasks share the encoder: the weights of their losses.
 
-- `fixed`: depth + lambda x deblur (paper eq. 7).
+- `fixed`: depth + lambda x deblurring (equation 7 of the paper).
 - `uncertainty`: each loss times exp(-s), plus s, with s learned (Kendall et al. 2018, whose factors
   for an L1 likelihood these are). Both start at s = 0.
 - `gradnorm`: weights that sum to 2, steered so that the tasks' gradients at the encoder's output
@@ -51,13 +51,13 @@ class Balance(nn.Module):
         return (self.weights.detach().clone() * values).sum()
 
     def by_lambda(self, losses: Mapping[str, T]) -> T:
-        """Give depth + lambda x deblur (eq. 7), whatever is learned; of a lone head, its loss."""
+        """Return depth + lambda x deblurring (equation 7), or the loss of a single head."""
         if len(losses) == 1:
             return next(iter(losses.values()))
         return losses["depth"] + self.lambda_ * losses["all_in_focus"]
 
     def current(self) -> dict[str, float]:
-        """Give the weight that each task's loss has now."""
+        """Return the weight that each task's loss has now."""
         if self.name == "fixed":
             return {"depth": 1.0, "all_in_focus": self.lambda_}
         weights = torch.exp(-self.log_variance) if self.name == "uncertainty" else self.weights
@@ -80,7 +80,7 @@ class Balance(nn.Module):
         self.weights.mul_(len(TASKS) / self.weights.sum())
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Give the state of GradNorm's own optimiser."""
+        """Return the state of GradNorm's own optimiser."""
         return self.optimizer.state_dict() if self.name == "gradnorm" else {}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ class Balance(nn.Module):
 def gradient_norms(
     losses: Mapping[str, Tensor], maps: Sequence[Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
-    """Give each loss's gradient at `maps`, the encoder's output, and its L2 norm; graphs stay."""
+    """Return each loss's gradient at `maps`, the encoder's output, and its L2 norm; graphs stay."""
     gradients = {
         name: [
             torch.zeros_like(m) if g is None else g

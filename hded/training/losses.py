@@ -1,4 +1,4 @@
-"""The paper's losses (eqs. 1-7) as pure functions, and their weighted sum.
+"""The losses of the paper (equations 1 to 7) as pure functions, and their weighted sum.
 
 Depth losses average over valid pixels only; a batch without any gives zero. Images are in [0, 1].
 """
@@ -18,14 +18,17 @@ PREWITT = ((-1.0, 0.0, 1.0),) * 3
 
 
 def l1_depth(pred: Tensor, gt: Tensor, valid: Tensor) -> Tensor:
-    """Mean absolute error (eq. 2): pred, gt, valid (B, 1, H, W) -> scalar, unit of `pred`."""
+    """Return the mean absolute error (equation 1) as a scalar in the unit of `pred`.
+
+    pred, gt, valid: (B, 1, H, W); only pixels where `valid` is true count.
+    """
     return _masked_mean((pred - gt).abs(), valid)
 
 
 def gradient_depth(
     pred: Tensor, gt: Tensor, valid: Tensor, operator: Gradient = "forward"
 ) -> Tensor:
-    """Mean of |dx R| + |dy R| with R = pred - gt (eq. 3): (B, 1, H, W) -> scalar.
+    """Return the mean of |dx R| + |dy R| with R = pred - gt (equation 2); all (B, 1, H, W).
 
     `forward`: forward differences, each direction averaged over its own pairs of valid pixels.
     `prewitt`: the 3x3 Prewitt operator (unnormalised), where its nine pixels are valid.
@@ -45,17 +48,17 @@ def gradient_depth(
 
 
 def charbonnier(image: Tensor, reference: Tensor, eps: float = CHARBONNIER_EPS) -> Tensor:
-    """Mean of sqrt(d^2 + eps^2) (eq. 5): (B, 3, H, W) in [0, 1] -> scalar."""
+    """Return the mean of sqrt(d^2 + eps^2) (equation 4) of images (B, 3, H, W) in [0, 1]."""
     return ((image - reference) ** 2 + eps**2).sqrt().mean()
 
 
 def l1_image(image: Tensor, reference: Tensor) -> Tensor:
-    """Mean absolute error: (B, 3, H, W) in [0, 1] -> scalar."""
+    """Return the mean absolute error of images (B, 3, H, W) in [0, 1]."""
     return (image - reference).abs().mean()
 
 
 def ssim_loss(image: Tensor, reference: Tensor) -> Tensor:
-    """1 - SSIM (eq. 6): (B, 3, H, W) in [0, 1] -> scalar."""
+    """Return 1 - SSIM (equation 5) of images (B, 3, H, W) in [0, 1]."""
     return 1 - ssim(image, reference).mean()
 
 
@@ -68,7 +71,7 @@ CONTENT = {"charbonnier": ("charbonnier", charbonnier), "l1": ("l1_image", l1_im
 
 
 class HDEDLoss(nn.Module):
-    """The paper's total loss (eqs. 1-7) with its terms in the open.
+    """The total loss of the paper (equation 7): depth (3) plus lambda times deblurring (6).
 
     The depth terms are taken on the depth head's unscaled output, that is on depth divided by
     `depth_scale_m`: with a scale of 10, lambda weighs ten times more than with 1.
@@ -89,7 +92,7 @@ class HDEDLoss(nn.Module):
     def forward(
         self, outputs: Mapping[str, Tensor], depth_m: Tensor, valid: Tensor, sharp: Tensor
     ) -> dict[str, Tensor]:
-        """Give `total` and each unweighted term, as scalars.
+        """Return `total` and each unweighted term, as scalars.
 
         outputs: by head, as `HDEDNet` returns them; depth_m, valid (bool): (B, 1, H, W);
         sharp: (B, 3, H, W) in [-1, 1].
@@ -109,7 +112,7 @@ class HDEDLoss(nn.Module):
         return {"total": self.balance(self.tasks(terms)), **terms}
 
     def by_lambda(self, terms: Mapping[str, float]) -> float:
-        """Give the total by lambda, whatever the balance: what compares epoch with epoch.
+        """Return the total by lambda, whatever the balance: what compares epoch with epoch.
 
         Weights that are learned move from one to the next.
         """

@@ -26,7 +26,7 @@ Rows = list[dict[str, Any]]
 
 
 def _frame(scenes: Store) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
-    """Give the first test frame: rgb, signed CoC and sigma [px]."""
+    """Return the first test frame: rgb, signed CoC and sigma [px]."""
     index = int(scenes.indices("test")[0])
     depth = scenes.read("depth", index)
     lens = CAMERAS["paper"].lens(
@@ -169,7 +169,7 @@ def measure_gpu_blur(scenes: Store) -> dict[str, Any]:
 
 
 def _time(work: Callable[[], NDArray], runs: int) -> tuple[float, NDArray]:
-    """Give the median seconds of `runs` calls (after one to warm up, if several) and the result."""
+    """Return the median seconds of `runs` calls, after one to warm up, and the result."""
     out = work() if runs > 1 else None
     seconds = []
     for _ in range(runs):

@@ -55,7 +55,7 @@ def _torchrun(devices: int, module: str) -> NoReturn:
 
 @contextmanager
 def group(name: str) -> Iterator[tuple[Group, torch.device]]:
-    """Give this process's group and the device that `train.device` names for it."""
+    """Return this process's group and the device that `train.device` names for it."""
     name = resolve_device(name, "train.device")
     limit_threads()
     if RANK not in os.environ:

@@ -16,7 +16,7 @@ def hardware(device: torch.device, devices: int = 1) -> str:
 
 
 def commit() -> str:
-    """Give the commit, with `+` where the tree has changes; "none" outside git."""
+    """Return the commit, with `+` where the tree has changes; "none" outside git."""
     git = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
@@ -25,7 +25,7 @@ def commit() -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Give the versions of Python, torch and further packages."""
+    """Return the versions of Python, torch and further packages."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -37,7 +37,7 @@ class ServedNetwork(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None
     ) -> pd.DataFrame:
-        """Give a row of files for each row's `image`; raises HDEDError for one that is none."""
+        """Return a row of files for each row's `image`; raises HDEDError for one that is none."""
         rows = []
         for number, text in enumerate(model_input[COLUMN]):
             try:
@@ -51,7 +51,7 @@ class ServedNetwork(PythonModel):
 
 
 def signature(heads: Sequence[str]) -> ModelSignature:
-    """Give the columns of a request and of its answer."""
+    """Return the columns of a request and of its answer."""
     answer = [ColSpec(DataType.string, OUTPUTS[head]) for head in heads]
     return ModelSignature(Schema([ColSpec(DataType.string, COLUMN)]), Schema(answer))
 

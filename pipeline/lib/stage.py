@@ -26,7 +26,7 @@ ERRORS = REPORTS / "errors"  # of depth
 
 
 def parser(doc: str | None, *arguments: str) -> Parser:
-    """Give a parser with required options of these names; `seed` is a number."""
+    """Return a parser with required options of these names; `seed` is a number."""
     result = Parser(description=doc)
     for name in arguments:
         result.add_argument(f"--{name}", required=True, type=_seed if name == "seed" else str)
@@ -46,28 +46,28 @@ def run(main: Callable[[], None]) -> NoReturn:
 
 
 def plot_path(folder: Path, dataset: str, variant: str, seed: int, suffix: str) -> Path:
-    """Give the file that DVC shows of one network, in a folder that is made if need be."""
+    """Return the file that DVC shows of one network, in a folder that is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{dataset}-{variant}-{seed}{suffix}"
 
 
 def project_root() -> Path:
-    """Give the project's own folder, also where DVC runs an experiment in a temporary one."""
+    """Return the project's own folder, also where DVC runs an experiment in a temporary one."""
     return Path(os.environ.get("DVC_ROOT") or ".").resolve()
 
 
 def checkpoints() -> Path:
-    """Give the folder of checkpoints, which outlive DVC's outs and temporary folders."""
+    """Return the folder of checkpoints, which outlive DVC's outs and temporary folders."""
     return project_root() / "data" / "checkpoints"
 
 
 def data_dir() -> Path:
-    """Give the folder of verified downloads, which outlive DVC's outs."""
+    """Return the folder of verified downloads, which outlive DVC's outs."""
     return home(os.environ.get("HDED_DATA_DIR") or "~/.cache/hded")
 
 
 def home(path: str) -> Path:
-    """Give an absolute path, `~` being the user's home; what is nobody's home stays as it is."""
+    """Return an absolute path, `~` being the user's home; what is nobody's home stays as it is."""
     return Path(os.path.expanduser(path)).resolve()
 
 

@@ -146,7 +146,7 @@ def find_evaluated(text: str) -> Evaluated:
 
 
 def _open() -> tuple[Any, str]:
-    """Give a client of the database, made where there is none, and the experiment's id."""
+    """Return a client of the database, made where there is none, and the experiment's id."""
     # read by mlflow at import
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -232,7 +232,7 @@ def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iter
 
 
 def unfinished(fit: Mapping[str, Any] | None, name: str) -> str | None:
-    """Give the run that made `fit`, if it is called `name` and did not come to its end."""
+    """Return the run that made `fit`, if it is called `name` and did not come to its end."""
     client, _ = _open()
     run = _find(client, fit["run_id"] if fit else None)
     if run is None or run.info.run_name != name or run.info.status == "FINISHED":
@@ -241,7 +241,7 @@ def unfinished(fit: Mapping[str, Any] | None, name: str) -> str | None:
 
 
 def _find(client: Any, run_id: str | None) -> Any:
-    """Give a run; None where it is not in the database, or was deleted there."""
+    """Return a run; None where it is not in the database, or was deleted there."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -263,7 +263,7 @@ def _create(database: Path) -> None:
 
 
 def portable(uri: str) -> str:
-    """Give a local database by its name alone, and a server without what is secret.
+    """Return a local database by its name alone, and a server without what is secret.
 
     Results must not hold paths of one machine; links must lead to the server all the same.
     """

@@ -277,7 +277,7 @@ def _dash(index: int) -> str | tuple[int, tuple[int, ...]]:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """Give the figure as an inline <svg> whose colours and font are the page's."""
+    """Return the figure as an inline <svg> whose colours and font are the page's."""
     buffer = StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))

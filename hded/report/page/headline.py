@@ -19,7 +19,7 @@ class Fact:
 
 
 def headline(runs: Sequence[Run]) -> list[Fact]:
-    """Give the headline of one network's runs (one a seed): deblurring first, then depth."""
+    """Return the headline of one network's runs (one a seed): deblurring first, then depth."""
     first = runs[0]
     facts = []
     for protocol in first.protocols_of(ALL_IN_FOCUS)[:1]:

@@ -172,7 +172,7 @@ def render(template: str, **content: object) -> str:
 
 
 def _shown(selection: Selection) -> list[Run]:
-    """Give the runs whose scenes are shown, a seed of each: main ones first, controls last."""
+    """Return the runs whose scenes are shown, a seed of each: main ones first, controls last."""
     controls = {run.variant for run in selection.runs if run.control}
     variants = sorted(selection.variants, key=lambda v: (v != MAIN_VARIANT, v in controls))
     return [selection.of(d, v)[0] for v in variants for d in selection.datasets]
@@ -191,7 +191,7 @@ def _training(selection: Selection, run: Run) -> list[Picture]:
 
 
 def _errors(runs: Sequence[Run]) -> tuple[list[Picture], str]:
-    """Give depth error over depth and over CoC, every variant with a depth head in one figure."""
+    """Return depth error over depth and over CoC, every variant with a depth head in one figure."""
     with_depth = [run for run in runs if run.by_depth is not None and len(run.by_depth)]
     if not with_depth:
         names = ", ".join(dict.fromkeys(run.variant for run in runs))
@@ -226,7 +226,7 @@ def _errors(runs: Sequence[Run]) -> tuple[list[Picture], str]:
 
 
 def _optics(run: Run) -> list[Picture]:
-    """Give the camera's curve; none for a camera that is drawn anew for each picture."""
+    """Return the camera's curve; none for a camera that is drawn anew for each picture."""
     settings = {key: run.camera.get(key) for key in LENS}
     if any(value is None for value in settings.values()):
         return []
@@ -241,7 +241,7 @@ def _optics(run: Run) -> list[Picture]:
 
 
 def _run_link(run: Run) -> str:
-    """Give the address of a run in MLflow's pages; a local database has them at `mlflow ui`'s."""
+    """Return the address of a run in MLflow's pages; a local database has them at `mlflow ui`'s."""
     uri = run.training.tracking_uri
     server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else UI_ADDRESS
     return f"{server}/#/runs/{quote(run.training.run_id, safe='')}"

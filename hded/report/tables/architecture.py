@@ -200,7 +200,7 @@ def _compare(layer: Layer, printed: Mapping[str, PublishedCell], channels_given:
 
 
 def _widths(runs: Sequence[Run]) -> list[str]:
-    """Say how large the networks of this report are."""
+    """Return how large the networks of this report are."""
     sizes: dict[str, list[str]] = {}
     for run in runs:
         t = run.training

@@ -50,7 +50,7 @@ def read_defocused(folder: Path) -> Defocused:
 
 
 def blur_sentence(defocused: Defocused) -> str:
-    """Say how much blur there is and what the defocused input scores by itself."""
+    """Return how much blur there is and what the defocused input scores by itself."""
     blur = defocused.blur
     return (
         f"Over all pixels with depth: mean |CoC| {blur['mean_abs_coc_px']:.2f} px, mean sigma "

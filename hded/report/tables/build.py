@@ -102,7 +102,7 @@ def _parts(
     variants: Sequence[str],
     descriptions: Mapping[str, str],
 ) -> list[Part]:
-    """Give the part in the paper's layout, then one for each further protocol."""
+    """Return the part in the paper's layout, then one for each further protocol."""
     runs = comparable(runs)
     title = OFFICIAL[key] if key else f"{runs[0].dataset} (own pictures)"
     protocols = {p.name: p for run in runs for p in run.protocols}
@@ -239,7 +239,7 @@ def _no_dataset(key: str) -> str:
 
 
 def why_not(spec: MetricColumn, run: Run) -> str:
-    """Say why a run has no figure in a column."""
+    """Return why a run has no figure in a column."""
     if spec.kind not in run.heads:
         does = "estimates no depth" if spec.kind == DEPTH else "restores no image"
         return f"no {spec.kind.replace('_', '-')} head: {run.variant} {does}"

@@ -23,7 +23,7 @@ def dataset_title(run: Run) -> str:
 
 
 def sample_warning(runs: Sequence[Run]) -> Iterable[str]:
-    """Say what must stand above any table of the embedded sample."""
+    """Return what must stand above any table of the embedded sample."""
     if runs and runs[0].source == "sample":
         yield (
             "Not comparable with published numbers: ours are of the embedded sample (source: "
@@ -34,7 +34,7 @@ def sample_warning(runs: Sequence[Run]) -> Iterable[str]:
 def describe_protocols(
     runs: Sequence[Run], protocols: Iterable[Protocol]
 ) -> Iterable[tuple[str, str]]:
-    """Say how figures were taken, and of how many images where some have no valid pixel."""
+    """Return how figures were taken, and of how many images where some have no valid pixel."""
     for protocol in protocols:
         tail, total = "", len(runs[0].frames)
         for count in [r.measured[protocol.name] for r in runs if protocol.name in r.measured][:1]:
@@ -44,7 +44,7 @@ def describe_protocols(
 
 
 def describe_camera(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
-    """Say through which lens the test images were defocused."""
+    """Return through which lens the test images were defocused."""
     if runs:
         yield "Camera", camera_sentence(runs[0].camera)
 
@@ -78,7 +78,7 @@ def camera_sentence(camera: Mapping[str, Any]) -> str:
 
 
 def describe_data(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
-    """Say which frames were measured, and which could not be read."""
+    """Return which frames were measured, and which could not be read."""
     if runs:
         run = runs[0]
         skipped = f"skipped: {'; '.join(run.skipped)}" if run.skipped else "none skipped"
@@ -86,7 +86,7 @@ def describe_data(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
 
 
 def describe_networks(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
-    """Say how wide and how long trained the networks are, and over how many seeds."""
+    """Return how wide and how long trained the networks are, and over how many seeds."""
     if not runs:
         return
     kinds: dict[str, list[str]] = {}
@@ -115,7 +115,7 @@ def network_title(t: TrainingRecord) -> str:
 
 
 def seeds_sentence(seeds: Sequence[int]) -> str:
-    """Say over which seeds the figures are averaged."""
+    """Return over which seeds the figures are averaged."""
     if len(seeds) == 1:
         return f"one seed ({seeds[0]}): single values, their spread is unknown"
     return f"{len(seeds)} seeds ({', '.join(map(str, seeds))}): mean ± sample standard deviation"

@@ -44,7 +44,7 @@ class MetricColumn:
 
     @property
     def higher(self) -> bool | None:
-        """Whether more is better; None for the bound, which is no achievement."""
+        """Return whether more is better; None for the bound, which is no achievement."""
         if self.metric == BOUND:
             return None
         return self.metric in HIGHER_IS_BETTER or self.metric.endswith("_gain")
@@ -71,7 +71,7 @@ class MetricColumn:
         return run.value(self.kind, self.protocol, "gain", metric)
 
     def cell(self, values: Sequence[float]) -> Cell:
-        """Give the cell for one value a seed."""
+        """Return the cell for one value a seed."""
         signed = self.metric.endswith("_gain")
         return measured(values, MEASURES[self.metric][1], signed=signed)
 

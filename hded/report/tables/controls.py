@@ -78,7 +78,7 @@ def _row(
 
 
 def with_control(description: str, run: Run) -> str:
-    """Give a variant's description, with what makes `run` a control unless it says so itself."""
+    """Return a variant's description, with what makes `run` a control unless it says so itself."""
     if run.control in description:
         return description
     return "; ".join(text for text in (description, run.control) if text)

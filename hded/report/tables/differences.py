@@ -125,7 +125,7 @@ def _against_baselines(runs: Sequence[Run]) -> list[Row]:
 
 
 def shared_protocol(kind: str, first: Run, second: Run) -> Protocol | None:
-    """Give the protocol that two runs are compared by: the first's first that the second has.
+    """Return the protocol that two runs are compared by: the first's first that the second has.
 
     None for images that were in focus: there is nothing to gain.
     """
@@ -138,7 +138,7 @@ def shared_protocol(kind: str, first: Run, second: Run) -> Protocol | None:
 def compare_networks(
     first: Sequence[Run], second: Sequence[Run], names: tuple[str, str], title: str = ""
 ) -> list[Row]:
-    """Give a row for each measure that both have a head for; none on different frames.
+    """Return a row for each measure that both have a head for; none on different frames.
 
     first, second: the runs of one network each, one a seed; title: what rows' names begin with.
     """
@@ -179,7 +179,7 @@ def _row(
     trained: int = 2,
     tied: bool = False,
 ) -> list[Row]:
-    """Give the difference's row.
+    """Return the difference's row.
 
     trained: how many of the two are networks; tied: whether both are the same trainings.
     """

@@ -119,12 +119,12 @@ class Table:
 
 
 def missing(*notes: str) -> Cell:
-    """Give a dash with its reason."""
+    """Return a dash with its reason."""
     return Cell(MISSING, notes=notes)
 
 
 def measured(values: Sequence[float], digits: int, *, signed: bool = False) -> Cell:
-    """Give mean and sample standard deviation over seeds; one value stands alone.
+    """Return mean and sample standard deviation over seeds; one value stands alone.
 
     Infinity is shown as such (the PSNR of a perfect image); a mean that is not a number is missing.
     """
