@@ -108,6 +108,7 @@ def test_mlflow_finds_runs_by_their_datasets(clone: Clone, query: str, names: se
     runs = client.search_runs(["1"], filter_string=query)
     assert {run.info.run_name for run in runs} == names
     for run in runs:
+        assert run.inputs is not None
         for given in run.inputs.dataset_inputs:
             assert given.dataset.digest and given.dataset.source_type == "sample"
             assert "frames" in json.loads(given.dataset.profile)
