@@ -36,7 +36,7 @@ from pipeline.lib.tracking import EXPERIMENT, OF_TRAINING, Tracker, portable, tr
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be trained: a cell of the selection, its settings, its data, its fit's key."""
+    """One fit: a cell of the selection with its settings, its data and its key."""
 
     args: Namespace
     network: Network

@@ -1,1 +1,1 @@
-"""What every part uses: errors, command lines, progress bars, image files, resizing."""
+"""Shared by every package: errors, command lines, progress bars, image files, resizing."""

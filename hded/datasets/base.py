@@ -1,4 +1,4 @@
-"""What a reader returns: the frames, one by one, and the facts that later stages need."""
+"""A dataset opened by its reader: frames, one by one, and the facts that later stages need."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

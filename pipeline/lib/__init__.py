@@ -1,1 +1,1 @@
-"""What the commands share: paths, MLflow, devices, digests."""
+"""Shared by the commands: paths, MLflow, devices, digests."""
