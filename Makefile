@@ -11,7 +11,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-all lint format lock licences benchmark ui paper small sample clean
+.PHONY: help setup repro test test-all lint format lock licences benchmark ui paper small clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -77,9 +77,6 @@ paper: $(STAMP)  ## set params.yaml to the paper's configuration on the official
 
 small: $(STAMP)  ## set params.yaml to a small pretrained network on the official files
 	python -m pipeline.preset small
-
-sample: $(STAMP)  ## set params.yaml back to the embedded sample
-	python -m pipeline.preset sample
 
 clean:  ## remove what the pipeline made; downloads and MLflow runs stay
 	rm -rf data/raw data/frames data/defocused data/trained data/evaluated data/checkpoints

@@ -70,7 +70,7 @@ class TrainingRecord(Record):
     def weighting(self) -> str:
         """How the losses of the two tasks were weighted: lambda, or the name of the method."""
         loss = self.train["loss"]
-        return f"λ = {loss['lambda']:g}" if loss["balance"] == "fixed" else loss["balance"]
+        return f"λ = {loss['lambda']:g}" if loss["weighting"] == "fixed" else loss["weighting"]
 
 
 class Protocol(Record):

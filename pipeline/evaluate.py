@@ -42,7 +42,7 @@ def main() -> None:
     defocused = open_store(stage.DEFOCUSED / args.dataset)
     camera = params.test_camera(how)
     control = ""
-    if camera or how.input == "sharp":
+    if camera or how.network_input == "sharp":
         defocused = ControlRenderings(scenes, camera, params.defocus.renderer)
         focus = f"pictures focused at {how.focus_distance_m:g} m" if camera else ""
         control = f"tested on {focus or 'all-in-focus images'}"
@@ -90,7 +90,7 @@ def main() -> None:
     errors["depth_m"] = (errors["bin_low"] + errors["bin_high"]) / 2
     errors = errors.rename(columns={"rmse": "rmse_m"})[["depth_m", "rmse_m"]]
     errors.to_csv(stage.plot_path(stage.ERRORS, *name, ".csv"), index=False)
-    picked = pick_examples(result, how.scenes)
+    picked = pick_examples(result, how.examples)
     picked.to_csv(out / "examples.csv", index=False)
     for frame in picked["frame"]:
         write_example(out / "scenes" / frame, frame, predictor, scenes, defocused)

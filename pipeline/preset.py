@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -36,16 +37,7 @@ def main() -> None:
     )
     before = stage.PARAMS.read_text(encoding="utf-8")
     content = yaml.load(before)
-    for key, value in presets[name].items():
-        *path, last = key.split(".")
-        section = content
-        for part in path:
-            section = section.get(part, {}) if isinstance(section, Mapping) else {}
-        if not isinstance(section, Mapping) or last not in section:
-            raise HDEDError(f"params.yaml: presets.{name}.{key} is not a known key")
-        if section[last] != value:
-            print(hide_secrets(f"{key}: {section[last]} -> {value}"))
-            section[last] = value
+    _apply(content, presets[name], "", f"params.yaml: presets.{name}")
     text = StringIO()
     yaml.dump(content, text)
     with tempfile.TemporaryDirectory(dir=stage.PARAMS.parent) as folder:
@@ -53,6 +45,23 @@ def main() -> None:
         draft.write_text(text.getvalue(), encoding="utf-8")
         load_params(draft)  # raises before anything is replaced
         draft.replace(stage.PARAMS)
+
+
+def _apply(section: Any, changes: Mapping[str, Any], path: str, where: str) -> None:
+    """Set the values of nested `changes` in a section of the file, and print what changed."""
+    for key, value in changes.items():
+        name = f"{path}{key}"
+        if not isinstance(section, Mapping) or key not in section:
+            raise HDEDError(f"{where}.{name} is not a known key")
+        old = section[key]
+        if isinstance(value, Mapping):
+            _apply(old, value, f"{name}.", where)
+        elif old != value:
+            print(hide_secrets(f"{name}: {old} -> {value}"))
+            if isinstance(old, list) and isinstance(value, list):
+                old[:] = value  # the list keeps its style, on one line
+            else:
+                section[key] = value
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ Device = Literal["auto", "cpu", "cuda"]
 # readers are registered in hded.datasets, which this module does not import: a stage that reads no
 # raw files does not depend on the readers.
 OFFICIAL = {"nyu": "NYU-Depth v2", "make3d": "Make3D"}
-DRAWN = "drawn"  # a focus distance of each picture's own
+RANDOM = "random"  # each frame has a focus distance drawn from its own depths
 
 
 class Section(BaseModel):
@@ -100,15 +100,15 @@ class Convert(Section):
 
 
 def _focus(value: Any) -> Any:
-    """Check a focus distance: a number [m], a list of several, `drawn`, or None."""
-    if value is None or value == DRAWN:
+    """Check a focus distance: a number [m], a list of several, `random`, or None."""
+    if value is None or value == RANDOM:
         return value
     distances = value if isinstance(value, list | tuple) else [value]
     for distance in distances:
         number = isinstance(distance, int | float) and not isinstance(distance, bool)
         if not (number and math.isfinite(distance) and distance > 0):
             raise ValueError(
-                f"{distance!r} is no distance; give metres above 0, a list of them, `{DRAWN}`, "
+                f"{distance!r} is no distance; give metres above 0, a list of them, `{RANDOM}`, "
                 "or null"
             )
     if not distances or len(set(distances)) < len(distances):
@@ -119,8 +119,8 @@ def _focus(value: Any) -> Any:
 class Defocus(Section):
     """The camera; a value that is null is the named camera's own.
 
-    `focus_distance_m`: a number [m]; a list, which gives each frame one defocused copy a distance;
-    or `drawn`, for each picture from its own depths.
+    `focus_distance_m`: a number [m]; a list, for one rendering of each frame at each distance; or
+    `random`, for each frame from its own depths.
     """
 
     camera: str = "paper"
@@ -130,7 +130,7 @@ class Defocus(Section):
     focal_length_m: Positive | None = None
     aperture_m: Positive | None = None
     max_coc_px: Annotated[float, Field(gt=0, le=1000)] | None = None
-    sigma: SigmaRule | None = None
+    sigma_rule: SigmaRule | None = None
 
     @model_validator(mode="after")
     def _possible(self) -> "Defocus":
@@ -148,10 +148,8 @@ class Defocus(Section):
     def cameras(self) -> tuple[AnyCamera, ...]:
         """Return the camera with the values of this section, once for each focus distance."""
         own = self.model_dump(exclude={"camera", "renderer", "seed"}, exclude_none=True)
-        if "sigma" in own:
-            own["sigma_rule"] = own.pop("sigma")
         camera = CAMERAS[self.camera]
-        if isinstance(camera, SyndofCamera) and own.get("focus_distance_m") == DRAWN:
+        if isinstance(camera, SyndofCamera) and own.get("focus_distance_m") == RANDOM:
             del own["focus_distance_m"]  # it always does
         for key in own:
             if not hasattr(camera, key):
@@ -160,7 +158,7 @@ class Defocus(Section):
             return (replace(camera, **own),)
         focus = own.pop("focus_distance_m")
         return tuple(
-            replace(camera, **own, focus_distance_m=None if f == DRAWN else f)
+            replace(camera, **own, focus_distance_m=None if f == RANDOM else f)
             for f in (focus if isinstance(focus, tuple) else (focus,))
         )
 
@@ -195,7 +193,7 @@ class Loss(Section):
     """The terms of the loss and their weights, taken by `hded.training.losses.HDEDLoss`.
 
     depth = L1 + mu * gradient; deblurring = content + psi * (1 - SSIM); total = depth + lambda *
-    deblurring. A weight of 0 leaves its term out. `balance` says how the two tasks are weighted;
+    deblurring. A weight of 0 leaves its term out. `weighting` says how the two tasks are weighted;
     lambda is used by `fixed`, and by validation always. The defaults are the paper's.
     """
 
@@ -207,7 +205,7 @@ class Loss(Section):
     content: Literal["charbonnier", "l1"] = "charbonnier"
     psi: NonNegative = 4.0
     lambda_: Annotated[NonNegative, Field(alias="lambda")] = 0.01
-    balance: Weighting = "fixed"
+    weighting: Weighting = "fixed"
 
 
 class Train(Section):
@@ -228,13 +226,13 @@ class Train(Section):
     momentum: Fraction = 0.0
     weight_decay: NonNegative = 0.0
     schedule: Literal["step", "one_cycle"] = "step"
-    validate_every: Count = 5
-    drop_at: Annotated[float, Field(gt=0, le=1)] = 0.6
-    drop_to: Annotated[float, Field(gt=0, le=1)] = 0.1
-    validation: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    keep: Literal["best", "last"] = "best"
+    val_interval: Count = 5
+    lr_milestone: Annotated[float, Field(gt=0, le=1)] = 0.6
+    lr_gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    val_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    checkpoint: Literal["best", "last"] = "best"
     refocus: Literal["stored", "on_the_fly"] = "stored"
-    input: NetworkInput = "defocused"
+    network_input: NetworkInput = "defocused"
     precision: Precision = "float32"
     compile: bool = False
     deterministic: bool = False
@@ -252,30 +250,35 @@ class Train(Section):
                 f"batch_size {self.batch_size} is not a multiple of devices {self.devices}: each "
                 "takes an equal share"
             )
-        if self.keep == "best" and self.validation == 0:
-            raise ValueError("keep: best needs validation frames; set validation > 0 or keep: last")
+        if self.checkpoint == "best" and self.val_fraction == 0:
+            raise ValueError(
+                "checkpoint: best needs validation frames; set val_fraction above 0, or "
+                "checkpoint: last"
+            )
         return self
 
 
 class Evaluate(Section):
     """How a network is tested.
 
-    `scenes`: how many test scenes are pictured, best, median and worst among them. `input: sharp`
-    and a `focus_distance_m` of its own are for controls: all-in-focus images, or pictures focused
-    elsewhere than those that the network was trained on. `batch_size` images go through the network
-    at once on `device`.
+    `examples`: how many test frames the report shows, best, median and worst among them.
+    `network_input: sharp` and a `focus_distance_m` of its own are for controls: all-in-focus
+    images, or images focused elsewhere than those that the network was trained on. `batch_size`
+    images go through the network at once on `device`.
     """
 
-    scenes: Annotated[int, Field(ge=3)] = 6
-    input: NetworkInput = "defocused"
+    examples: Annotated[int, Field(ge=3)] = 6
+    network_input: NetworkInput = "defocused"
     focus_distance_m: Positive | None = None
     batch_size: Count = 1
     device: Device = "auto"
 
     @model_validator(mode="after")
     def _one_control(self) -> "Evaluate":
-        if self.input == "sharp" and self.focus_distance_m is not None:
-            raise ValueError("input: sharp has no focus distance; leave focus_distance_m null")
+        if self.network_input == "sharp" and self.focus_distance_m is not None:
+            raise ValueError(
+                "network_input: sharp has no focus distance; leave focus_distance_m null"
+            )
         return self
 
 

@@ -58,13 +58,15 @@ def prepare(
     loaded = load_weights(model.encoder, weights) if weights else None
     torch.manual_seed(seed + (rank << 32))
     loss = HDEDLoss(train.loss, arguments["depth_scale_m"])
-    fitted, held = validation_split(scenes.frames, scenes.indices("train"), train.validation, seed)
+    fitted, held = validation_split(
+        scenes.frames, scenes.indices("train"), train.val_fraction, seed
+    )
     load = (scenes, defocused)
     how = (train.geometry, train.size_px)
     if train.refocus == "stored":
         cameras = ()
-    frames = Frames(*load, fitted, *how, cameras, train.input)
-    validation = Frames(*load, held, *how, input=train.input) if len(held) else None
+    frames = Frames(*load, fitted, *how, cameras, train.network_input)
+    validation = Frames(*load, held, *how, network_input=train.network_input) if len(held) else None
     return Recipe(model, loss, frames, validation, train, seed, arguments, loaded)
 
 

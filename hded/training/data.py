@@ -101,8 +101,9 @@ class Frames:
     With `resize` they are squashed to size_px x size_px (images antialiased, depth by nearest
     neighbour); with `crop` they stay whole. A frame may have several defocused copies, of which
     each sample draws one. With `cameras` no copy is read: each sample is taken anew through one of
-    them, drawn, and through a lens of its own where the camera draws one. With `input="sharp"` the
-    sharp image stands in the defocused one's place, a control that no blur can help.
+    them, drawn, and through a lens of its own where the camera draws one. With
+    `network_input="sharp"` the sharp image stands in the defocused one's place, a control that no
+    blur can help.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Frames:
         geometry: Geometry,
         size_px: int,
         cameras: Sequence[AnyCamera] = (),
-        input: NetworkInput = "defocused",
+        network_input: NetworkInput = "defocused",
     ) -> None:
         height, width = scenes.arrays["rgb"].shape[1:3]
         if geometry == "crop" and min(height, width) < size_px:
@@ -123,7 +124,7 @@ class Frames:
             )
         self.geometry, self.size_px = geometry, size_px
         self.indices = np.asarray(indices)
-        self.cameras = () if input == "sharp" else tuple(cameras)
+        self.cameras = () if network_input == "sharp" else tuple(cameras)
         self.image_width_px: int = scenes.attributes["image_width_px"]
         largest = [float(sigma_of_coc(c.max_coc_px, c.sigma_rule)) for c in self.cameras]
         self.max_sigma_px = max(largest, default=0.0)
@@ -132,7 +133,7 @@ class Frames:
         count = len(self.indices)
         stored = defocused.frames["frame_index"].to_numpy()
         rows = [np.flatnonzero(stored == index) for index in self.indices]
-        if self.cameras or input == "sharp":
+        if self.cameras or network_input == "sharp":
             rows = [row[:0] for row in rows]
         bounds = np.cumsum([0, *map(len, rows)])
         self.copies = [range(a, b) for a, b in pairwise(bounds.tolist())]
@@ -149,7 +150,7 @@ class Frames:
             self.depth_m[i] = copy_to_tensor(depth_m)
             for copy, row in zip(self.copies[i], rows[i], strict=True):
                 self.defocused[copy] = copy_to_tensor(fit(defocused.read("defocused", row)))
-        if input == "sharp":
+        if network_input == "sharp":
             self.defocused, self.copies = self.sharp, [range(i, i + 1) for i in range(count)]
 
     def __len__(self) -> int:
@@ -317,8 +318,8 @@ def validation_split(
         group = np.arange(len(indices))  # one scene: nothing left but to split it
     if len(indices) < 2:
         raise HDEDError(
-            f"train.validation: of {len(indices)} training frames none can be held out; set it to "
-            "0 and keep: last"
+            f"train.val_fraction: of {len(indices)} training frames none can be held out; set it to "
+            "0 and train.checkpoint to last"
         )
     wanted = max(1, round(share * len(indices)))
     held = np.zeros(len(indices), bool)

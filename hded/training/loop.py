@@ -1,12 +1,12 @@
 """Fitting a network: one plain loop, the same on every device.
 
 - The step schedule (paper) or one-cycle; Adam as the released code has it, or the paper's SGD.
-- Validation looks at whole frames, every `validate_every` epochs and after the last.
+- Validation looks at whole frames, every `val_interval` epochs and after the last.
 - A loss that is not finite stops the run, naming the step and the term.
 - The whole state can be saved after any step; a fit that goes on from it ends, on a CPU, with the
   bytes of one that was never interrupted.
 - Of the first batch of each epoch, the gradient that each term of the loss has at the encoder's
-  output is measured: what the balance of the tasks is, rather than what it is meant to be.
+  output is measured: how the tasks are balanced in fact, rather than by intention.
 """
 
 import copy
@@ -73,7 +73,7 @@ def fit(
     samples), train/<term>; grad/<term>, the L2 norm of the unweighted term's gradient at the
     encoder's output in the epoch's first batch, and grad/<task> with weight/<task>, the tasks' as
     they enter the total. On epochs that validate also what `validate` gives, as val/<name>.
-    `keep: best` keeps the epoch with the lowest val/total.
+    `checkpoint: best` keeps the epoch with the lowest val/total.
 
     `seed` decides the order of the frames and what is drawn for each sample. `save` is given the
     whole state, plain tensors and numbers, every `checkpoint_minutes`;
@@ -227,7 +227,7 @@ class _Fit:
             yield batch
 
     def _step(self, batch: Batch) -> None:
-        learns = self.loss.balance.name == "gradnorm"
+        learns = self.loss.weighting.name == "gradnorm"
         measures = self.step == 0 or learns
         outputs, maps = self._forward(batch, measures)
         terms = self.loss(outputs, batch.depth_m, batch.valid, batch.sharp)
@@ -272,10 +272,10 @@ class _Fit:
         return wide, tuple(maps)
 
     def _measure(self, terms: Mapping[str, Tensor], maps: tuple[Tensor, ...]) -> None:
-        """Take the gradients at the encoder's output; let the balance learn from them."""
+        """Take the gradients at the encoder's output; let the weighting learn from them."""
         losses = {name: term for name, term in terms.items() if name != "total"}
         norms, gradients = gradient_norms(losses, maps)
-        weights = self.loss.balance.current()
+        weights = self.loss.weighting.current()
         tasks = self.loss.tasks(terms)
         task_norms = {}
         for task in tasks:
@@ -289,9 +289,9 @@ class _Fit:
                 found[f"weight/{task}"] = weights[task]
             self.norms = {k: v / self.group.size for k, v in self.group.sum(found).items()}
         losses = {task: loss.detach().clone() for task, loss in tasks.items()}
-        if self.loss.balance.name == "gradnorm":
+        if self.loss.weighting.name == "gradnorm":
             self.group.average([*losses.values(), *task_norms.values()])
-            self.loss.balance.learn(losses, task_norms)
+            self.loss.weighting.learn(losses, task_norms)
 
     def _check(self) -> None:
         """Add the last step's terms to the epoch's sums; note the first that is not finite."""
@@ -344,13 +344,13 @@ class _Fit:
             **{f"train/{name}": total / samples for name, total in sums.items()},
             **self.norms,
         }
-        due = self.epoch % settings.validate_every == 0 or self.epoch == settings.epochs
+        due = self.epoch % settings.val_interval == 0 or self.epoch == settings.epochs
         if self.validation is not None and due:
             # of what each process's batch norm has seen, the first one's is what is saved
             self.group.lead(list(self.network.buffers()))
             scores = validate(self.network, self.loss, self.validation, self.device, self.group)
             record |= {f"val/{name}": value for name, value in scores.items()}
-            if settings.keep == "best" and scores["total"] < self.best:
+            if settings.checkpoint == "best" and scores["total"] < self.best:
                 self.best, self.best_epoch = scores["total"], self.epoch
                 self.best_state = _snapshot(self.network)
         self.history.append(record)
@@ -442,7 +442,7 @@ def validate(
 ) -> dict[str, float]:
     """Mean over whole copies of every loss term, and of rmse [m], psnr and input_psnr [dB].
 
-    `total` is that of the losses' fixed balance, by lambda, so that epochs compare. A frame without
+    `total` is that of the fixed weighting, by lambda, so that epochs compare. A frame without
     a known depth does not count for rmse. The processes of a group share the copies and all get the
     mean of the whole.
     """
@@ -493,8 +493,8 @@ def _scheduler(
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer, max_lr=settings.lr, total_steps=total, cycle_momentum=False
         )
-    drop = round(settings.drop_at * settings.epochs) * steps
-    return torch.optim.lr_scheduler.MultiStepLR(optimizer, [drop], gamma=settings.drop_to)
+    drop = round(settings.lr_milestone * settings.epochs) * steps
+    return torch.optim.lr_scheduler.MultiStepLR(optimizer, [drop], gamma=settings.lr_gamma)
 
 
 def _snapshot(network: nn.Module) -> dict[str, Tensor]:

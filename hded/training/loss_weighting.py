@@ -7,7 +7,7 @@
   have norms in proportion to how far each lags behind (Chen et al. 2018, alpha 1.5).
 
 The learned ones do not read lambda; validation, which compares epochs, goes by it all the same.
-With one head there is nothing to balance.
+With one head there is nothing to weigh.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,12 +25,12 @@ GRADNORM_ALPHA = 1.5
 GRADNORM_LR = 0.025
 
 
-class Balance(nn.Module):
+class LossWeighting(nn.Module):
     """Weights of the tasks' losses, and how they change; its state dict holds all of it."""
 
     def __init__(self, settings: Loss) -> None:
         super().__init__()
-        self.name = settings.balance
+        self.name = settings.weighting
         self.lambda_ = settings.lambda_
         if self.name == "uncertainty":
             self.log_variance = nn.Parameter(torch.zeros(len(TASKS)))

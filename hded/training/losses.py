@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from hded.config.schema import Gradient, Loss
 from hded.metrics.structural_similarity import ssim
-from hded.training.loss_weighting import Balance, T
+from hded.training.loss_weighting import LossWeighting, T
 
 CHARBONNIER_EPS = 1e-3
 PREWITT = ((-1.0, 0.0, 1.0),) * 3
@@ -81,7 +81,7 @@ class HDEDLoss(nn.Module):
         super().__init__()
         self.settings = settings
         self.depth_scale_m = depth_scale_m
-        self.balance = Balance(settings)
+        self.weighting = LossWeighting(settings)
         image = CONTENT[settings.content][0]
         # of each term in its task's loss
         self.shares = {
@@ -109,14 +109,14 @@ class HDEDLoss(nn.Module):
             terms[name] = content(image, reference)
             if w.psi:
                 terms["ssim"] = ssim_loss(image, reference)
-        return {"total": self.balance(self.tasks(terms)), **terms}
+        return {"total": self.weighting(self.tasks(terms)), **terms}
 
     def by_lambda(self, terms: Mapping[str, float]) -> float:
-        """Return the total by lambda, whatever the balance: what compares epoch with epoch.
+        """Return the total by lambda, whatever the weighting: what compares epoch with epoch.
 
         Weights that are learned move from one to the next.
         """
-        return self.balance.by_lambda(self.tasks(terms))
+        return self.weighting.by_lambda(self.tasks(terms))
 
     def tasks(self, terms: Mapping[str, T]) -> dict[str, T]:
         """Sum the terms of each task that is there, by their shares: what is to be balanced."""

@@ -28,7 +28,7 @@ GPU_BATCHES = (4, 32)
 # dense bfloat16 arithmetic a second, by the makers' data sheets
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 # the first epoch warms up: compilers, caches, the device's own start
-SETTINGS = Train(epochs=2, batch_size=BATCH, keep="last", checkpoint_minutes=1e9)
+SETTINGS = Train(epochs=2, batch_size=BATCH, checkpoint="last", checkpoint_minutes=1e9)
 
 
 class _Samples(Dataset):

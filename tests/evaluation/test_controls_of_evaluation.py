@@ -65,7 +65,7 @@ def test_evaluation_reads_them_as_a_store(tiny):
 
 
 def test_a_network_of_sharp_input_trains_and_validates_on_sharp_images(tiny):
-    frames = Frames(tiny.scenes, tiny.defocused, np.arange(4), "crop", 32, input="sharp")
+    frames = Frames(tiny.scenes, tiny.defocused, np.arange(4), "crop", 32, network_input="sharp")
     for batch in frames.batches(2, seed=0, epoch=1, hflip=0.5):
         assert (batch.defocused == batch.sharp).all()
     for batch, defocused, sharp in frames.wholes():

@@ -66,7 +66,7 @@ def test_what_nobody_has_read_does_not_take_the_copys_place(
     path.write_text(WHOLE)
     lock.keep()
     path.write_text(WHOLE[:200])
-    monkeypatch.delenv("DVC_STAGE")  # a command by hand, such as `make sample`
+    monkeypatch.delenv("DVC_STAGE")  # a command by hand, such as `make paper`
     lock.keep()
     lock.mend()
     assert path.read_text() == WHOLE

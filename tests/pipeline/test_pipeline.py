@@ -118,7 +118,7 @@ def test_mlflow_finds_runs_by_their_datasets(clone: Clone, query: str, names: se
 @pytest.mark.parametrize(
     ("key", "value", "stages"),
     [
-        ("evaluate.scenes", 4, {"evaluate", "report"}),
+        ("evaluate.examples", 4, {"evaluate", "report"}),
         ("train.loss.lambda", 0.02, {"train", "report"}),
         ("variants.full.train", {"loss": {"psi": 1.0}}, {"train", "evaluate", "report"}),
         ("variants.depth_only.description", "other words", {"report"}),

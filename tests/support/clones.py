@@ -16,7 +16,7 @@ TINY = {
     "network.width": 0.04,
     "train.epochs": 2,
     "train.size_px": 64,
-    "evaluate.scenes": 3,
+    "evaluate.examples": 3,
 }
 
 

@@ -23,9 +23,9 @@ TRAIN = {
     "epochs": 8,
     "batch_size": 3,
     "size_px": 32,
-    "validation": 0.25,
-    "validate_every": 2,
-    "keep": "best",
+    "val_fraction": 0.25,
+    "val_interval": 2,
+    "checkpoint": "best",
     "checkpoint_minutes": 0,  # after every step
 }
 TIMES = ["seconds", "samples_per_s", "data_share"]

@@ -388,7 +388,7 @@ class Cell:
                 heads=self.heads, width=0.25, depth_scale_m=self.far_m, dropout=0.0, joint="add",
                 output="linear", init="identity", encoder="densenet121", decoder="transposed",
             ),
-            train={"epochs": 20, "loss": {"balance": "fixed", "lambda": 0.01}},
+            train={"epochs": 20, "loss": {"weighting": "fixed", "lambda": 0.01}},
             weights="none",
             weights_loaded=None,
             parameters=2_592_000,

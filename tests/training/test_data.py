@@ -266,7 +266,7 @@ def test_a_tiny_share_still_holds_one_frame_out():
 
 
 def test_one_frame_cannot_be_split():
-    with pytest.raises(HDEDError, match="validation"):
+    with pytest.raises(HDEDError, match="val_fraction"):
         validation_split(table(None, ["0001"]), np.arange(1), 0.1, 0)
 
 

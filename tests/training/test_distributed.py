@@ -39,16 +39,16 @@ SETTINGS = Train(
     hflip=0.5,
     optimizer="sgd",
     lr=1e-3,
-    drop_at=1.0,
-    keep="best",
-    validate_every=1,
+    lr_milestone=1.0,
+    checkpoint="best",
+    val_interval=1,
 )
 
 
 def parts(folder: Path, balance: str) -> tuple[HDEDNet, HDEDLoss, Frames, Frames]:
     torch.manual_seed(0)
     network = HDEDNet(width=1 / 16, depth_scale_m=8.0, dropout=0.0)
-    loss = HDEDLoss(Loss(lambda_=0.5, balance=balance), 8.0)
+    loss = HDEDLoss(Loss(lambda_=0.5, weighting=balance), 8.0)
     stores = [open_store(folder / name) for name in ("scenes", "defocused")]
     train = Frames(*stores, np.arange(6), "crop", 64)
     return network, loss, train, Frames(*stores, np.array([6, 7, 8]), "crop", 64)
@@ -134,7 +134,7 @@ def fit_broken(rank: int, folder: Path) -> None:
     network, loss, train, _ = parts(folder, "fixed")
     if rank == 1:
         loss.register_forward_hook(lambda m, given, terms: {n: t / 0 for n, t in terms.items()})
-    settings = SETTINGS.model_copy(update={"keep": "last"})
+    settings = SETTINGS.model_copy(update={"checkpoint": "last"})
     try:
         fit(network, loss, train, None, settings, CPU, seed=3, group=Group(rank, 2))
     except HDEDError as error:
@@ -170,7 +170,7 @@ def test_the_shares_of_a_batch_are_its_samples(tmp_path):
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
     tiny = write_stores(tmp_path, size=SIZE)
     network, loss, train, _ = parts(tiny.scenes.folder.parent, "fixed")
-    settings = Train(epochs=1, batch_size=3, keep="last")
+    settings = Train(epochs=1, batch_size=3, checkpoint="last")
     with pytest.raises(HDEDError, match=r"batch_size 3 .* 2 devices"):
         fit(network, loss, train, None, settings, CPU, seed=3, group=Group(0, 2))
 

@@ -64,7 +64,9 @@ def walk(
         HDEDLoss(Loss(mu=0.0, psi=0.0, lambda_=0.0)),
         flat_frames(stores, train_m),
         None if validation_m is None else flat_frames(stores, validation_m),
-        Train(**{"optimizer": "sgd", "lr": 1.0, "keep": "last", "validate_every": 1, **settings}),
+        Train(
+            **{"optimizer": "sgd", "lr": 1.0, "checkpoint": "last", "val_interval": 1, **settings}
+        ),
         CPU,
         on_epoch,
     )
@@ -85,7 +87,9 @@ def fit_tiny(
         HDEDLoss(Loss(), 8.0),
         some_frames(stores, range(6)),
         some_frames(stores, [6, 7]) if validation else None,
-        Train(**{"epochs": 2, "batch_size": 2, "keep": "last", "validate_every": 1, **settings}),
+        Train(
+            **{"epochs": 2, "batch_size": 2, "checkpoint": "last", "val_interval": 1, **settings}
+        ),
         CPU,
         seed=seed,
     )
@@ -100,7 +104,9 @@ def test_a_small_network_learns_two_frames_by_heart(stores):
     network = tiny_network(width=0.125)
     frames = some_frames(stores, [0, 1], 64)
     loss = HDEDLoss(Loss(lambda_=1.0), 8.0)
-    settings = Train(epochs=40, batch_size=2, hflip=0.0, lr=1e-2, schedule="one_cycle", keep="last")
+    settings = Train(
+        epochs=40, batch_size=2, hflip=0.0, lr=1e-2, schedule="one_cycle", checkpoint="last"
+    )
     before = validate(network, loss, frames, CPU)
     history = fit(network, loss, frames, None, settings, CPU).history
     after = validate(network, loss, frames, CPU)
@@ -111,7 +117,7 @@ def test_a_small_network_learns_two_frames_by_heart(stores):
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_one_seed_gives_one_result_to_the_bit(stores, optimizer):
-    settings = {"optimizer": optimizer, "validation": True, "keep": "best"}
+    settings = {"optimizer": optimizer, "validation": True, "checkpoint": "best"}
     (first, _), (second, _) = (fit_tiny(stores, **settings) for _ in range(2))
     assert same(first.state, second.state)
     timing = {"seconds", "samples_per_s", "data_share"}
@@ -140,7 +146,7 @@ def test_deterministic_algorithms_are_held_to_while_it_fits(stores, decoder):
 
 def test_looking_at_validation_frames_changes_nothing(stores):
     blind, _ = fit_tiny(stores)
-    seen, _ = fit_tiny(stores, validation=True, validate_every=1)
+    seen, _ = fit_tiny(stores, validation=True, val_interval=1)
     assert same(blind.state, seen.state)
 
 
@@ -170,7 +176,7 @@ class Small(nn.Module):
 )
 def test_fitting_is_the_plain_loop(stores, settings):
     frames, loss = some_frames(stores, range(6)), HDEDLoss(Loss())
-    how = Train(epochs=3, batch_size=2, keep="last", **settings)
+    how = Train(epochs=3, batch_size=2, checkpoint="last", **settings)
     result = fit(Small(), loss, frames, None, how, CPU, seed=4)  # pyright: ignore[reportArgumentType]
 
     network = Small()
@@ -211,15 +217,20 @@ def test_the_papers_schedule_drops_the_rate_after_epoch_300_of_500(stores):
 
 
 @pytest.mark.parametrize(
-    ("epochs", "drop_at", "drop_to", "far"),
+    ("epochs", "lr_milestone", "lr_gamma", "far"),
     [(10, 0.6, 0.1, 6), (10, 0.5, 0.25, 5), (4, 1.0, 0.1, 4), (5, 0.2, 0.5, 1)],
 )
 def test_the_step_schedule_drops_after_its_share_of_the_epochs(
-    stores, epochs, drop_at, drop_to, far
+    stores, epochs, lr_milestone, lr_gamma, far
 ):
-    settings = {"epochs": epochs, "drop_at": drop_at, "drop_to": drop_to, "batch_size": 2}
+    settings = {
+        "epochs": epochs,
+        "lr_milestone": lr_milestone,
+        "lr_gamma": lr_gamma,
+        "batch_size": 2,
+    }
     result, walker = walk(stores, settings, train_m=[900.0] * 5)  # three steps an epoch
-    expected = [1.0] * far + [drop_to] * (epochs - far)
+    expected = [1.0] * far + [lr_gamma] * (epochs - far)
     assert [record["lr"] for record in result.history] == pytest.approx(expected)
     assert walker.depth_m.item() == pytest.approx(3 * sum(expected))
 
@@ -250,7 +261,7 @@ def test_a_single_step_is_enough_of_a_schedule(stores, schedule):
 @pytest.mark.parametrize(("every", "best_epoch"), [(1, 3), (2, 4), (5, 5), (7, 7), (100, 8)])
 def test_the_weights_of_the_best_validated_epoch_are_kept(stores, every, best_epoch):
     # the weight walks one metre an epoch; validation would have it at 3.2 m
-    settings = {"epochs": 8, "keep": "best", "validate_every": every, "drop_at": 1.0}
+    settings = {"epochs": 8, "checkpoint": "best", "val_interval": every, "lr_milestone": 1.0}
     result, walker = walk(stores, settings, train_m=[50.0], validation_m=[3.2])
     assert result.best_epoch == best_epoch
     assert result.state["depth_m"].item() == best_epoch
@@ -260,14 +271,16 @@ def test_the_weights_of_the_best_validated_epoch_are_kept(stores, every, best_ep
 
 
 def test_the_last_epochs_weights_are_kept_where_that_is_asked_for(stores):
-    settings = {"epochs": 8, "keep": "last", "validate_every": 1, "drop_at": 1.0}
+    settings = {"epochs": 8, "checkpoint": "last", "val_interval": 1, "lr_milestone": 1.0}
     result, _ = walk(stores, settings, train_m=[50.0], validation_m=[3.2])
     assert result.best_epoch == 8 and result.state["depth_m"].item() == 8
     assert min(result.history, key=lambda record: record["val/total"])["epoch"] == 3
 
 
 def test_without_validation_frames_the_last_epochs_weights_are_kept(stores):
-    result, _ = walk(stores, {"epochs": 4, "keep": "best", "drop_at": 1.0}, train_m=[50.0])
+    result, _ = walk(
+        stores, {"epochs": 4, "checkpoint": "best", "lr_milestone": 1.0}, train_m=[50.0]
+    )
     assert result.best_epoch == 4 and result.state["depth_m"].item() == 4
     assert not any(name.startswith("val/") for record in result.history for name in record)
 
@@ -282,7 +295,7 @@ def test_kept_weights_are_a_copy_that_training_does_not_reach(stores):
 
 def test_every_epoch_is_reported_as_it_ends(stores):
     reported = []
-    settings = {"epochs": 3, "validate_every": 2}
+    settings = {"epochs": 3, "val_interval": 2}
     result, _ = walk(
         stores, settings, train_m=[50.0], validation_m=[3.0],
         on_epoch=lambda record: reported.append(dict(record)),
@@ -356,7 +369,7 @@ def test_a_loss_of_nan_stops_at_once_and_names_term_epoch_and_step(stores, term)
             Failing(term, call=5),  # the second step of the second epoch of three steps
             some_frames(stores, range(6)),
             None,
-            Train(epochs=4, batch_size=2, keep="last"),
+            Train(epochs=4, batch_size=2, checkpoint="last"),
             CPU,
             reported.append,
         )
@@ -387,7 +400,7 @@ def test_either_head_trains_alone(stores, head):
 @pytest.mark.parametrize(("frames", "batch_size"), [(3, 2), (2, 1), (1, 4)])
 def test_a_batch_of_one_frame_at_the_smallest_size_trains_or_is_refused(stores, frames, batch_size):
     # 32 px are a single pixel at the deepest map, where one frame alone has no variance
-    settings = Train(epochs=1, batch_size=batch_size, keep="last")
+    settings = Train(epochs=1, batch_size=batch_size, checkpoint="last")
     loss, data = HDEDLoss(Loss(), 8.0), some_frames(stores, range(frames), 32)
     try:
         state = fit(tiny_network(), loss, data, None, settings, CPU).state
@@ -404,7 +417,12 @@ def test_bfloat16_learns_as_float32_does(stores, encoder):
     for precision in ("float32", "bf16"):
         network = tiny_network(width=0.125, encoder=encoder, decoder=decoder)
         settings = Train(
-            epochs=12, batch_size=4, lr=3e-3, keep="last", precision=precision, optimizer="adamw"
+            epochs=12,
+            batch_size=4,
+            lr=3e-3,
+            checkpoint="last",
+            precision=precision,
+            optimizer="adamw",
         )
         frames = some_frames(stores, range(8), 64)
         history = fit(network, HDEDLoss(Loss(), 8.0), frames, None, settings, CPU).history
@@ -421,7 +439,7 @@ def test_weight_decay_is_adamws_own(stores):
     names = [n for n, p in network.named_parameters() if n == "encoder.features.conv0.weight"]
     before = {n: p.detach().clone() for n, p in network.named_parameters() if n in names}
     settings = Train(
-        epochs=1, batch_size=6, lr=1e-2, keep="last", optimizer="adamw", weight_decay=0.5
+        epochs=1, batch_size=6, lr=1e-2, checkpoint="last", optimizer="adamw", weight_decay=0.5
     )
     fit(network, HDEDLoss(Loss(), 8.0), some_frames(stores, range(6)), None, settings, CPU)
     # at the identity start nothing but the decay moves the encoder in the first step
@@ -436,7 +454,7 @@ def test_a_compiled_network_takes_the_same_steps(stores):
     states = {}
     for compiled in (False, True):
         settings = Train(
-            epochs=2, batch_size=4, lr=1e-4, keep="last", optimizer="sgd", compile=compiled
+            epochs=2, batch_size=4, lr=1e-4, checkpoint="last", optimizer="sgd", compile=compiled
         )
         frames = some_frames(stores, range(8), 64)
         loss = HDEDLoss(Loss(), 8.0)

@@ -12,7 +12,7 @@ from hded.config.schema import Loss, Train
 from hded.network import HDEDNet
 from hded.training.data import Frames
 from hded.training.loop import fit, validate
-from hded.training.loss_weighting import GRADNORM_ALPHA, Balance, gradient_norms
+from hded.training.loss_weighting import GRADNORM_ALPHA, LossWeighting, gradient_norms
 from hded.training.losses import HDEDLoss
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ def losses(depth: float = 2.0, deblur: float = 3.0) -> dict[str, Tensor]:
 
 
 def test_fixed_weighs_deblurring_by_lambda():
-    balance = Balance(Loss(balance="fixed", lambda_=0.25))
+    balance = LossWeighting(Loss(weighting="fixed", lambda_=0.25))
     assert balance(losses()).item() == pytest.approx(2 + 0.25 * 3)
     assert balance.current() == {"depth": 1.0, "all_in_focus": 0.25}
     assert not list(balance.parameters())
@@ -33,14 +33,14 @@ def test_fixed_weighs_deblurring_by_lambda():
 @pytest.mark.parametrize("task", ["depth", "all_in_focus"])
 def test_one_task_alone_has_nothing_to_balance(name, task):
     alone = {task: losses()[task]}
-    balance = Balance(Loss(balance=name, lambda_=0.25))
+    balance = LossWeighting(Loss(weighting=name, lambda_=0.25))
     assert balance(alone) is alone[task]
     balance.learn(alone, {task: torch.tensor(1.0)})
 
 
 def test_uncertainty_finds_the_scale_of_each_loss():
     """At constant losses the optimum of exp(-s) L + s is s = log L: each then weighs 1 / L."""
-    balance = Balance(Loss(balance="uncertainty", lambda_=0.25))
+    balance = LossWeighting(Loss(weighting="uncertainty", lambda_=0.25))
     assert balance(losses()).item() == pytest.approx(5.0)
     optimizer = torch.optim.SGD(balance.parameters(), lr=0.1)
     for _ in range(500):
@@ -53,7 +53,7 @@ def test_uncertainty_finds_the_scale_of_each_loss():
 
 
 def test_gradnorm_evens_the_gradients_of_tasks_that_learn_alike():
-    balance = Balance(Loss(balance="gradnorm"))
+    balance = LossWeighting(Loss(weighting="gradnorm"))
     norms = {"depth": torch.tensor(4.0), "all_in_focus": torch.tensor(1.0)}
     for _ in range(400):
         balance.learn(losses(), norms)
@@ -64,7 +64,7 @@ def test_gradnorm_evens_the_gradients_of_tasks_that_learn_alike():
 
 
 def test_gradnorm_favours_the_task_that_lags():
-    balance = Balance(Loss(balance="gradnorm"))
+    balance = LossWeighting(Loss(weighting="gradnorm"))
     norms = {"depth": torch.tensor(1.0), "all_in_focus": torch.tensor(1.0)}
     balance.learn(losses(1.0, 1.0), norms)
     for _ in range(600):
@@ -79,7 +79,10 @@ def test_gradnorm_favours_the_task_that_lags():
 
 
 def test_gradnorm_goes_on_where_it_stood():
-    one, other = Balance(Loss(balance="gradnorm")), Balance(Loss(balance="gradnorm"))
+    one, other = (
+        LossWeighting(Loss(weighting="gradnorm")),
+        LossWeighting(Loss(weighting="gradnorm")),
+    )
     norms = {"depth": torch.tensor(4.0), "all_in_focus": torch.tensor(1.0)}
     for _ in range(5):
         one.learn(losses(), norms)
@@ -105,14 +108,14 @@ def fitted(stores: SimpleNamespace, lambda_: float, name: str = "fixed", **setti
     torch.manual_seed(0)
     network = HDEDNet(width=1 / 16, depth_scale_m=8.0, init="normal", dropout=0.0)
     frames = Frames(stores.scenes, stores.defocused, np.arange(6), "crop", 32)
-    loss = HDEDLoss(Loss(lambda_=lambda_, balance=name), 8.0)
+    loss = HDEDLoss(Loss(lambda_=lambda_, weighting=name), 8.0)
     how = Train(
         **{
             "epochs": 2,
             "batch_size": 3,
-            "keep": "last",
+            "checkpoint": "last",
             "lr": 1e-3,
-            "validate_every": 1,
+            "val_interval": 1,
             **settings,
         }
     )
@@ -168,7 +171,7 @@ def test_learned_weights_move_while_the_network_trains_and_repeat_themselves(sto
     _, again, _, repeated = fitted(stores, 0.25, name, epochs=3)
     weights = [(r["weight/depth"], r["weight/all_in_focus"]) for r in result.history]
     assert weights[0] == (1.0, 1.0) and len(set(weights)) == 3
-    assert loss.balance.current() == again.balance.current()
+    assert loss.weighting.current() == again.weighting.current()
     assert all(torch.equal(t, repeated.state[n]) for n, t in result.state.items())
 
 
@@ -178,9 +181,9 @@ def test_validation_compares_epochs_by_lambda_whatever_was_learned(stores, heads
     network = HDEDNet(heads=heads, width=1 / 16, depth_scale_m=8.0)
     frames = Frames(stores.scenes, stores.defocused, np.arange(2), "crop", 32)
     fixed = HDEDLoss(Loss(lambda_=0.25), 8.0)
-    learned = HDEDLoss(Loss(lambda_=0.25, balance="uncertainty"), 8.0)
+    learned = HDEDLoss(Loss(lambda_=0.25, weighting="uncertainty"), 8.0)
     with torch.no_grad():
-        learned.balance.log_variance.copy_(torch.tensor([-3.0, 2.0]))
+        learned.weighting.log_variance.copy_(torch.tensor([-3.0, 2.0]))
     scores = validate(network, learned, frames, CPU)
     assert scores == validate(network, fixed, frames, CPU)
     depth = scores.get("l1", 0) + 0.001 * scores.get("gradient", 0)
@@ -193,13 +196,13 @@ def test_validation_compares_epochs_by_lambda_whatever_was_learned(stores, heads
 def test_a_fit_with_learned_weights_goes_on_to_the_same_end(stores, name):
     states = []
     stops = iter([False, False, True])
-    how = Train(epochs=3, batch_size=3, keep="last", lr=1e-3, checkpoint_minutes=0)
+    how = Train(epochs=3, batch_size=3, checkpoint="last", lr=1e-3, checkpoint_minutes=0)
 
     def parts():
         torch.manual_seed(0)
         network = HDEDNet(width=1 / 16, depth_scale_m=8.0, dropout=0.5)
         frames = Frames(stores.scenes, stores.defocused, np.arange(6), "crop", 32)
-        return network, HDEDLoss(Loss(balance=name), 8.0), frames, None, how, CPU
+        return network, HDEDLoss(Loss(weighting=name), 8.0), frames, None, how, CPU
 
     whole = fit(*parts())
     with pytest.raises(KeyboardInterrupt):
