@@ -318,8 +318,8 @@ def validation_split(
         group = np.arange(len(indices))  # one scene: nothing left but to split it
     if len(indices) < 2:
         raise HDEDError(
-            f"train.val_fraction: of {len(indices)} training frames none can be held out; set it to "
-            "0 and train.checkpoint to last"
+            f"train.val_fraction: of {len(indices)} training frames none can be held out; set it "
+            "to 0 and train.checkpoint to last"
         )
     wanted = max(1, round(share * len(indices)))
     held = np.zeros(len(indices), bool)
