@@ -26,7 +26,7 @@ from hded.inference import save_weights
 from hded.network.weights import find_weights
 from hded.records import TrainingRecord, read_record, to_json
 from hded.store import open_store
-from hded.training.build import Recipe, fit_recipe, prepare
+from hded.training.build import FitInputs, build_fit, run_fit
 from hded.training.checkpoint import Checkpoints
 from hded.training.distributed import Group
 from pipeline.lib import fingerprint, launch, provenance, stage
@@ -46,7 +46,7 @@ class Job:
     key: str
     data: dict[str, Any]  # as Tracker.dataset takes it
     checkpoints: Checkpoints
-    prepare: Callable[..., Recipe]  # takes the process's `rank`
+    build: Callable[..., FitInputs]  # takes the process's `rank`
 
     @property
     def name(self) -> str:
@@ -58,7 +58,7 @@ def main() -> None:
     """Run the stage, as the leader or as a follower of the processes that train together.
 
     Collectives come in one order in every process: the leader says whether the fit is done
-    (`gather`), then, unless it is, all of them train (`fit_recipe`).
+    (`gather`), then, unless it is, all of them train (`run_fit`).
     """
     args = stage.parser(__doc__, "dataset", "variant", "seed").parse_args()
     params = load_params(stage.PARAMS)
@@ -100,8 +100,8 @@ def _job(args: Namespace, params: Params) -> Job:
     }
     if experiment := os.environ.get("DVC_EXP_NAME"):
         tags["dvc_experiment"] = experiment
-    read = partial(
-        prepare, network, train, scenes, defocused, seed=args.seed, weights=weights,
+    build = partial(
+        build_fit, network, train, scenes, defocused, seed=args.seed, weights=weights,
         cameras=params.defocus.cameras(),
     )  # fmt: skip
     checkpoints = Checkpoints(stage.checkpoints(), key, _in_place())
@@ -111,7 +111,7 @@ def _job(args: Namespace, params: Params) -> Job:
         "source": scenes.attributes["source"],
         "camera": camera["name"],
     }
-    return Job(args, network, train, settings, tags, key, data, checkpoints, read)
+    return Job(args, network, train, settings, tags, key, data, checkpoints, build)
 
 
 def _follow(job: Job, group: Group, device: torch.device) -> None:
@@ -153,8 +153,8 @@ def _lead(job: Job, group: Group, device: torch.device) -> None:
 def _fit(job: Job, group: Group, device: torch.device, **options: Any) -> None:
     """Train this process's share of every batch; a collective."""
     with launch.graceful_shutdown() as should_stop:
-        recipe = job.prepare(rank=group.rank)
-        fit_recipe(recipe, device, job.checkpoints, group=group, should_stop=should_stop, **options)
+        inputs = job.build(rank=group.rank)
+        run_fit(inputs, device, job.checkpoints, group=group, should_stop=should_stop, **options)
 
 
 def _record(job: Job, done: Mapping[str, Any], tracker: Tracker) -> TrainingRecord:

@@ -1,4 +1,4 @@
-"""From checked parameters and stores to everything that a fit is made of."""
+"""From checked parameters and stores to a network that is trained."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,27 +14,30 @@ from hded.network.weights import Loaded, load_weights
 from hded.optics import AnyCamera
 from hded.store import Store
 from hded.training.checkpoint import Checkpoints
-from hded.training.data import Frames, validation_split
 from hded.training.distributed import Group
-from hded.training.loop import NotFiniteError, fit
+from hded.training.frames import TrainingFrames
+from hded.training.loop import fit
+from hded.training.loss_log import NotFiniteError
 from hded.training.losses import HDEDLoss
+from hded.training.samplers import Sampler, build_sampler
+from hded.training.validation import validation_split
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """The arguments of `fit`, those of `HDEDNet`, and how published weights were taken up."""
+class FitInputs:
+    """The arguments of `fit` and of `HDEDNet`, and which published weights were loaded."""
 
     network: HDEDNet
     loss: HDEDLoss
-    train: Frames
-    validation: Frames | None
+    train: Sampler
+    validation: TrainingFrames | None
     settings: Train
     seed: int
     arguments: dict[str, Any]
     loaded: Loaded | None
 
 
-def prepare(
+def build_fit(
     network: Network,
     train: Train,
     scenes: Store,
@@ -44,11 +47,11 @@ def prepare(
     cameras: Sequence[AnyCamera] = (),
     weights: Path | None = None,
     rank: int = 0,
-) -> Recipe:
-    """Build a network from `seed`, fill its encoder from `weights`, load the training frames.
+) -> FitInputs:
+    """Build a network from `seed`, load its encoder's `weights` and the training frames.
 
-    cameras: what `train.refocus: on_the_fly` takes its samples through; rank: of this process among
-    those that train together, whose dropout differs.
+    cameras: what `train.refocus: on_the_fly` renders its samples through; rank: of this process
+    among those that train together, whose dropout differs.
     """
     arguments = network.model_dump(exclude={"weights"})
     if network.depth_scale_m is None:
@@ -58,20 +61,19 @@ def prepare(
     loaded = load_weights(model.encoder, weights) if weights else None
     torch.manual_seed(seed + (rank << 32))
     loss = HDEDLoss(train.loss, arguments["depth_scale_m"])
-    fitted, held = validation_split(
+    training, held_out = validation_split(
         scenes.frames, scenes.indices("train"), train.val_fraction, seed
     )
-    load = (scenes, defocused)
-    how = (train.geometry, train.size_px)
-    if train.refocus == "stored":
-        cameras = ()
-    frames = Frames(*load, fitted, *how, cameras, train.network_input)
-    validation = Frames(*load, held, *how, network_input=train.network_input) if len(held) else None
-    return Recipe(model, loss, frames, validation, train, seed, arguments, loaded)
+    how = (train.geometry, train.size_px, train.network_input)
+    anew = train.refocus == "on_the_fly" and train.network_input == "defocused"
+    frames = TrainingFrames(scenes, defocused, training, *how, stored=not anew)
+    validation = TrainingFrames(scenes, defocused, held_out, *how) if len(held_out) else None
+    sampler = build_sampler(frames, cameras if anew else ())
+    return FitInputs(model, loss, sampler, validation, train, seed, arguments, loaded)
 
 
-def fit_recipe(
-    recipe: Recipe,
+def run_fit(
+    inputs: FitInputs,
     device: torch.device,
     checkpoints: Checkpoints,
     *,
@@ -80,25 +82,25 @@ def fit_recipe(
     on_epoch: Callable[[Mapping[str, float]], None] = lambda record: None,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Fit, from the last of `checkpoints` on, and leave the result there.
+    """Train, from the latest of `checkpoints` on, and leave the result there.
 
-    The result holds `state`, `history`, `record` (what was fitted, as plain values) and `facts`, as
-    every checkpoint does. Its `wall_s` counts the training steps [s], over all interruptions. See
-    `fit` for the other arguments. A loss that is not finite leaves its batch beside the checkpoints
-    and raises HDEDError with its place.
+    The result holds `state`, `history`, `record` (what was trained, as plain values) and `facts`,
+    which every checkpoint holds, too. The record's `wall_s` is the time spent on training steps
+    [s], summed over interruptions. See `fit` for the other arguments. Raises HDEDError for a loss
+    that is not finite, and saves its batch beside the checkpoints.
     """
     facts = dict(facts or {})
-    resident = recipe.train.reside(device)
+    resident = inputs.train.frames.move_to(device)
     try:
         result = fit(
-            recipe.network,
-            recipe.loss,
-            recipe.train,
-            recipe.validation,
-            recipe.settings,
+            inputs.network,
+            inputs.loss,
+            inputs.train,
+            inputs.validation,
+            inputs.settings,
             device,
             on_epoch,
-            seed=recipe.seed,
+            seed=inputs.seed,
             save=lambda state: checkpoints.save({**state, **facts}),
             resume=checkpoints.load(),
             should_stop=should_stop,
@@ -108,13 +110,13 @@ def fit_recipe(
         batch = {name: getattr(error.batch, name) for name in error.batch.__slots__}
         raise HDEDError(f"{error}; its tensors are in {checkpoints.save_batch(batch)}") from None
     record = {
-        "model": recipe.arguments,
-        "weights_loaded": recipe.loaded and asdict(recipe.loaded),
-        "parameters": sum(p.numel() for p in recipe.network.parameters()),
-        "epochs": recipe.settings.epochs,
+        "model": inputs.arguments,
+        "weights_loaded": inputs.loaded and asdict(inputs.loaded),
+        "parameters": sum(p.numel() for p in inputs.network.parameters()),
+        "epochs": inputs.settings.epochs,
         "best_epoch": result.best_epoch,
-        "train_frames": len(recipe.train),
-        "val_frames": len(recipe.validation or ()),
+        "train_frames": len(inputs.train),
+        "val_frames": len(inputs.validation or ()),
         "resident": resident,
         "devices": group.size,
         "wall_s": round(sum(epoch["seconds"] for epoch in result.history), 1),

@@ -1,4 +1,4 @@
-"""How the two tasks share the encoder: the weights of their losses.
+"""The weights of the two tasks' losses, fixed or learned.
 
 - `fixed`: depth + lambda x deblurring (equation 7 of the paper).
 - `uncertainty`: each loss times exp(-s), plus s, with s learned (Kendall et al. 2018, whose factors
@@ -6,11 +6,11 @@
 - `gradnorm`: weights that sum to 2, steered so that the tasks' gradients at the encoder's output
   have norms in proportion to how far each lags behind (Chen et al. 2018, alpha 1.5).
 
-The learned ones do not read lambda; validation, which compares epochs, goes by it all the same.
-With one head there is nothing to weigh.
+The learned weightings do not use lambda; validation, which compares epochs, always does. A network
+with one head has a single loss and no weights.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -26,7 +26,7 @@ GRADNORM_LR = 0.025
 
 
 class LossWeighting(nn.Module):
-    """Weights of the tasks' losses, and how they change; its state dict holds all of it."""
+    """The weights of the tasks' losses; the state dict holds them and how they are learned."""
 
     def __init__(self, settings: Loss) -> None:
         super().__init__()
@@ -35,19 +35,19 @@ class LossWeighting(nn.Module):
         if self.name == "uncertainty":
             self.log_variance = nn.Parameter(torch.zeros(len(TASKS)))
         elif self.name == "gradnorm":
-            # moved by `learn`, not by the network's optimiser
+            # changed by `learn`, not by the network's optimiser
             self.weights = nn.Parameter(torch.ones(len(TASKS)), requires_grad=False)
             self.register_buffer("first", torch.zeros(len(TASKS)))
             self.optimizer = torch.optim.Adam([self.weights], lr=GRADNORM_LR)
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """Weigh the losses of the present tasks and give their sum, a scalar."""
+        """Return the weighted sum of the losses of the tasks that are present, a scalar."""
         if self.name == "fixed" or len(losses) == 1:
             return self.by_lambda(losses)
         values = torch.stack([losses[task] for task in TASKS])
         if self.name == "uncertainty":
             return (torch.exp(-self.log_variance) * values + self.log_variance).sum()
-        # a copy: `learn` moves the weights before the sum is differentiated
+        # a copy: `learn` changes the weights before the sum is differentiated
         return (self.weights.detach().clone() * values).sum()
 
     def by_lambda(self, losses: Mapping[str, T]) -> T:
@@ -64,7 +64,7 @@ class LossWeighting(nn.Module):
         return dict(zip(TASKS, weights.tolist(), strict=True))
 
     def learn(self, losses: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> None:
-        """One step of GradNorm, after the tasks' unweighted losses and gradient norms."""
+        """Take one step of GradNorm with the tasks' unweighted losses and gradient norms."""
         if self.name != "gradnorm" or len(losses) == 1:
             return
         values = torch.stack([losses[task].detach() for task in TASKS])
@@ -84,29 +84,6 @@ class LossWeighting(nn.Module):
         return self.optimizer.state_dict() if self.name == "gradnorm" else {}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take up what `get_extra_state` gave."""
+        """Restore the state that `get_extra_state` returned."""
         if self.name == "gradnorm":
             self.optimizer.load_state_dict(state)
-
-
-def gradient_norms(
-    losses: Mapping[str, Tensor], maps: Sequence[Tensor]
-) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
-    """Return each loss's gradient at `maps`, the encoder's output, and its L2 norm; graphs stay."""
-    gradients = {
-        name: [
-            torch.zeros_like(m) if g is None else g
-            for m, g in zip(
-                maps,
-                torch.autograd.grad(loss, maps, retain_graph=True, allow_unused=True),
-                strict=True,
-            )
-        ]
-        for name, loss in losses.items()
-    }
-    return {name: norm_of(g) for name, g in gradients.items()}, gradients
-
-
-def norm_of(gradient: Sequence[Tensor]) -> Tensor:
-    """L2 norm over all maps together."""
-    return torch.stack([g.float().square().sum() for g in gradient]).sum().sqrt()

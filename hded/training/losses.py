@@ -83,7 +83,7 @@ class HDEDLoss(nn.Module):
         self.depth_scale_m = depth_scale_m
         self.weighting = LossWeighting(settings)
         image = CONTENT[settings.content][0]
-        # of each term in its task's loss
+        # the factor of each term in its task's loss
         self.shares = {
             "depth": {"l1": 1.0, "gradient": settings.mu},
             "all_in_focus": {image: 1.0, "ssim": settings.psi},
@@ -112,14 +112,14 @@ class HDEDLoss(nn.Module):
         return {"total": self.weighting(self.tasks(terms)), **terms}
 
     def by_lambda(self, terms: Mapping[str, float]) -> float:
-        """Return the total by lambda, whatever the weighting: what compares epoch with epoch.
+        """Return the total with the fixed lambda, whatever the weighting, to compare epochs.
 
-        Weights that are learned move from one to the next.
+        Learned weights differ from epoch to epoch.
         """
         return self.weighting.by_lambda(self.tasks(terms))
 
     def tasks(self, terms: Mapping[str, T]) -> dict[str, T]:
-        """Sum the terms of each task that is there, by their shares: what is to be balanced."""
+        """Return the loss of each task that is present: the sum of its terms, by their shares."""
         return {
             task: sum(share * terms[name] for name, share in shares.items() if name in terms)
             for task, shares in self.shares.items()

@@ -15,9 +15,10 @@ from hded.config.schema import Loss, Train
 from hded.network import HDEDNet
 from hded.network.normalize import to_network_range
 from hded.store import Store
-from hded.training.data import Frames
+from hded.training.frames import TrainingFrames
 from hded.training.loop import fit
 from hded.training.losses import HDEDLoss
+from hded.training.samplers import StoredSampler
 from pipeline.lib import provenance
 
 SIZE_PX = 256
@@ -134,12 +135,13 @@ def _ours(
 ) -> tuple[list[float], float]:
     torch.manual_seed(0)
     indices = np.resize(scenes.indices("train"), (steps + 1) * settings.batch_size)
-    frames = Frames(scenes, defocused, indices, "crop", SIZE_PX)
-    frames.reside(device)
+    frames = TrainingFrames(scenes, defocused, indices, "crop", SIZE_PX)
+    frames.move_to(device)
     torch.compiler.reset()  # else the sizes of the last way decide what is compiled
     ends: list[float] = []
     asked: Callable[[], bool] = lambda: ends.append(time.perf_counter()) or False  # noqa: E731
-    result = fit(HDEDNet(), HDEDLoss(Loss()), frames, None, settings, device, should_stop=asked)
+    samples = StoredSampler(frames)
+    result = fit(HDEDNet(), HDEDLoss(Loss()), samples, None, settings, device, should_stop=asked)
     return np.diff(ends[-(steps + 1) :]).tolist(), result.history[1]["data_share"]
 
 

@@ -10,7 +10,9 @@ from hded.blur import gaussian_gather_reference
 from hded.evaluation.controls import ControlRenderings
 from hded.evaluation.evaluate import evaluate
 from hded.optics import Camera
-from hded.training.data import Frames
+from hded.training.frames import TrainingFrames
+from hded.training.samplers import StoredSampler
+from hded.training.validation import whole_frames
 
 SIZE = (40, 56)
 FAR = Camera(name="far", focal_length_m=0.07, aperture_m=0.4, focus_distance_m=4.0, max_coc_px=12.0)
@@ -65,9 +67,9 @@ def test_evaluation_reads_them_as_a_store(tiny):
 
 
 def test_a_network_of_sharp_input_trains_and_validates_on_sharp_images(tiny):
-    frames = Frames(tiny.scenes, tiny.defocused, np.arange(4), "crop", 32, network_input="sharp")
-    for batch in frames.batches(2, seed=0, epoch=1, hflip=0.5):
+    frames = TrainingFrames(tiny.scenes, tiny.defocused, np.arange(4), "crop", 32, "sharp")
+    for batch in StoredSampler(frames).batches(2, seed=0, epoch=1, hflip=0.5):
         assert (batch.defocused == batch.sharp).all()
-    for batch, defocused, sharp in frames.wholes():
+    for batch, defocused, sharp in whole_frames(frames):
         np.testing.assert_array_equal(defocused, sharp)
         assert (batch.defocused == batch.sharp).all()

@@ -22,10 +22,11 @@ from hded.common.threads import limit_threads
 from hded.config.schema import Loss, Train
 from hded.network import HDEDNet
 from hded.store import open_store
-from hded.training.data import Frames
 from hded.training.distributed import Group
+from hded.training.frames import TrainingFrames
 from hded.training.loop import fit
 from hded.training.losses import HDEDLoss
+from hded.training.samplers import Sampler, StoredSampler
 from pipeline.lib.launch import relaunch_on_devices
 
 # MLflow's own, of SQLAlchemy
@@ -45,27 +46,27 @@ SETTINGS = Train(
 )
 
 
-def parts(folder: Path, balance: str) -> tuple[HDEDNet, HDEDLoss, Frames, Frames]:
+def parts(folder: Path, weighting: str) -> tuple[HDEDNet, HDEDLoss, Sampler, TrainingFrames]:
     torch.manual_seed(0)
     network = HDEDNet(width=1 / 16, depth_scale_m=8.0, dropout=0.0)
-    loss = HDEDLoss(Loss(lambda_=0.5, weighting=balance), 8.0)
+    loss = HDEDLoss(Loss(lambda_=0.5, weighting=weighting), 8.0)
     stores = [open_store(folder / name) for name in ("scenes", "defocused")]
-    train = Frames(*stores, np.arange(6), "crop", 64)
-    return network, loss, train, Frames(*stores, np.array([6, 7, 8]), "crop", 64)
+    train = StoredSampler(TrainingFrames(*stores, np.arange(6), "crop", 64))
+    return network, loss, train, TrainingFrames(*stores, np.array([6, 7, 8]), "crop", 64)
 
 
 def flatten(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in parameters])
 
 
-def fit_share(rank: int, folder: Path, balance: str) -> None:
+def fit_share(rank: int, folder: Path, weighting: str) -> None:
     """One of two processes."""
     limit_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1"}
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder / balance}", rank=rank, world_size=2
+        "gloo", init_method=f"file://{folder / weighting}", rank=rank, world_size=2
     )
-    network, loss, train, validation = parts(folder, balance)
+    network, loss, train, validation = parts(folder, weighting)
     epochs: list[dict[str, float]] = []
     result = fit(
         network, loss, train, validation, SETTINGS, CPU, epochs.append, seed=3, group=Group(rank, 2)
@@ -74,19 +75,19 @@ def fit_share(rank: int, folder: Path, balance: str) -> None:
     torch.save(
         {"network": dict(network.named_parameters()), "loss": loss.state_dict(),
          "history": result.history},
-        folder / f"{balance}{rank}.pt",
+        folder / f"{weighting}{rank}.pt",
     )  # fmt: skip
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("balance", ["fixed", "uncertainty"])
-def test_two_processes_train_as_one_that_accumulates_their_half_batches(tmp_path, balance):
+@pytest.mark.parametrize("weighting", ["fixed", "uncertainty"])
+def test_two_processes_train_as_one_that_accumulates_their_half_batches(tmp_path, weighting):
     tiny = write_stores(tmp_path / "tiny", size=SIZE)
     folder = tiny.scenes.folder.parent
-    spawn(fit_share, (folder, balance), nprocs=2)
-    first, second = (torch.load(folder / f"{balance}{r}.pt", weights_only=False) for r in (0, 1))
+    spawn(fit_share, (folder, weighting), nprocs=2)
+    first, second = (torch.load(folder / f"{weighting}{r}.pt", weights_only=False) for r in (0, 1))
 
-    network, loss, train, _ = parts(folder, balance)
+    network, loss, train, _ = parts(folder, weighting)
     start = flatten(network.parameters())
     learned = [*network.parameters(), *loss.parameters()]
     optimizer = torch.optim.SGD(learned, SETTINGS.lr)
@@ -153,17 +154,17 @@ def test_a_number_that_is_not_finite_in_one_process_ends_both_with_its_line(tmp_
 
 def test_the_shares_of_a_batch_are_its_samples(tmp_path):
     tiny = write_stores(tmp_path, size=SIZE)
-    frames = Frames(tiny.scenes, tiny.defocused, np.arange(7), "crop", 32)
+    samples = StoredSampler(TrainingFrames(tiny.scenes, tiny.defocused, np.arange(7), "crop", 32))
     options = {"seed": 1, "epoch": 2, "hflip": 0.5}
-    whole = list(frames.batches(4, **options))
-    shares = [list(frames.batches(4, **options, rank=r, devices=2)) for r in (0, 1)]
-    assert frames.steps(4) == 2 and frames.steps(4, 2) == 2 and frames.steps(1, 2) == 0
+    whole = list(samples.batches(4, **options))
+    shares = [list(samples.batches(4, **options, rank=r, devices=2)) for r in (0, 1)]
+    assert samples.steps(4) == 2 and samples.steps(4, 2) == 2 and samples.steps(1, 2) == 0
     for name in ("defocused", "sharp", "depth_m"):
         both = torch.cat([getattr(share[0], name) for share in shares])
         assert torch.equal(both, getattr(whole[0], name))
     # of the last three one is left out, since two cannot share it
     assert [len(share[1].sharp) for share in shares] == [1, 1]
-    (rest,) = frames.batches(4, **options, start=1)
+    (rest,) = samples.batches(4, **options, start=1)
     assert torch.equal(rest.sharp, whole[1].sharp)
 
 

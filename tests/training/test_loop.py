@@ -15,19 +15,25 @@ from hded.common.errors import HDEDError
 from hded.config.schema import Loss, Train
 from hded.metrics import psnr
 from hded.network import HDEDNet
-from hded.training.data import Frames
-from hded.training.loop import FitResult, fit, validate
+from hded.training.frames import TrainingFrames
+from hded.training.loop import FitResult, fit
 from hded.training.losses import HDEDLoss
+from hded.training.samplers import Sampler, StoredSampler
+from hded.training.validation import validate
 
 CPU = torch.device("cpu")
 DEPTH_L1 = Loss(mu=0.0)
 
 
-def some_frames(stores: SimpleNamespace, indices: Any, size_px: int = 32) -> Frames:
-    return Frames(stores.scenes, stores.defocused, np.asarray(indices), "resize", size_px)
+def some_frames(stores: SimpleNamespace, indices: Any, size_px: int = 32) -> TrainingFrames:
+    return TrainingFrames(stores.scenes, stores.defocused, np.asarray(indices), "resize", size_px)
 
 
-def flat_frames(stores: SimpleNamespace, depths_m: list[float]) -> Frames:
+def samples_of(stores: SimpleNamespace, indices: Any, size_px: int = 32) -> Sampler:
+    return StoredSampler(some_frames(stores, indices, size_px))
+
+
+def flat_frames(stores: SimpleNamespace, depths_m: list[float]) -> TrainingFrames:
     """Frames whose depth is known everywhere, and the same everywhere."""
     frames = some_frames(stores, range(len(depths_m)))
     frames.depth_m = torch.tensor(depths_m)[:, None, None].expand(-1, 32, 32).contiguous()
@@ -62,7 +68,7 @@ def walk(
     result = fit(
         walker,  # pyright: ignore[reportArgumentType]
         HDEDLoss(Loss(mu=0.0, psi=0.0, lambda_=0.0)),
-        flat_frames(stores, train_m),
+        StoredSampler(flat_frames(stores, train_m)),
         None if validation_m is None else flat_frames(stores, validation_m),
         Train(
             **{"optimizer": "sgd", "lr": 1.0, "checkpoint": "last", "val_interval": 1, **settings}
@@ -85,7 +91,7 @@ def fit_tiny(
     result = fit(
         network,
         HDEDLoss(Loss(), 8.0),
-        some_frames(stores, range(6)),
+        samples_of(stores, range(6)),
         some_frames(stores, [6, 7]) if validation else None,
         Train(
             **{"epochs": 2, "batch_size": 2, "checkpoint": "last", "val_interval": 1, **settings}
@@ -108,7 +114,7 @@ def test_a_small_network_learns_two_frames_by_heart(stores):
         epochs=40, batch_size=2, hflip=0.0, lr=1e-2, schedule="one_cycle", checkpoint="last"
     )
     before = validate(network, loss, frames, CPU)
-    history = fit(network, loss, frames, None, settings, CPU).history
+    history = fit(network, loss, StoredSampler(frames), None, settings, CPU).history
     after = validate(network, loss, frames, CPU)
     assert history[-1]["train/total"] < 0.3 * history[0]["train/total"]
     assert after["rmse"] < 0.4 * before["rmse"]
@@ -134,7 +140,7 @@ def test_deterministic_algorithms_are_held_to_while_it_fits(stores, decoder):
     fit(
         HDEDNet(encoder="efficientnet_lite0", decoder=decoder, width=0.1),
         HDEDLoss(Loss()),
-        some_frames(stores, range(2)),
+        samples_of(stores, range(2)),
         None,
         Train(epochs=1, batch_size=2, deterministic=True),
         CPU,
@@ -175,9 +181,9 @@ class Small(nn.Module):
     ids=["adam", "sgd", "momentum", "one cycle"],
 )
 def test_fitting_is_the_plain_loop(stores, settings):
-    frames, loss = some_frames(stores, range(6)), HDEDLoss(Loss())
+    samples, loss = samples_of(stores, range(6)), HDEDLoss(Loss())
     how = Train(epochs=3, batch_size=2, checkpoint="last", **settings)
-    result = fit(Small(), loss, frames, None, how, CPU, seed=4)  # pyright: ignore[reportArgumentType]
+    result = fit(Small(), loss, samples, None, how, CPU, seed=4)  # pyright: ignore[reportArgumentType]
 
     network = Small()
     if settings["optimizer"] == "adam":
@@ -189,7 +195,7 @@ def test_fitting_is_the_plain_loop(stores, settings):
         twin, settings["lr"], total_steps=3 * 3, cycle_momentum=False
     )
     for epoch in (1, 2, 3):
-        for batch in frames.batches(2, seed=4, epoch=epoch, hflip=0.5):
+        for batch in samples.batches(2, seed=4, epoch=epoch, hflip=0.5):
             # the step schedule's own drop stands after epoch 2 of 3
             rate = settings["lr"] * (0.1 if epoch == 3 else 1.0)
             if settings.get("schedule") == "one_cycle":
@@ -320,7 +326,7 @@ def test_the_train_loss_of_an_epoch_is_the_mean_over_its_frames(stores):
 
 
 def test_validation_is_the_mean_over_whole_frames(stores):
-    frames = Frames(stores.scenes, stores.defocused, np.array([1, 4]), "crop", 32)
+    frames = TrainingFrames(stores.scenes, stores.defocused, np.array([1, 4]), "crop", 32)
     scores = validate(Walker(3.0), HDEDLoss(DEPTH_L1), frames, CPU)  # pyright: ignore
     rmse, l1, score = [], [], []
     for i in (1, 4):
@@ -367,7 +373,7 @@ def test_a_loss_of_nan_stops_at_once_and_names_term_epoch_and_step(stores, term)
         fit(
             tiny_network(),
             Failing(term, call=5),  # the second step of the second epoch of three steps
-            some_frames(stores, range(6)),
+            samples_of(stores, range(6)),
             None,
             Train(epochs=4, batch_size=2, checkpoint="last"),
             CPU,
@@ -390,7 +396,7 @@ def test_either_head_trains_alone(stores, head):
     network = tiny_network(heads=(head,))
     frames, loss = some_frames(stores, range(4)), HDEDLoss(Loss(), 8.0)
     settings = Train(epochs=1, batch_size=2)
-    record = fit(network, loss, frames, frames, settings, CPU).history[0]
+    record = fit(network, loss, StoredSampler(frames), frames, settings, CPU).history[0]
     depth = {"val/rmse", "train/l1", "train/gradient"}
     image = {"val/psnr", "val/input_psnr", "train/charbonnier", "train/ssim"}
     present, absent = (depth, image) if head == "depth" else (image, depth)
@@ -401,7 +407,7 @@ def test_either_head_trains_alone(stores, head):
 def test_a_batch_of_one_frame_at_the_smallest_size_trains_or_is_refused(stores, frames, batch_size):
     # 32 px are a single pixel at the deepest map, where one frame alone has no variance
     settings = Train(epochs=1, batch_size=batch_size, checkpoint="last")
-    loss, data = HDEDLoss(Loss(), 8.0), some_frames(stores, range(frames), 32)
+    loss, data = HDEDLoss(Loss(), 8.0), samples_of(stores, range(frames), 32)
     try:
         state = fit(tiny_network(), loss, data, None, settings, CPU).state
     except HDEDError as error:
@@ -424,8 +430,8 @@ def test_bfloat16_learns_as_float32_does(stores, encoder):
             precision=precision,
             optimizer="adamw",
         )
-        frames = some_frames(stores, range(8), 64)
-        history = fit(network, HDEDLoss(Loss(), 8.0), frames, None, settings, CPU).history
+        samples = samples_of(stores, range(8), 64)
+        history = fit(network, HDEDLoss(Loss(), 8.0), samples, None, settings, CPU).history
         losses[precision] = [record["train/total"] for record in history]
         assert all(p.dtype == torch.float32 for p in network.parameters())
     assert losses["bf16"] != losses["float32"]
@@ -441,7 +447,7 @@ def test_weight_decay_is_adamws_own(stores):
     settings = Train(
         epochs=1, batch_size=6, lr=1e-2, checkpoint="last", optimizer="adamw", weight_decay=0.5
     )
-    fit(network, HDEDLoss(Loss(), 8.0), some_frames(stores, range(6)), None, settings, CPU)
+    fit(network, HDEDLoss(Loss(), 8.0), samples_of(stores, range(6)), None, settings, CPU)
     # at the identity start nothing but the decay moves the encoder in the first step
     for name, tensor in before.items():
         expected = tensor * (1 - 1e-2 * 0.5)
@@ -456,9 +462,9 @@ def test_a_compiled_network_takes_the_same_steps(stores):
         settings = Train(
             epochs=2, batch_size=4, lr=1e-4, checkpoint="last", optimizer="sgd", compile=compiled
         )
-        frames = some_frames(stores, range(8), 64)
+        samples = samples_of(stores, range(8), 64)
         loss = HDEDLoss(Loss(), 8.0)
-        result = fit(tiny_network(dropout=0.0), loss, frames, None, settings, CPU)
+        result = fit(tiny_network(dropout=0.0), loss, samples, None, settings, CPU)
         states[compiled] = result.state
     for name, tensor in states[False].items():
         torch.testing.assert_close(states[True][name], tensor, rtol=1e-3, atol=1e-5)

@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 from hded.config.schema import Loss, Train
 from hded.network import HDEDNet
-from hded.training.data import Frames
-from hded.training.loop import fit, validate
-from hded.training.loss_weighting import GRADNORM_ALPHA, LossWeighting, gradient_norms
+from hded.training.frames import TrainingFrames
+from hded.training.gradients import gradient_at, norm
+from hded.training.loop import fit
+from hded.training.loss_weighting import GRADNORM_ALPHA, LossWeighting
 from hded.training.losses import HDEDLoss
+from hded.training.samplers import StoredSampler
+from hded.training.validation import validate
 
 CPU = torch.device("cpu")
 
@@ -23,55 +26,55 @@ def losses(depth: float = 2.0, deblur: float = 3.0) -> dict[str, Tensor]:
 
 
 def test_fixed_weighs_deblurring_by_lambda():
-    balance = LossWeighting(Loss(weighting="fixed", lambda_=0.25))
-    assert balance(losses()).item() == pytest.approx(2 + 0.25 * 3)
-    assert balance.current() == {"depth": 1.0, "all_in_focus": 0.25}
-    assert not list(balance.parameters())
+    weighting = LossWeighting(Loss(weighting="fixed", lambda_=0.25))
+    assert weighting(losses()).item() == pytest.approx(2 + 0.25 * 3)
+    assert weighting.current() == {"depth": 1.0, "all_in_focus": 0.25}
+    assert not list(weighting.parameters())
 
 
 @pytest.mark.parametrize("name", ["fixed", "uncertainty", "gradnorm"])
 @pytest.mark.parametrize("task", ["depth", "all_in_focus"])
-def test_one_task_alone_has_nothing_to_balance(name, task):
+def test_one_task_alone_has_nothing_to_weighting(name, task):
     alone = {task: losses()[task]}
-    balance = LossWeighting(Loss(weighting=name, lambda_=0.25))
-    assert balance(alone) is alone[task]
-    balance.learn(alone, {task: torch.tensor(1.0)})
+    weighting = LossWeighting(Loss(weighting=name, lambda_=0.25))
+    assert weighting(alone) is alone[task]
+    weighting.learn(alone, {task: torch.tensor(1.0)})
 
 
 def test_uncertainty_finds_the_scale_of_each_loss():
     """At constant losses the optimum of exp(-s) L + s is s = log L: each then weighs 1 / L."""
-    balance = LossWeighting(Loss(weighting="uncertainty", lambda_=0.25))
-    assert balance(losses()).item() == pytest.approx(5.0)
-    optimizer = torch.optim.SGD(balance.parameters(), lr=0.1)
+    weighting = LossWeighting(Loss(weighting="uncertainty", lambda_=0.25))
+    assert weighting(losses()).item() == pytest.approx(5.0)
+    optimizer = torch.optim.SGD(weighting.parameters(), lr=0.1)
     for _ in range(500):
         optimizer.zero_grad()
-        balance(losses(0.05, 3.0)).backward()
+        weighting(losses(0.05, 3.0)).backward()
         optimizer.step()
-    weights = balance.current()
+    weights = weighting.current()
     assert weights["depth"] == pytest.approx(1 / 0.05, rel=1e-3)
     assert weights["all_in_focus"] == pytest.approx(1 / 3.0, rel=1e-3)
 
 
 def test_gradnorm_evens_the_gradients_of_tasks_that_learn_alike():
-    balance = LossWeighting(Loss(weighting="gradnorm"))
+    weighting = LossWeighting(Loss(weighting="gradnorm"))
     norms = {"depth": torch.tensor(4.0), "all_in_focus": torch.tensor(1.0)}
     for _ in range(400):
-        balance.learn(losses(), norms)
-    weights = balance.current()
+        weighting.learn(losses(), norms)
+    weights = weighting.current()
     assert sum(weights.values()) == pytest.approx(2.0)
     # 4 w = 1 (2 - w)
     assert weights["depth"] == pytest.approx(0.4, abs=0.05)
 
 
 def test_gradnorm_favours_the_task_that_lags():
-    balance = LossWeighting(Loss(weighting="gradnorm"))
+    weighting = LossWeighting(Loss(weighting="gradnorm"))
     norms = {"depth": torch.tensor(1.0), "all_in_focus": torch.tensor(1.0)}
-    balance.learn(losses(1.0, 1.0), norms)
+    weighting.learn(losses(1.0, 1.0), norms)
     for _ in range(600):
-        balance.learn(losses(1.0, 0.5), norms)  # deblurring has halved, depth has not moved
+        weighting.learn(losses(1.0, 0.5), norms)  # deblurring has halved, depth has not moved
     ratio = 2.0**GRADNORM_ALPHA
     # weights of equal norms stand as the rates to the power alpha, up to their common sum
-    weights = balance.current()
+    weights = weighting.current()
     targets = [(r / 0.75) ** GRADNORM_ALPHA for r in (1.0, 0.5)]
     assert targets[0] / targets[1] == pytest.approx(ratio)
     assert weights["depth"] > 1.25 > 0.75 > weights["all_in_focus"]
@@ -87,27 +90,31 @@ def test_gradnorm_goes_on_where_it_stood():
     for _ in range(5):
         one.learn(losses(), norms)
     other.load_state_dict(one.state_dict())
-    for balance in (one, other):
+    for weighting in (one, other):
         for _ in range(5):
-            balance.learn(losses(1.0, 2.9), norms)
+            weighting.learn(losses(1.0, 2.9), norms)
     assert one.current() == other.current()
 
 
 def test_the_norm_of_a_gradient_is_over_all_maps_and_leaves_the_graph():
     maps = [torch.ones(2, 2, requires_grad=True), torch.ones(3, requires_grad=True)]
     terms = {"a": 2 * maps[0].sum() + 3 * maps[1].sum(), "b": maps[1].prod()}
-    norms, gradients = gradient_norms(terms, maps)
-    assert norms["a"].item() == pytest.approx(math.sqrt(4 * 4 + 3 * 9))
-    assert norms["b"].item() == pytest.approx(math.sqrt(3))
+    gradients = {name: gradient_at(term, maps) for name, term in terms.items()}
+    assert norm(gradients["a"]).item() == pytest.approx(math.sqrt(4 * 4 + 3 * 9))
+    assert norm(gradients["b"]).item() == pytest.approx(math.sqrt(3))
     assert not gradients["b"][0].any()
     terms["a"].backward()
     assert maps[0].grad is not None
 
 
+def six_frames(stores: SimpleNamespace) -> StoredSampler:
+    return StoredSampler(TrainingFrames(stores.scenes, stores.defocused, np.arange(6), "crop", 32))
+
+
 def fitted(stores: SimpleNamespace, lambda_: float, name: str = "fixed", **settings):
     torch.manual_seed(0)
     network = HDEDNet(width=1 / 16, depth_scale_m=8.0, init="normal", dropout=0.0)
-    frames = Frames(stores.scenes, stores.defocused, np.arange(6), "crop", 32)
+    samples = six_frames(stores)
     loss = HDEDLoss(Loss(lambda_=lambda_, weighting=name), 8.0)
     how = Train(
         **{
@@ -119,15 +126,15 @@ def fitted(stores: SimpleNamespace, lambda_: float, name: str = "fixed", **setti
             **settings,
         }
     )
-    return network, loss, frames, fit(network, loss, frames, None, how, CPU)
+    return network, loss, samples, fit(network, loss, samples, None, how, CPU)
 
 
 def test_each_terms_gradient_at_the_encoder_is_recorded_as_the_first_batch_has_it(stores):
     history = fitted(stores, 0.25)[-1].history
     torch.manual_seed(0)
     network = HDEDNet(width=1 / 16, depth_scale_m=8.0, init="normal", dropout=0.0).train()
-    frames = Frames(stores.scenes, stores.defocused, np.arange(6), "crop", 32)
-    batch = next(iter(frames.batches(3, seed=0, epoch=1, hflip=0.5)))
+    samples = six_frames(stores)
+    batch = next(iter(samples.batches(3, seed=0, epoch=1, hflip=0.5)))
     loss = HDEDLoss(Loss(lambda_=0.25), 8.0)
 
     class Kept(nn.Module):
@@ -179,7 +186,7 @@ def test_learned_weights_move_while_the_network_trains_and_repeat_themselves(sto
 def test_validation_compares_epochs_by_lambda_whatever_was_learned(stores, heads):
     torch.manual_seed(0)
     network = HDEDNet(heads=heads, width=1 / 16, depth_scale_m=8.0)
-    frames = Frames(stores.scenes, stores.defocused, np.arange(2), "crop", 32)
+    frames = TrainingFrames(stores.scenes, stores.defocused, np.arange(2), "crop", 32)
     fixed = HDEDLoss(Loss(lambda_=0.25), 8.0)
     learned = HDEDLoss(Loss(lambda_=0.25, weighting="uncertainty"), 8.0)
     with torch.no_grad():
@@ -201,8 +208,8 @@ def test_a_fit_with_learned_weights_goes_on_to_the_same_end(stores, name):
     def parts():
         torch.manual_seed(0)
         network = HDEDNet(width=1 / 16, depth_scale_m=8.0, dropout=0.5)
-        frames = Frames(stores.scenes, stores.defocused, np.arange(6), "crop", 32)
-        return network, HDEDLoss(Loss(weighting=name), 8.0), frames, None, how, CPU
+        samples = six_frames(stores)
+        return network, HDEDLoss(Loss(weighting=name), 8.0), samples, None, how, CPU
 
     whole = fit(*parts())
     with pytest.raises(KeyboardInterrupt):

@@ -1,33 +1,40 @@
-"""Training samples: where they are cut, what they depend on, and which frames validate."""
+"""Training samples: where they are cut, and what they depend on."""
 
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from support.stores import write_stores
 
 from hded.blur.render import list_renderings, render_defocused
 from hded.common.errors import HDEDError
+from hded.config.schema import Geometry
 from hded.network.normalize import to_network_range, to_uint8
 from hded.optics import CAMERAS, Camera
 from hded.store import open_store, write_store
-from hded.training.data import Batch, Frames, validation_split
+from hded.training.batch import Batch
+from hded.training.frames import TrainingFrames
+from hded.training.samplers import Sampler, build_sampler
+from hded.training.validation import whole_frames
 
 SIZE_PX = 32
 
 
-def crops(stores, indices=None, size_px: int = SIZE_PX) -> Frames:
+def crops(stores, indices=None, size_px: int = SIZE_PX) -> Sampler:
     indices = stores.scenes.indices("train") if indices is None else np.asarray(indices)
-    return Frames(stores.scenes, stores.defocused, indices, "crop", size_px)
+    return sampler(stores, indices, "crop", size_px)
 
 
-def epoch_of(frames: Frames, batch_size: int = 1, **options) -> list[Batch]:
-    return list(frames.batches(batch_size, **{"seed": 0, "epoch": 1, "hflip": 0.5, **options}))
+def sampler(stores, indices, geometry: Geometry, size_px: int, cameras=()) -> Sampler:
+    how = (np.asarray(indices), geometry, size_px)
+    frames = TrainingFrames(stores.scenes, stores.defocused, *how, stored=not cameras)
+    return build_sampler(frames, cameras)
+
+
+def epoch_of(samples: Sampler, batch_size: int = 1, **options) -> list[Batch]:
+    return list(samples.batches(batch_size, **{"seed": 0, "epoch": 1, "hflip": 0.5, **options}))
 
 
 def as_bytes(batch: Batch) -> tuple[bytes, ...]:
@@ -71,11 +78,11 @@ def test_a_crop_is_one_place_of_one_frame_in_all_three(stores):
 
 
 def test_crops_reach_every_border(stores):
-    frames = crops(stores)
+    samples = crops(stores)
     places = [
         located(batch, stores)[1:3]
         for epoch in range(1, 16)
-        for batch in epoch_of(frames, epoch=epoch)
+        for batch in epoch_of(samples, epoch=epoch)
     ]
     tops, lefts = zip(*places, strict=True)
     assert (min(tops), max(tops)) == (0, 40 - SIZE_PX)
@@ -114,12 +121,12 @@ def test_a_sample_depends_on_seed_epoch_and_frame_alone(stores):
         for batch in epoch_of(crops(stores, indices)):
             assert as_bytes(batch) == samples[located(batch, stores)[0]]
     # not the first epoch that is drawn from
-    frames = crops(stores)
-    epoch_of(frames, epoch=5)
-    again = {located(b, stores)[0]: as_bytes(b) for b in epoch_of(frames)}
+    late = crops(stores)
+    epoch_of(late, epoch=5)
+    again = {located(b, stores)[0]: as_bytes(b) for b in epoch_of(late)}
     assert again == samples
     for other in ({"epoch": 2}, {"seed": 1}):
-        changed = {located(b, stores)[0]: as_bytes(b) for b in epoch_of(frames, **other)}
+        changed = {located(b, stores)[0]: as_bytes(b) for b in epoch_of(late, **other)}
         assert sum(changed[i] != samples[i] for i in samples) >= 7
 
 
@@ -130,19 +137,9 @@ def test_drawing_samples_leaves_numpys_and_torchs_own_generators_alone(stores):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_whole_frame_is_uncut_and_unflipped(stores):
-    batch, defocused, sharp = list(crops(stores, [3, 6]).wholes())[1]
-    assert batch.sharp.shape == (1, 3, 40, 56) and batch.depth_m.shape == (1, 1, 40, 56)
-    np.testing.assert_array_equal(to_uint8(batch.sharp)[0], stores.rgb[6])
-    np.testing.assert_array_equal(to_uint8(batch.defocused)[0], stores.defocused_rgb[6])
-    np.testing.assert_array_equal(batch.depth_m[0, 0].numpy(), stores.depth[6])
-    np.testing.assert_array_equal(defocused, stores.defocused_rgb[6])
-    np.testing.assert_array_equal(sharp, stores.rgb[6])
-
-
 def test_resize_squashes_the_whole_frame_images_antialiased_depth_by_nearest(stores):
-    frames = Frames(stores.scenes, stores.defocused, np.array([2]), "resize", 32)
-    (batch,) = epoch_of(frames, hflip=0.0)
+    samples = sampler(stores, [2], "resize", 32)
+    (batch,) = epoch_of(samples, hflip=0.0)
     rows = [int((i + 0.5) * 40 / 32) for i in range(32)]
     columns = [int((i + 0.5) * 56 / 32) for i in range(32)]
     nearest = stores.depth[2][rows][:, columns]
@@ -150,14 +147,14 @@ def test_resize_squashes_the_whole_frame_images_antialiased_depth_by_nearest(sto
     for tensor, image in ((batch.sharp, stores.rgb[2]), (batch.defocused, stores.defocused_rgb[2])):
         squashed = Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)
         np.testing.assert_array_equal(to_uint8(tensor)[0], np.asarray(squashed))
-    (mirrored,) = epoch_of(frames, hflip=1.0)
+    (mirrored,) = epoch_of(samples, hflip=1.0)
     for name in ("sharp", "defocused", "depth_m", "valid"):
         assert torch.equal(getattr(mirrored, name), getattr(batch, name).flip(-1))
-    assert torch.equal(next(frames.wholes())[0].sharp, batch.sharp)
+    assert torch.equal(next(whole_frames(samples.frames))[0].sharp, batch.sharp)
 
 
 def test_resize_may_enlarge(stores):
-    (batch,) = epoch_of(Frames(stores.scenes, stores.defocused, np.array([0]), "resize", 64))
+    (batch,) = epoch_of(sampler(stores, [0], "resize", 64))
     assert batch.sharp.shape == (1, 3, 64, 64) and batch.valid.shape == (1, 1, 64, 64)
 
 
@@ -168,7 +165,7 @@ def test_a_crop_as_large_as_the_shorter_side_fits_and_a_larger_is_refused(stores
 
 
 def test_a_batch_moves_as_a_whole(stores):
-    moved = next(crops(stores, [0]).wholes())[0].to(torch.device("meta"))
+    moved = next(whole_frames(crops(stores, [0]).frames))[0].to(torch.device("meta"))
     for name in ("defocused", "sharp", "depth_m", "valid"):
         assert getattr(moved, name).device.type == "meta"
 
@@ -190,87 +187,7 @@ def test_an_image_out_of_range_is_clipped_and_rounded():
     assert to_uint8(image)[0, :, 0].tolist() == [0, 0, 128, 128, 128, 255, 255, 255]
 
 
-# --- validation ----------------------------------------------------------------------------------
-
-
-def table(scenes: list[str] | None, names: list[str]) -> pd.DataFrame:
-    return pd.DataFrame({"frame": names, "split": "train", "scene": scenes or [""] * len(names)})
-
-
-def ids(*runs: range) -> list[str]:
-    return [f"{i:04d}" for run in runs for i in run]
-
-
-@given(
-    sizes=st.lists(st.integers(1, 9), min_size=2, max_size=30),
-    share=st.floats(0.01, 0.5),
-    seed=st.integers(0, 1000),
-    named=st.booleans(),
-)
-def test_whole_scenes_are_held_out_never_all_and_at_least_one_frame(sizes, share, seed, named):
-    """RawFrames are named, or are runs of consecutive ids; test frames stand between."""
-    scene_of, names, start = [], [], 1
-    for scene, size in enumerate(sizes):
-        names += ids(range(start, start + size))
-        scene_of += [scene] * size
-        start += size + 1 + scene % 3
-    scenes = [f"room_{(7 * s) % 101}" for s in scene_of] if named else None
-    frames = table(scenes, names)
-    everything = np.arange(len(names))
-    fitted, held = validation_split(frames, everything, share, seed)
-    assert sorted([*fitted, *held]) == everything.tolist()
-    assert len(fitted) and len(held)
-    assert not {scene_of[i] for i in fitted} & {scene_of[i] for i in held}
-    again = validation_split(frames, everything, share, seed)
-    assert np.array_equal(fitted, again[0]) and np.array_equal(held, again[1])
-    # as much as asked for, and no scene more than that takes
-    wanted = max(1, round(share * len(names)))
-    scenes_held = {scene_of[i] for i in held}
-    assert len(held) >= wanted or len(scenes_held) == len(sizes) - 1
-    assert min(len(held) - sizes[s] for s in scenes_held) < wanted
-
-
-def test_the_frames_are_told_by_their_place_in_the_store(stores):
-    fitted, held = validation_split(stores.scenes.frames, np.array([1, 2, 5, 6]), 0.4, 0)
-    assert sorted([*fitted, *held]) == [1, 2, 5, 6]
-    assert {tuple(held), tuple(fitted)} == {(1, 2), (5, 6)}  # ids 2-3 and 6-7 are two runs
-
-
-def test_other_seeds_hold_out_other_scenes():
-    frames = table(None, ids(*(range(10 * k, 10 * k + 3) for k in range(30))))
-    splits = {tuple(validation_split(frames, np.arange(90), 0.1, seed)[1]) for seed in range(10)}
-    assert len(splits) > 7
-    assert {len(held) for held in splits} == {9}
-
-
-def test_names_that_are_no_numbers_are_scenes_of_their_own():
-    frames = table(None, ["img-a", "img-b", "op1-p-1", "op1-p-2"])
-    fitted, held = validation_split(frames, np.arange(4), 0.25, 0)
-    assert len(held) == 1 and len(fitted) == 3
-
-
-def test_one_scene_alone_is_split_by_frames():
-    for frames in (table(["kitchen"] * 20, ids(range(20))), table(None, ids(range(20)))):
-        fitted, held = validation_split(frames, np.arange(20), 0.1, 0)
-        assert len(held) == 2 and len(fitted) == 18
-
-
-def test_a_share_of_zero_holds_nothing_out():
-    fitted, held = validation_split(table(None, ids(range(5))), np.arange(5), 0.0, 0)
-    assert fitted.tolist() == [0, 1, 2, 3, 4] and len(held) == 0
-
-
-def test_a_tiny_share_still_holds_one_frame_out():
-    frames = table(None, ids(*(range(10 * k, 10 * k + 1) for k in range(5))))
-    assert len(validation_split(frames, np.arange(5), 0.001, 0)[1]) == 1
-
-
-def test_one_frame_cannot_be_split():
-    with pytest.raises(HDEDError, match="val_fraction"):
-        validation_split(table(None, ["0001"]), np.arange(1), 0.1, 0)
-
-
-# ---- several copies, and blurring on the fly ----
+# ---- several renderings, and rendering on the fly ----
 
 SIZE = (60, 72)
 
@@ -285,9 +202,9 @@ def cameras(*focus_m: float) -> list[Camera]:
 
 
 @pytest.fixture(scope="module")
-def copied(tmp_path_factory) -> SimpleNamespace:
+def rendered(tmp_path_factory) -> SimpleNamespace:
     """Four frames taken at 1, 2 and 5 m, as the stage `defocus` stores them."""
-    folder, chosen = tmp_path_factory.mktemp("copied"), cameras(1.0, 2.0, 5.0)
+    folder, chosen = tmp_path_factory.mktemp("rendered"), cameras(1.0, 2.0, 5.0)
     tiny = write_stores(folder / "tiny", splits=["train"] * 4, size=SIZE)
     table = list_renderings(tiny.scenes.frames, chosen)
     records = []
@@ -303,43 +220,45 @@ def copied(tmp_path_factory) -> SimpleNamespace:
     )
 
 
-def drawn(copied: SimpleNamespace, epochs: int = 6, **options) -> list[Batch]:
-    frames = Frames(copied.scenes, copied.defocused, np.arange(4), "crop", 32, **options)
+def drawn(rendered: SimpleNamespace, epochs: int = 6, cameras=()) -> list[Batch]:
+    samples = sampler(rendered, range(4), "crop", 32, cameras)
     device = torch.device("cpu")
     return [
         batch.to(device)
         for epoch in range(1, epochs + 1)
-        for batch in frames.batches(2, seed=0, epoch=epoch, hflip=0.5)
+        for batch in samples.batches(2, seed=0, epoch=epoch, hflip=0.5)
     ]
 
 
-def test_a_sample_draws_one_of_its_frames_copies(copied):
-    frames = Frames(copied.scenes, copied.defocused, np.array([1]), "crop", 60)
-    stored = [copied.defocused.read("defocused", row) for row in (3, 4, 5)]
+def test_a_sample_draws_one_of_its_frames_renderings(rendered):
+    samples = sampler(rendered, [1], "crop", 60)
+    stored = [rendered.defocused.read("defocused", row) for row in (3, 4, 5)]
     seen = set()
     for epoch in range(1, 30):
-        (batch,) = frames.batches(1, seed=0, epoch=epoch, hflip=0.0)
+        (batch,) = samples.batches(1, seed=0, epoch=epoch, hflip=0.0)
         image = to_uint8(batch.defocused)[0]
         found = [
             i
-            for i, copy in enumerate(stored)
-            if any((copy[:, left : left + 60] == image).all() for left in range(13))
+            for i, image_of in enumerate(stored)
+            if any((image_of[:, left : left + 60] == image).all() for left in range(13))
         ]
         seen.add(tuple(found))
     assert seen == {(0,), (1,), (2,)}
-    assert len(list(frames.wholes())) == 3
+    assert len(list(whole_frames(samples.frames))) == 3
 
 
-def test_blurred_on_the_fly_a_sample_is_the_stored_one_byte_for_byte(copied):
+def test_rendered_on_the_fly_a_sample_is_the_stored_one_byte_for_byte(rendered):
     """Crop edges too: what surrounds the crop takes part in its blur, also beyond the frame."""
-    for stored, fresh in zip(drawn(copied), drawn(copied, cameras=copied.cameras), strict=True):
+    for stored, fresh in zip(
+        drawn(rendered), drawn(rendered, cameras=rendered.cameras), strict=True
+    ):
         for name in ("defocused", "sharp", "depth_m", "valid"):
             assert torch.equal(getattr(stored, name), getattr(fresh, name)), name
 
 
-def test_squashed_frames_are_blurred_before_they_are_squashed(copied):
-    options = (copied.scenes, copied.defocused, np.arange(4), "resize", 32)
-    stored, fresh = Frames(*options), Frames(*options, cameras=copied.cameras)
+def test_squashed_frames_are_blurred_before_they_are_squashed(rendered):
+    options = (rendered, range(4), "resize", 32)
+    stored, fresh = sampler(*options), sampler(*options, cameras=rendered.cameras)
     for epoch in (1, 2, 3):
         pairs = zip(
             stored.batches(4, seed=1, epoch=epoch, hflip=0.5),
@@ -351,18 +270,18 @@ def test_squashed_frames_are_blurred_before_they_are_squashed(copied):
                 assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
-def test_a_camera_that_draws_its_lens_takes_each_sample_anew(copied):
-    batches = drawn(copied, epochs=2, cameras=[CAMERAS["syndof"]])
-    again = drawn(copied, epochs=2, cameras=[CAMERAS["syndof"]])
+def test_a_camera_that_draws_its_lens_takes_each_sample_anew(rendered):
+    batches = drawn(rendered, epochs=2, cameras=[CAMERAS["syndof"]])
+    again = drawn(rendered, epochs=2, cameras=[CAMERAS["syndof"]])
     blurred = torch.cat([b.defocused for b in batches])
     assert torch.equal(blurred, torch.cat([b.defocused for b in again]))
     difference = (blurred - torch.cat([b.sharp for b in batches])).abs().mean((1, 2, 3))
     assert len(set(difference.tolist())) == len(difference)
 
 
-def test_frames_that_are_blurred_on_the_fly_read_no_stored_copy(copied, monkeypatch):
+def test_frames_that_are_rendered_on_the_fly_read_no_stored_rendering(rendered, monkeypatch):
     def refuse(name: str, index: int) -> None:
         raise AssertionError(name)
 
-    blind = SimpleNamespace(frames=copied.defocused.frames, read=refuse)
-    assert drawn(SimpleNamespace(scenes=copied.scenes, defocused=blind), cameras=copied.cameras)
+    blind = SimpleNamespace(frames=rendered.defocused.frames, read=refuse)
+    assert drawn(SimpleNamespace(scenes=rendered.scenes, defocused=blind), cameras=rendered.cameras)

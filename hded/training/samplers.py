@@ -1,0 +1,186 @@
+"""Random training samples: which rendering or lens, which crop, flipped or not.
+
+A sample depends on (seed, epoch, frame) alone: neither the order of loading, nor the number of
+devices, nor a restart changes it. Its defocused image is a stored rendering, or is rendered anew.
+Both give the same bytes for the same lens: stored renderings were blurred as whole frames, and
+crops that are rendered anew take the pixels around them into account.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hded.blur.render import render_defocused
+from hded.blur.support import border_indices, radius_px
+from hded.network.normalize import copy_to_tensor
+from hded.optics import AnyCamera, ThinLens, sigma_of_coc
+from hded.training.batch import Batch, SharpBatch, to_batch
+from hded.training.frames import TrainingFrames
+
+T = TypeVar("T")
+WHOLE = slice(None), slice(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw(Generic[T]):
+    """The random choices of one sample; `source` is a row of the renderings, or a lens."""
+
+    frame: int
+    source: T
+    window: tuple[slice, slice]
+    flipped: bool
+
+
+class Sampler(ABC, Generic[T]):
+    """Batches of random samples of the frames in memory, epoch by epoch."""
+
+    def __init__(self, frames: TrainingFrames) -> None:
+        self.frames = frames
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def steps(self, batch_size: int, devices: int = 1) -> int:
+        """Return the number of batches of an epoch."""
+        return len(self._batch_bounds(batch_size, devices))
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        hflip: float,
+        start: int = 0,
+        rank: int = 0,
+        devices: int = 1,
+    ) -> Iterator[Batch | SharpBatch]:
+        """Yield one epoch in random order: random crops, each flipped with probability `hflip`.
+
+        The first `start` batches are left out, without changing the others. With several `devices`
+        each batch is split evenly between them, and this is the share of `rank`; of the last batch
+        up to devices - 1 samples are then left out, others in each epoch.
+        """
+        order = np.random.default_rng([seed, epoch]).permutation(len(self))
+        for first, size in self._batch_bounds(batch_size, devices)[start:]:
+            share = size // devices
+            chosen = order[first + rank * share : first + (rank + 1) * share]
+            yield self._load([self._draw(int(i), seed, epoch, hflip) for i in chosen])
+
+    def _batch_bounds(self, batch_size: int, devices: int) -> list[tuple[int, int]]:
+        """Return each batch's first place in the epoch's order and its size."""
+        places = range(0, len(self), batch_size)
+        sizes = [min(batch_size, len(self) - first) // devices * devices for first in places]
+        return [(first, size) for first, size in zip(places, sizes, strict=True) if size]
+
+    def _draw(self, i: int, seed: int, epoch: int, hflip: float) -> Draw[T]:
+        frames = self.frames
+        rng = np.random.default_rng([seed, epoch, int(frames.indices[i])])
+        source = self._choose(i, rng)
+        window = WHOLE
+        if frames.geometry == "crop":
+            height, width = frames.sharp.shape[1:3]
+            top = int(rng.integers(height - frames.size_px + 1))
+            left = int(rng.integers(width - frames.size_px + 1))
+            window = slice(top, top + frames.size_px), slice(left, left + frames.size_px)
+        return Draw(i, source, window, bool(rng.random() < hflip))
+
+    @abstractmethod
+    def _choose(self, i: int, rng: np.random.Generator) -> T:
+        """Return what frame i is seen through: the row of a rendering, or a lens."""
+
+    @abstractmethod
+    def _load(self, draws: Sequence[Draw[T]]) -> Batch | SharpBatch:
+        """Return the batch of these samples."""
+
+    def _indices(self, draws: Sequence[Draw[T]]) -> tuple[int, ...]:
+        return tuple(int(self.frames.indices[d.frame]) for d in draws)
+
+
+class StoredSampler(Sampler[int]):
+    """Samples of the stored renderings, one of its frame's for each sample."""
+
+    def _choose(self, i: int, rng: np.random.Generator) -> int:
+        return _pick(self.frames.renderings[i], rng)
+
+    def _load(self, draws: Sequence[Draw[int]]) -> Batch:
+        frames = self.frames
+        return to_batch(
+            _stack([frames.defocused[d.source][d.window] for d in draws], draws),
+            _stack([frames.sharp[d.frame][d.window] for d in draws], draws),
+            _stack([frames.depth_m[d.frame][d.window] for d in draws], draws),
+            self._indices(draws),
+        )
+
+
+class LensSampler(Sampler[ThinLens]):
+    """Samples that are rendered anew, each through a lens of one of the cameras."""
+
+    def __init__(self, frames: TrainingFrames, cameras: Sequence[AnyCamera]) -> None:
+        super().__init__(frames)
+        self.cameras = tuple(cameras)
+        self.max_sigma_px = max(float(sigma_of_coc(c.max_coc_px, c.sigma_rule)) for c in cameras)
+
+    def _choose(self, i: int, rng: np.random.Generator) -> ThinLens:
+        camera = _pick(self.cameras, rng)
+        return camera.lens(self.frames.host_depth_m[i].numpy(), self.frames.image_width_px, rng)
+
+
+class CropLensSampler(LensSampler):
+    """Crops at native size, rendered on the device that trains (see SharpBatch)."""
+
+    def _load(self, draws: Sequence[Draw[ThinLens]]) -> SharpBatch:
+        frames, margin = self.frames, radius_px(self.max_sigma_px)
+        around, sigma, depth = [], [], []
+        for d in draws:
+            rows, columns = (
+                torch.from_numpy(border_indices(n, 0, margin)[s.start : s.stop + 2 * margin])
+                for n, s in zip(frames.depth_m.shape[1:], d.window, strict=True)
+            )
+            rows, columns = (i.to(frames.sharp.device, non_blocking=True) for i in (rows, columns))
+            around.append(frames.sharp[d.frame][rows[:, None], columns])
+            depth.append(frames.depth_m[d.frame][d.window])
+            lens_depth_m = frames.host_depth_m[d.frame][d.window].numpy()
+            sigma.append(torch.from_numpy(d.source.sigma_px(lens_depth_m)))
+        depth_m = _stack(depth, draws)[:, None]
+        return SharpBatch(
+            _stack(around, draws), _stack(sigma, draws), depth_m, self._indices(draws),
+            self.max_sigma_px,
+        )  # fmt: skip
+
+
+class ResizeLensSampler(LensSampler):
+    """Whole frames, rendered at native size and then resized to the training size."""
+
+    def _load(self, draws: Sequence[Draw[ThinLens]]) -> Batch:
+        frames, samples = self.frames, []
+        for d in draws:
+            sharp, depth_m = frames.sharp[d.frame].numpy(), frames.depth_m[d.frame].numpy()
+            defocused = render_defocused(sharp, depth_m, d.source, "gather")[0]
+            arrays = defocused, sharp, depth_m
+            samples.append([copy_to_tensor(frames.resize(array)) for array in arrays])
+        images = [_stack(tensors, draws) for tensors in zip(*samples, strict=True)]
+        return to_batch(*images, self._indices(draws))
+
+
+def build_sampler(frames: TrainingFrames, cameras: Sequence[AnyCamera] = ()) -> Sampler:
+    """Return the sampler of stored renderings, or, with `cameras`, one that renders anew."""
+    if not cameras:
+        return StoredSampler(frames)
+    kind = CropLensSampler if frames.geometry == "crop" else ResizeLensSampler
+    return kind(frames, cameras)
+
+
+def _pick(options: Sequence[T], rng: np.random.Generator) -> T:
+    # a single option draws nothing: crops are then those of a camera without a list of distances
+    return options[rng.integers(len(options)) if len(options) > 1 else 0]
+
+
+def _stack(samples: Sequence[Tensor], draws: Sequence[Draw]) -> Tensor:
+    """Return the (H, W, ...) samples as one tensor, those to be flipped mirrored."""
+    return torch.stack([t.flip(1) if d.flipped else t for t, d in zip(samples, draws, strict=True)])
