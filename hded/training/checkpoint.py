@@ -1,9 +1,9 @@
-"""Checkpoints of a fit: whole or not there, and never more than are of use.
+"""Atomic training checkpoints; old ones are pruned.
 
-A folder holds those of one key, which stands for everything that the fit depends on: what was
-written under other settings, data or code is never taken up. A file is written beside its name,
-flushed to the disk and renamed. When a fit is done, `finished.pt` (no optimiser) takes their place,
-so that the same fit asked for again costs nothing.
+A folder holds the checkpoints of one key, which stands for everything that the fit depends on: a
+checkpoint of other settings, data or code is never resumed. A file is written under a temporary
+name, flushed to the disk and renamed. When a fit is done, `finished.pt`, without the optimiser's
+state, replaces its checkpoints, and the same fit is not computed a second time.
 """
 
 import os
@@ -22,13 +22,13 @@ from hded.network.torch_io import load_tensors
 
 FINISHED = "finished.pt"
 LATEST = "latest.pt"
-KEPT_KEYS = 8  # folders of fits that are done and not in use, the youngest
+KEPT_KEYS = 8  # the most recent finished fits that are kept, beside those in use
 
 
 class Checkpoints:
-    """The checkpoints of the fit that `key` stands for, in `root / key`.
+    """The checkpoints of the fit with `key`, in `root / key`.
 
-    in_use: keys of fits that are not to be removed however old, since their results are in place.
+    in_use: keys of fits whose results are in place; they are never pruned.
     """
 
     def __init__(self, root: Path, key: str, in_use: Collection[str] = ()) -> None:
@@ -37,7 +37,7 @@ class Checkpoints:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Wait for any other process at this fit, such as one that outlived its parent's kill."""
+        """Hold the fit's lock; another process, which may have outlived its parent, is waited for."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / "lock")
         try:
@@ -54,16 +54,16 @@ class Checkpoints:
             lock.release()
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Put `state` (tensors, numbers, text, lists and mappings) in the last one's place.
+        """Replace the latest checkpoint by `state` (tensors, numbers, text, lists and mappings).
 
-        Raises HDEDError where the disk is full or read-only; the last good one is then still there.
+        Raises HDEDError where the disk is full or read-only; the old checkpoint is then kept.
         """
         self._write(LATEST, state)
 
     def finish(self, state: Mapping[str, Any]) -> None:
-        """Put the fit's result in its checkpoint's place, and remove the oldest fits that are done.
+        """Replace the fit's checkpoint by its result, and prune the oldest finished fits.
 
-        One that is not stays, however old: it is hours of work that can go on.
+        Unfinished fits are kept however old they are: hours of training can be resumed from them.
         """
         self._write(FINISHED, state)
         (self.folder / LATEST).unlink(missing_ok=True)
@@ -75,7 +75,7 @@ class Checkpoints:
             shutil.rmtree(folder, ignore_errors=True)
 
     def load(self) -> dict[str, Any] | None:
-        """Return the last state saved, on the CPU; None where there is none, or it is finished."""
+        """Return the latest state, on the CPU; None where there is none or the fit is finished."""
         return self._read(LATEST)
 
     def result(self) -> dict[str, Any] | None:
@@ -83,7 +83,7 @@ class Checkpoints:
         return self._read(FINISHED)
 
     def save_batch(self, content: Mapping[str, Any]) -> Path:
-        """Write the tensors of a batch that broke the fit, to be looked at; give the file."""
+        """Write the tensors of a batch that stopped the fit, for inspection; return the file."""
         self._write("bad_batch.pt", content)
         return self.folder / "bad_batch.pt"
 
@@ -101,7 +101,7 @@ class Checkpoints:
             draft.unlink(missing_ok=True)
             raise HDEDError(
                 f"checkpoint: cannot write {self.folder / name} ({first_line(error)}); free some "
-                "space or make it writable, then run again: it goes on from the last one written"
+                "space or make it writable, then run again: it resumes from the last one written"
             ) from error
 
     def _read(self, name: str) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Processes that train together, by torch.distributed; one process alone needs none of it."""
+"""torch.distributed collectives; no-ops in a single process."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """This process's `rank` among `size`; every method must be called by all of them."""
+    """This process's `rank` among `size`; every process must call the same methods."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def leads(self) -> bool:
-        """Return whether this process is the one that writes, logs and shows progress."""
+        """Whether this process is the one that writes, logs and shows progress."""
         return self.rank == 0
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Add each value over all processes."""
+        """Return the sum of each value over all processes."""
         if self.size == 1:
             return dict(values)
         total = torch.tensor(list(values.values()), dtype=torch.float64)
@@ -36,7 +36,7 @@ class Group:
             tensor.div_(self.size)
 
     def lead(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by that of the first process."""
+        """Replace each tensor by the first process's."""
         for tensor in tensors if self.size > 1 else ():
             dist.broadcast(tensor, 0)
 

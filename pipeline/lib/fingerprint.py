@@ -9,6 +9,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -121,8 +122,16 @@ def _source(module: str, project: Path) -> Path | None:
 
 def _update_by_content(whole: Any, data: Iterable[Path]) -> None:
     for name, path in _files(data):
-        with path.open("rb") as stream:
-            whole.update(f"{name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        status = path.stat()
+        digest = _file_digest(path, status.st_mtime_ns, status.st_size)
+        whole.update(f"{name} {digest}\n".encode())
+
+
+@cache
+def _file_digest(path: Path, mtime_ns: int, size: int) -> str:
+    """Return a file's SHA-256; a file that did not change is read once in a process."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _files(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
