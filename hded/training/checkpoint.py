@@ -37,7 +37,7 @@ class Checkpoints:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the fit's lock; another process, which may have outlived its parent, is waited for."""
+        """Hold the fit's lock; wait for another process, which may have outlived its parent."""
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / "lock")
         try:
