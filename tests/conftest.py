@@ -35,6 +35,7 @@ REAL_DATA = "HDED_REAL_DATA"
 SHARING = ("test_pipeline.py", "test_resume.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order and group the tests for pytest-xdist; all others go to whichever process is free."""
     for item in items:
