@@ -1,13 +1,12 @@
-"""Reading hostile `.tar.gz` archives: members come as bytes, and nothing is ever written.
+"""Reading `.tar.gz` archives from the web: members are returned as bytes, nothing is written.
 
-Design choices:
+`tarfile` reads the headers. This module adds what it leaves to its caller:
 
-- The tar blocks are walked here rather than by `tarfile`'s iterator: that one ends quietly at a
-  damaged header, checks no gzip checksum in stream mode, and believes the sizes of its extension
-  headers. `tarfile.TarInfo.frombuf` still parses each header.
-- Every member's name and kind is judged, also of those that are not asked for. A strange member
-  says that this is not the official archive, so it ends the reading instead of being skipped.
-- The stream is read to its end, for only there stands the checksum of what was read.
+- The name and the kind of every member are checked, also of those that are not asked for. A
+  suspicious member means that this is not the official archive, so reading stops there.
+- Sizes are bounded before memory is used for them.
+- The archive must be complete: `tarfile` ends quietly at a damaged header, and the gzip checksum
+  stands at the end of the stream.
 """
 
 import gzip
@@ -19,17 +18,14 @@ from pathlib import Path
 
 from hded.common.errors import HDEDError
 
-_BLOCK = tarfile.BLOCKSIZE
-_STEP = 1 << 20  # bytes unpacked at once where they are only passed over
-_MAX_EXTENSION_BYTES = 64 << 10  # a long name or a pax record; real ones have a few hundred bytes
-_MAX_EXTENSIONS = 8  # in a row, before one member; real ones have one or two
+_STEP = 1 << 20  # bytes unpacked at once where they are skipped
+_MAX_HEADER_BYTES = 64 << 10  # of a long name or a pax record; real ones have a few hundred bytes
 _KINDS = {
     tarfile.LNKTYPE: "a hard link",
     tarfile.SYMTYPE: "a symbolic link",
     tarfile.CHRTYPE: "a character device",
     tarfile.BLKTYPE: "a block device",
     tarfile.FIFOTYPE: "a named pipe",
-    tarfile.GNUTYPE_SPARSE: "a sparse file",
 }
 
 
@@ -46,9 +42,9 @@ def iter_members(
 
     `folder` is a path within the archive (`Train400Img`, or `.` for its root); `suffix` is matched
     without regard to case. Files whose name starts with a dot (such as the `._` twins that macOS
-    adds) and whatever lies elsewhere in the archive are passed over, but are checked all the same.
-    Members come in the archive's order, one in memory at a time; a reader that stops early has not
-    seen the rest checked.
+    adds) and files elsewhere in the archive are skipped, but are checked all the same. Members come
+    in the archive's order, one in memory at a time; a caller that stops early leaves the rest
+    unchecked.
 
     `max_member_bytes` bounds each file that is yielded, `max_members` the count of all members, and
     `max_total_bytes` the unpacked archive [bytes].
@@ -62,16 +58,19 @@ def iter_members(
     seen: set[str] = set()
     yielded = False
     try:
-        with gzip.open(archive, "rb") as stream:
-            tar = _Tar(stream, max_total_bytes)
-            for count, member in enumerate(tar.members(), start=1):
+        with gzip.open(archive, "rb") as unpacked:
+            stream = _Bounded(unpacked, max_total_bytes)
+            tar = tarfile.TarFile(fileobj=stream, encoding="utf-8")
+            for count, member in enumerate(tar, start=1):
                 if count > max_members:
                     raise _RefusedError(f"more than {max_members} members")
                 parts = _safe_parts(member.name)
+                stream.check(member)
                 if member.isdir():
                     continue
-                if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE):
+                if not member.isreg() or member.issparse():
                     kind = _KINDS.get(member.type, f"of the unknown kind {member.type!r}")
+                    kind = "a sparse file" if member.issparse() else kind
                     raise _RefusedError(f"member {member.name} is {kind}")
                 if not parts:
                     raise _RefusedError(f"member {member.name} is a file without a name")
@@ -87,16 +86,17 @@ def iter_members(
                         f"member {name} claims {member.size} bytes, above the limit of"
                         f" {max_member_bytes}"
                     )
-                data = tar.data(member)
+                data = stream.data(member)
                 yielded = True
                 yield parts[-1], data
+            stream.finish()
         if not yielded:
             raise _RefusedError(f"no file *{' or *'.join(endings)} in its folder {folder}/")
     except _RefusedError as error:
         raise HDEDError(
             f"{archive}: {error}: it is not the official archive, download it again or replace it"
         ) from None
-    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.HeaderError) as error:
+    except _DAMAGE as error:
         raise HDEDError(
             f"{archive}: damaged or cut short ({str(error).rstrip('.')}): delete it and download it"
             " again"
@@ -107,112 +107,63 @@ def iter_members(
         ) from error
 
 
+# a header that refers to itself or to many others makes tarfile recurse
+_DAMAGE = (
+    EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, ValueError, RecursionError,
+)  # fmt: skip
+
+
 class _RefusedError(Exception):
-    """What the archive holds is refused; the message says what, and names the member."""
+    """The archive is not what it should be; the message says why, and names the member."""
 
 
-class _Tar:
-    """The members of an unpacked tar stream, in order, within bounds of memory and work."""
+class _Bounded:
+    """The unpacked stream as a file for `tarfile`, within bounds of memory and work."""
 
     def __init__(self, stream: gzip.GzipFile, max_total_bytes: int) -> None:
-        self._stream = stream
-        self._max_total_bytes = self._left = max_total_bytes
-        self._pending = 0  # bytes of the present member, padding included, not yet read
+        self._stream, self._max_total_bytes = stream, max_total_bytes
+        self._last_block = b""
 
-    def members(self) -> Iterator[tarfile.TarInfo]:
-        """Yield each member, its long name and size resolved, then check the stream to its end."""
-        while (block := self._next_block()) is not None:
-            path, size = None, None
-            for _ in range(_MAX_EXTENSIONS):
-                member = _header(block)
-                if member.type not in (
-                    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
-                    tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE,
-                ):  # fmt: skip
-                    break
-                extension = self._extension(member)
-                if member.type == tarfile.GNUTYPE_LONGNAME:
-                    path = _text(extension.rstrip(b"\0"))
-                elif member.type != tarfile.GNUTYPE_LONGLINK:  # what a link names is never used
-                    records = _pax_records(extension)
-                    if records and member.type == tarfile.XGLTYPE:
-                        raise _RefusedError("a global header that names or sizes its members")
-                    path, size = records.get("path", path), records.get("size", size)
-                block = self._next_block()
-                if block is None:
-                    raise EOFError("it ends after an extension header")
-            else:
-                raise _RefusedError(f"more than {_MAX_EXTENSIONS} extension headers in a row")
-            member.name = member.name if path is None else path
-            member.size = member.size if size is None else int(size)
-            # Only what is read as a file has data; a directory's size field counts nothing.
-            self._pending = 0 if member.isdir() else member.size + -member.size % _BLOCK
-            if self._pending > self._left:
-                raise _RefusedError(
-                    f"member {member.name!a} claims {member.size} bytes and unpacks the"
-                    f" archive beyond its limit of {self._max_total_bytes}"
-                )
-            yield member
-        while self._read(_STEP):  # on to the checksum, which gzip checks at its end
-            pass
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def seek(self, offset: int) -> None:
+        self._stream.seek(offset)  # forward: gzip reads what lies between
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes of a header."""
+        if size > _MAX_HEADER_BYTES:
+            raise _RefusedError(f"an extension header claims {size} bytes")
+        found = self._stream.read(size)
+        if size == tarfile.BLOCKSIZE:
+            self._last_block = found
+        return found
+
+    def check(self, member: tarfile.TarInfo) -> None:
+        """Refuse a member that cannot be within the bound of the whole archive."""
+        if member.size < 0 or member.offset_data + member.size > self._max_total_bytes:
+            raise _RefusedError(
+                f"member {member.name} claims {member.size} bytes and unpacks the archive beyond"
+                f" its limit of {self._max_total_bytes}"
+            )
 
     def data(self, member: tarfile.TarInfo) -> bytes:
-        """Return the bytes of the member that was yielded last."""
-        self._pending -= member.size
-        return self._exactly(member.size)
+        """Return the bytes of a member."""
+        self.seek(member.offset_data)
+        found = self._stream.read(member.size)
+        if len(found) < member.size:
+            raise EOFError(f"it ends within {member.name}")
+        return found
 
-    def _next_block(self) -> bytes | None:
-        """Return the next header block, or None at the end mark, a block of zeros."""
-        while self._pending:
-            self._pending -= len(self._exactly(min(self._pending, _STEP)))
-        block = self._exactly(_BLOCK)
-        return block if any(block) else None
-
-    def _extension(self, member: tarfile.TarInfo) -> bytes:
-        if member.size > _MAX_EXTENSION_BYTES:
-            raise _RefusedError(f"an extension header claims {member.size} bytes")
-        return self._exactly(member.size + -member.size % _BLOCK)[: member.size]
-
-    def _exactly(self, count: int) -> bytes:
-        data = self._read(count)
-        if len(data) < count:
-            raise EOFError("it ends before its end mark")
-        return data
-
-    def _read(self, count: int) -> bytes:
-        data = self._stream.read(count)
-        self._left -= len(data)
-        if self._left < 0:
-            raise _RefusedError(f"unpacks to more than the limit of {self._max_total_bytes} bytes")
-        return data
-
-
-def _header(block: bytes) -> tarfile.TarInfo:
-    member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    if member.size < 0:
-        raise _RefusedError(f"member {member.name!a} claims {member.size} bytes")
-    return member
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")
-
-
-def _pax_records(data: bytes) -> dict[str, str]:
-    """Return the `path` and `size` of a pax header, a row of records `LENGTH KEY=VALUE NEWLINE`."""
-    records = {}
-    while data:
-        head = re.match(rb"(\d{1,6}) ([^=]+)=", data)
-        length = int(head[1]) if head else 0
-        if not head or not head.end() < length <= len(data) or data[length - 1 : length] != b"\n":
-            raise _RefusedError("an extension header that cannot be read")
-        key, value = _text(head[2]), _text(data[head.end() : length - 1])
-        if key.startswith("GNU.sparse"):
-            raise _RefusedError(f"member {records.get('path', value)!a} is a sparse file")
-        if key == "path" or (key == "size" and re.fullmatch(r"[0-9]{1,18}", value)):
-            records[key] = value
-        data = data[length:]
-    return records
+    def finish(self) -> None:
+        """Read to the end, where gzip checks its checksum; raise EOFError without an end mark."""
+        if len(self._last_block) < tarfile.BLOCKSIZE or any(self._last_block):
+            raise EOFError("it has no end mark")
+        while self._stream.read(_STEP):
+            if self.tell() > self._max_total_bytes:
+                raise _RefusedError(
+                    f"unpacks to more than the limit of {self._max_total_bytes} bytes"
+                )
 
 
 def _safe_parts(name: str) -> list[str]:
