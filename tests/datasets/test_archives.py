@@ -165,9 +165,12 @@ def test_what_is_neither_file_nor_folder_is_refused_by_name(archive, kind, words
 
 
 def test_a_sparse_file_of_a_pax_header_is_refused(archive):
-    headers = {"GNU.sparse.major": "1", "GNU.sparse.name": "Train400Img/big.jpg"}
+    headers = {
+        "GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "Train400Img/big.jpg",
+    }  # fmt: skip
     sparse = entry("Train400Img/a.jpg", pax_headers=headers)
-    refusal(pack(archive, (sparse, b"1"), format=tarfile.PAX_FORMAT))
+    data = b"1\n0\n1\n".ljust(512, b"\0") + b"1"  # one piece, at 0, of one byte
+    assert "sparse" in refusal(pack(archive, (sparse, data), format=tarfile.PAX_FORMAT))
 
 
 @pytest.mark.parametrize("twin", ["Train400Img/a.jpg", "./Train400Img//a.jpg"])
