@@ -1,18 +1,16 @@
-"""DVC's own files made whole after a kill, which it would refuse to go on with.
+"""Repair DVC's own files, which a kill may have cut short and DVC then refuses to read.
 
     python -m pipeline.lock
 
-`make repro` does it first. DVC writes dvc.lock in place. While a stage runs it does not write, so
-each stage keeps a copy that is whole; what was noted after it is one stage, which runs again. It
-writes .dvc/tmp/rwlock in place too, what each process reads and writes: after a kill that is of no
-use any more, and goes.
+`make repro` calls it before `dvc repro`. DVC writes dvc.lock in place: a whole one is copied here,
+and one that was cut short is replaced by the last copy, so that only stages that ran since are
+looked at again. DVC also writes .dvc/tmp/rwlock in place, the list of files that its processes use;
+a list that was cut short is of no further use and is removed.
 """
 
 import json
-import os
 import shutil
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -21,43 +19,37 @@ from ruamel.yaml.error import YAMLError
 from hded.common import cli
 
 LOCK = Path("dvc.lock")
-KEPT = Path(".dvc/tmp/dvc.lock.kept")
-USERS = Path(".dvc/tmp/rwlock")
-STAGE = "DVC_STAGE"  # set by DVC for what it runs
+COPY = Path(".dvc/tmp/dvc.lock.copy")
+IN_USE = Path(".dvc/tmp/rwlock")
 
 
-def keep() -> None:
-    """Copy dvc.lock, in the project's folder, where DVC has read it to run this stage."""
-    if STAGE not in os.environ:
-        return  # nobody has: it may be cut
-    # a disk that takes no copy must not end a stage that does not need it
-    with suppress(OSError):
-        if LOCK.is_file() and KEPT.parent.is_dir():
-            draft = KEPT.with_suffix(".part")
-            shutil.copyfile(LOCK, draft)
-            draft.replace(KEPT)
-
-
-def mend() -> None:
-    """Put the copy in the place of a dvc.lock that was cut short; without one, remove it."""
-    if not _is_json(USERS):
-        time.sleep(1)  # unless another DVC was just writing it
-        if not _is_json(USERS):
-            USERS.unlink(missing_ok=True)
-    if not LOCK.is_file() or _whole(LOCK):
+def main() -> None:
+    """Copy dvc.lock if it is whole; else put the copy in its place, or remove it without one."""
+    if not _is_json(IN_USE):
+        time.sleep(1)  # another DVC may have been writing it
+        if not _is_json(IN_USE):
+            IN_USE.unlink(missing_ok=True)
+    if not LOCK.is_file():
         return
-    if KEPT.is_file() and _whole(KEPT):
-        draft = LOCK.with_name(f"{LOCK.name}.part")
-        shutil.copyfile(KEPT, draft)
-        draft.replace(LOCK)
-        print("dvc.lock was cut short by a kill: taken back to the last stage's start")
+    if _is_whole(LOCK):
+        _copy(LOCK, COPY)
+    elif COPY.is_file() and _is_whole(COPY):
+        _copy(COPY, LOCK)
+        print("dvc.lock was cut short by a kill: replaced by the copy of the last `make repro`")
     else:
         LOCK.unlink()
-        print("dvc.lock was cut short by a kill: every stage is looked at anew")
+        print("dvc.lock was cut short by a kill: removed, every stage is looked at again")
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f"{target.name}.part")
+    shutil.copyfile(source, draft)
+    draft.replace(target)
 
 
 def _is_json(path: Path) -> bool:
-    """Return whether a file is whole, or not there."""
+    """Return whether a file holds JSON, or does not exist."""
     try:
         json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -67,8 +59,8 @@ def _is_json(path: Path) -> bool:
     return True
 
 
-def _whole(path: Path) -> bool:
-    """Return whether DVC would take a dvc.lock; a truncated one may still be valid YAML."""
+def _is_whole(path: Path) -> bool:
+    """Return whether DVC would read a dvc.lock; one cut short may still be valid YAML."""
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from voluptuous import Invalid
 
@@ -81,4 +73,4 @@ def _whole(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    cli.run(mend)
+    cli.run(main)

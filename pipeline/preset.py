@@ -12,8 +12,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from hded.common.errors import HDEDError
-from hded.common.secrets import hide_secrets
+from hded.common.errors import HDEDError, hide_secrets
 from hded.config.params import load_params
 from pipeline.lib import stage
 

@@ -18,8 +18,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from hded.common.errors import HDEDError
-from hded.common.secrets import hide_secrets
+from hded.common.errors import HDEDError, hide_secrets
 from hded.config.params import Params, load_params
 from hded.config.schema import Network, Train
 from hded.inference import save_weights

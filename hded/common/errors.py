@@ -1,20 +1,28 @@
-"""The one exception class for mistakes that a user can make."""
+"""The one exception class for mistakes that a user can make, and the texts of its messages."""
 
+import re
 from collections.abc import Iterable
 
-from hded.common.secrets import hide_secrets
+# secrets of a URL: user and password, up to the last @ before the path; a signed query
+_USER = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/?#'\"]*@")
+_QUERY = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s?#'\"]*\?)[^\s#'\"]+")
 
 
 class HDEDError(Exception):
     """One line: what is wrong, where it is, and what to do about it.
 
-    Command lines print the message without a traceback and exit with status 2. What of a user's own
-    text cannot be printed is escaped, so that it is one line whatever a file or a name holds; what
-    a URL holds that is secret is hidden.
+    Commands print the message without a traceback and exit with status 2. Unprintable characters
+    of a user's own text are escaped, so that it is one line whatever a file or a name contains;
+    passwords in URLs are hidden.
     """
 
     def __init__(self, message: str) -> None:
         super().__init__(hide_secrets(one_line(message)))
+
+
+def hide_secrets(text: str) -> str:
+    """Return the text with user names, passwords and queries of its URLs as three dots."""
+    return _QUERY.sub(r"\1...", _USER.sub(r"\1...@", text))
 
 
 def out_of_memory(error: BaseException) -> bool:

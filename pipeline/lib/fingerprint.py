@@ -26,7 +26,6 @@ IRRELEVANT = {
     "hded.download.http": "is the HTTP client of hded.download.fetch",
     "hded.common.errors": "formats error messages",
     "hded.common.progress": "draws a progress bar and yields what it is given",
-    "hded.common.secrets": "hides passwords in error messages",
     "hded.config.schema": "checks params.yaml, whose values are hashed as settings",
 }
 VERSIONED = ("torch", "numba")  # libraries whose version may change a number

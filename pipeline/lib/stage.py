@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 from hded.common import cli
 from hded.common.cli import Parser
-from pipeline import lock
 
 PARAMS = Path("params.yaml")
 RAW = Path("data/raw")  # <dataset>/: official raw files
@@ -41,7 +40,6 @@ def _seed(text: str) -> int:
 
 def run(main: Callable[[], None]) -> NoReturn:
     """Run a command of the pipeline and exit, as `hded.common.cli.run` does."""
-    lock.keep()
     cli.run(main)
 
 

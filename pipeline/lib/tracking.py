@@ -19,8 +19,7 @@ from typing import Any
 from filelock import FileLock
 
 from hded.common.cli import unwritable
-from hded.common.errors import HDEDError, first_line
-from hded.common.secrets import hide_secrets
+from hded.common.errors import HDEDError, first_line, hide_secrets
 from pipeline.lib.stage import project_root
 
 EXPERIMENT = "hded"

@@ -1,4 +1,4 @@
-"""dvc.lock survives a kill: each stage keeps a copy, and what was cut short is put back."""
+"""dvc.lock survives a kill: a whole one is copied before `dvc repro`, one cut short is replaced."""
 
 from pathlib import Path
 
@@ -35,65 +35,51 @@ stages:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DVC_STAGE", "train")
     (tmp_path / ".dvc/tmp").mkdir(parents=True)
     return tmp_path
 
 
-def test_a_lock_that_was_cut_anywhere_is_put_back_or_is_one_that_dvc_takes(
+def test_a_lock_cut_anywhere_is_replaced_or_is_one_that_dvc_reads(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repo = Repo.init(no_scm=True, force=True)
-    path = folder / "dvc.lock"
+    path, copy = folder / "dvc.lock", folder / lock.COPY
     path.write_text(WHOLE)
-    lock.keep()
+    lock.main()
     left = []
     for cut in range(len(WHOLE)):
         path.write_text(WHOLE[:cut])
-        lock.mend()
-        put_back = "cut short" in capsys.readouterr().out
-        assert path.read_text() == (WHOLE if put_back else WHOLE[:cut])
-        assert Lockfile(repo, "dvc.lock").load()  # raises for what DVC does not take
-        left += [] if put_back else [cut]
-    # what a lock lacks DVC takes for not run; half a word it may not know
+        lock.main()
+        replaced = "cut short" in capsys.readouterr().out
+        assert path.read_text() == (WHOLE if replaced else WHOLE[:cut])
+        assert Lockfile(repo, "dvc.lock").load()  # raises for what DVC does not read
+        left += [] if replaced else [cut]
+        copy.write_text(WHOLE)
+    # a lock that lacks whole lines is a state that DVC had: the stages that it lacks have not run
     assert left and all(WHOLE[cut - 1] == "\n" for cut in left)
 
 
-def test_what_nobody_has_read_does_not_take_the_copys_place(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = folder / "dvc.lock"
-    path.write_text(WHOLE)
-    lock.keep()
-    path.write_text(WHOLE[:200])
-    monkeypatch.delenv("DVC_STAGE")  # a command by hand, such as `make paper`
-    lock.keep()
-    lock.mend()
-    assert path.read_text() == WHOLE
-
-
-def test_without_a_copy_it_goes(folder: Path) -> None:
+def test_without_a_copy_it_is_removed(folder: Path) -> None:
     (folder / "dvc.lock").write_text("schema: '2")
-    lock.mend()
+    lock.main()
     assert not (folder / "dvc.lock").exists()
-    lock.mend()
-    lock.keep()
+    lock.main()
     assert list((folder / ".dvc/tmp").iterdir()) == []
 
 
-def test_a_whole_lock_is_left_alone(folder: Path) -> None:
+def test_a_whole_lock_is_left_alone_and_copied(folder: Path) -> None:
     text = (ROOT / "dvc.lock").read_text(encoding="utf-8")
     (folder / "dvc.lock").write_text(text)
-    (folder / ".dvc/tmp/dvc.lock.kept").write_text("old")
-    lock.mend()
-    assert (folder / "dvc.lock").read_text() == text
-    lock.keep()
-    assert (folder / ".dvc/tmp/dvc.lock.kept").read_text() == text
+    (folder / lock.COPY).write_text("old")
+    lock.main()
+    assert (folder / "dvc.lock").read_text() == (folder / lock.COPY).read_text() == text
 
 
 @pytest.mark.parametrize(("text", "stays"), [('{"read": {}, "write": {}}', True), ('{"re', False)])
-def test_a_list_of_users_that_was_cut_short_goes(folder: Path, text: str, stays: bool) -> None:
-    path = folder / ".dvc/tmp/rwlock"
+def test_a_list_of_files_in_use_that_was_cut_short_is_removed(
+    folder: Path, text: str, stays: bool
+) -> None:
+    path = folder / lock.IN_USE
     path.write_text(text)
-    lock.mend()
+    lock.main()
     assert path.exists() == stays

@@ -14,8 +14,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from hded.common.errors import HDEDError
-from hded.common.secrets import hide_secrets
+from hded.common.errors import HDEDError, hide_secrets
 from hded.optics import ThinLens
 from hded.report.page.figures import (
     Picture,

@@ -2,8 +2,7 @@
 
 import pytest
 
-from hded.common.errors import HDEDError
-from hded.common.secrets import hide_secrets
+from hded.common.errors import HDEDError, hide_secrets
 from pipeline.lib.tracking import portable
 
 
