@@ -36,7 +36,7 @@ class BlurCount:
     def __post_init__(self) -> None:
         steps = int(np.ceil(self.max_coc_px / BIN_PX))
         # bins around whole and half pixels, so that 0 is the middle of one
-        self.edges = BIN_PX * (np.arange(-steps, steps + 2) - 0.5)
+        self.edges = BIN_PX * (np.arange(-steps, steps + 2, dtype=np.float64) - 0.5)
         self.counts = np.zeros(len(self.edges) - 1, np.int64)
         self.sums = dict.fromkeys(("sigma", "coc", "sharp", "clamped"), 0.0)
 
@@ -161,7 +161,7 @@ def contact_sheet(scenes: Store, defocused: Store, rows: Sequence[int]) -> Figur
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
     bar_axes = figure.add_axes((0.345, 0.45 / total_in, 0.31, 0.12 / total_in))
-    bar = figure.colorbar(shown, cax=bar_axes, orientation="horizontal")
+    bar = figure.colorbar(shown, cax=bar_axes, orientation="horizontal")  # pyright: ignore[reportArgumentType]
     bar.set_label("signed circle of confusion [px]: nearer < 0 < beyond the focus", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     return figure

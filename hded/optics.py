@@ -95,9 +95,10 @@ def sigma_of_coc(coc_px: ArrayLike, rule: SigmaRule = "quarter") -> NDArray[np.f
     check_choice("sigma_rule", rule, SIGMA_RULES)
     coc = np.abs(np.asarray(coc_px, np.float32))
     if rule == "quarter":
-        return coc / np.float32(4)
+        return (coc / np.float32(4)).astype(np.float32, copy=False)
     if rule == "syndof":
-        return np.maximum(coc - np.float32(1), 0) / np.float32(4)
+        coc = np.maximum(coc - np.float32(1), 0)
+        return (coc / np.float32(4)).astype(np.float32, copy=False)
     return coc * np.float32(0.3)
 
 
@@ -199,7 +200,7 @@ class SyndofCamera:
             aperture_m=1.0,
             focus_distance_m=focus_distance_m,
             pixel_pitch_m=SENSOR_WIDTH_M / image_width_px,
-            max_coc_px=np.finfo(np.float32).max,
+            max_coc_px=float(np.finfo(np.float32).max),
             sigma_rule=self.sigma_rule,
         )
         largest = float(np.abs(lens.coc_px(depth_range_m)).max())

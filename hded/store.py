@@ -76,7 +76,11 @@ def open_store(folder: Path) -> Store:
         table = folder / "frames.csv"
         frames = pd.read_csv(table, index_col="index", dtype=text, na_filter=False)
         root = zarr.open_group(folder / "arrays.zarr", mode="r")
-        arrays = {name: root[name] for name in names}
+        arrays: dict[str, zarr.Array] = {}
+        for name in names:
+            if not isinstance(array := root[name], zarr.Array):
+                raise KeyError(name)
+            arrays[name] = array
     except (OSError, ValueError, KeyError) as error:
         raise HDEDError(f"{folder}: a part is missing or damaged ({error}); rebuild it") from error
     for name in frames.columns.difference(list(text)):
@@ -140,10 +144,11 @@ def write_store(
         if written % SHARD_FRAMES == 0 or written == count:
             start = index // SHARD_FRAMES * SHARD_FRAMES
             for name, buffer in buffers.items():
-                root[name][start:written] = buffer[: written - start]
+                root[name][start:written] = buffer[: written - start]  # pyright: ignore[reportArgumentType]
     if written != count:
         raise HDEDError(f"{folder}: {written} records for the {count} rows of frames.csv")
-    frames = frames.assign(**pd.DataFrame(facts, index=frames.index))
+    columns = pd.DataFrame(facts, index=frames.index).items()
+    frames = frames.assign(**{str(name): column for name, column in columns})
     frames.to_csv(folder / "frames.csv", index_label="index")
     meta = {
         "format": FORMAT,

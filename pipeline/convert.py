@@ -26,7 +26,7 @@ def main() -> None:
     with ExitStack() as stack:
         raw = _open(dataset, entry, stage.RAW / dataset, stack).subset(params.convert.subset)
         for split in ("train", "test"):
-            if not (raw.frames["split"] == split).any():
+            if split not in set(raw.frames["split"]):
                 raise HDEDError(f"{stage.RAW / dataset}: no {split} frame; both splits are needed")
         for line in raw.skipped:
             print(f"skipped {line}")

@@ -67,16 +67,17 @@ def _records(
     blur: BlurCount,
 ) -> Iterator[dict[str, Any]]:
     width_px = scenes.attributes["image_width_px"]
-    for row in table.itertuples():
-        rgb, depth = scenes.read("rgb", row.frame_index), scenes.read("depth", row.frame_index)
-        rng = np.random.default_rng([settings.seed, row.frame_index])
-        lens = cameras[row.camera_index].lens(depth, width_px, rng)
+    for row in table.to_dict("records"):
+        index = row["frame_index"]
+        rgb, depth = scenes.read("rgb", index), scenes.read("depth", index)
+        rng = np.random.default_rng([settings.seed, index])
+        lens = cameras[row["camera_index"]].lens(depth, width_px, rng)
         try:
             image, coc = render_defocused(rgb, depth, lens, settings.renderer)
         except HDEDError as error:
-            raise HDEDError(f"frame {row.frame}: {error}") from error
+            raise HDEDError(f"frame {row['frame']}: {error}") from error
         blur.add(coc, depth)
-        test = row.split == "test"
+        test = row["split"] == "test"
         yield {
             "defocused": image,
             "coc": coc.astype(np.float16),

@@ -5,7 +5,7 @@ python -m pipeline.preset paper
 
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def _apply(section: Any, changes: Mapping[str, Any], path: str, where: str) -> N
     """Set the values of nested `changes` in a section of the file, and print what changed."""
     for key, value in changes.items():
         name = f"{path}{key}"
-        if not isinstance(section, Mapping) or key not in section:
+        if not isinstance(section, MutableMapping) or key not in section:
             raise HDEDError(f"{where}.{name} is not a known key")
         old = section[key]
         if isinstance(value, Mapping):

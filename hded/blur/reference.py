@@ -20,7 +20,7 @@ def gaussian_gather_reference(
     padded = image[rows[:, None], columns]
     out = padded[radius : radius + height, radius : radius + width].copy()
     for y, x in zip(*np.nonzero(sigma32 >= np.float32(MIN_SIGMA_PX)), strict=True):
-        r = radius_px(sigma[y, x])
+        r = radius_px(float(sigma[y, x]))
         offset = np.arange(-r, r + 1, dtype=np.float64)
         weight = np.exp(-(offset**2) / (2 * sigma[y, x] ** 2))
         weight = np.outer(weight, weight)

@@ -124,7 +124,7 @@ def _sums(decay, radius):
 @triton.jit(do_not_specialize=SIZES)
 def forward_kernel(padded, sigma, out, height, width, pad):
     """Fill out (B, 3, H, W) from padded (B, 3, H + 2 pad, W + 2 pad) and sigma (B, H, W)."""
-    image, top, left = _tile(height, width)
+    image, top, left = _tile(height, width)  # pyright: ignore[reportGeneralTypeIssues]
     pitch = width + 2 * pad
     plane = (height + 2 * pad).to(tl.int64) * pitch
     area = height.to(tl.int64) * width
@@ -172,7 +172,7 @@ def sigma_gradient_kernel(grad, padded, sigma, out, result, height, width, pad):
     With N the weighted sum and Z^2 that of the weights, out = N / Z^2, and w_d' = w_d d^2 / s^3:
     out' = N' / Z^2 - 2 out Z' / Z, summed over the colours with `grad`.
     """
-    image, top, left = _tile(height, width)
+    image, top, left = _tile(height, width)  # pyright: ignore[reportGeneralTypeIssues]
     pitch = width + 2 * pad
     plane = (height + 2 * pad).to(tl.int64) * pitch
     area = height.to(tl.int64) * width
@@ -219,7 +219,7 @@ def sigma_gradient_kernel(grad, padded, sigma, out, result, height, width, pad):
 @triton.jit(do_not_specialize=SIZES)
 def sources_kernel(grad, sigma, scaled, decays, radii, height, width, pad):
     """What the image's gradient needs of each output: grad / Z^2, its exponent and its radius."""
-    image, top, left = _tile(height, width)
+    image, top, left = _tile(height, width)  # pyright: ignore[reportGeneralTypeIssues]
     area = height.to(tl.int64) * width
     y = (top + tl.arange(0, ROWS))[:, None]
     x = (left + tl.arange(0, COLUMNS))[None, :]
@@ -238,7 +238,7 @@ def sources_kernel(grad, sigma, scaled, decays, radii, height, width, pad):
 @triton.jit(do_not_specialize=SIZES)
 def image_gradient_kernel(scaled, decays, radii, result, height, width, pad):
     """Fill result (B, 3, H + 2 pad, W + 2 pad) from what `sources_kernel` made of each output."""
-    image, top, left = _tile(height + 2 * pad, width + 2 * pad)
+    image, top, left = _tile(height + 2 * pad, width + 2 * pad)  # pyright: ignore[reportGeneralTypeIssues]
     # places are counted in the unpadded image, the tile's from -pad on
     top -= pad
     left -= pad

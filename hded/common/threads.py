@@ -16,6 +16,6 @@ def limit_threads(count: int | None = None) -> None:
     import torch
 
     count = torch.get_num_threads() if count is None else count
-    most: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportPrivateImportUsage]
+    most: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore
     numba.set_num_threads(min(count, most))
     torch.set_num_threads(count)

@@ -96,6 +96,7 @@ class Params(Section):
             return None
         changed = {**self.defocus.model_dump(), "focus_distance_m": evaluate.focus_distance_m}
         (camera,) = _validate(Defocus, changed, "params.yaml: evaluate: defocus.").cameras()
+        assert isinstance(camera, Camera)  # one that draws its focus takes no distance
         return camera
 
 
@@ -139,8 +140,9 @@ def _merge(section: Section, changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = section.model_dump(by_alias=True)
     for key, value in changes.items():
         old = merged.get(key)
-        nested = isinstance(old, dict) and isinstance(value, Mapping)
-        merged[key] = {**old, **value} if nested else value
+        if isinstance(old, dict) and isinstance(value, Mapping):
+            value = {**old, **value}
+        merged[key] = value
     return merged
 
 

@@ -137,8 +137,10 @@ class Defocus(Section):
         if self.camera not in CAMERAS:
             raise ValueError(f"camera {self.camera!r} does not exist; choose from {list(CAMERAS)}")
         for camera in self.cameras():
-            focus_m = camera.focus_distance_m if isinstance(camera, Camera) else None
-            if focus_m is not None and focus_m <= camera.focal_length_m:
+            if not isinstance(camera, Camera) or camera.focus_distance_m is None:
+                continue
+            focus_m = camera.focus_distance_m
+            if focus_m <= camera.focal_length_m:
                 raise ValueError(
                     f"focus_distance_m {focus_m} is at or inside the focal length "
                     f"{camera.focal_length_m}; choose a larger distance"

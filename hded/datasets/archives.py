@@ -60,7 +60,7 @@ def iter_members(
     try:
         with gzip.open(archive, "rb") as unpacked:
             stream = _Bounded(unpacked, max_total_bytes)
-            tar = tarfile.TarFile(fileobj=stream, encoding="utf-8")
+            tar = tarfile.TarFile(fileobj=stream, encoding="utf-8")  # pyright: ignore[reportArgumentType]
             for count, member in enumerate(tar, start=1):
                 if count > max_members:
                     raise _RefusedError(f"more than {max_members} members")

@@ -37,7 +37,10 @@ def open_nyu(folder: Path, stack: ExitStack) -> RawFrames:
     Raises HDEDError for a file that is missing, damaged, or not what its name says.
     """
     mat = _open_hdf5(folder / LABELED, stack)
-    arrays = {n: mat[n] for n in (*ARRAYS, "rawDepths") if isinstance(mat.get(n), h5py.Dataset)}
+    arrays: dict[str, h5py.Dataset] = {}
+    for name in (*ARRAYS, "rawDepths"):
+        if isinstance(found := mat.get(name), h5py.Dataset):
+            arrays[name] = found
     shapes = {name: arrays[name].shape for name in ARRAYS if name in arrays}
     height, width = FRAME_SIZE
     count = next(iter(shapes.get("images", ())), 0)
@@ -120,15 +123,16 @@ def _splits(path: Path, count: int) -> list[str]:
             "train": mat.read(path.read_bytes(), "trainNdxs"),
             "test": mat.read(path.read_bytes(), "testNdxs"),
         }
-    split = [""] * count
+    split, listed = [""] * count, {}
     for name, numbers in found.items():
         if isinstance(numbers, str) or numbers.dtype.kind not in "fiu":
             why = numbers if isinstance(numbers, str) else f"{name} is {numbers.dtype}"
             raise HDEDError(
                 f"{path}: no readable trainNdxs and testNdxs ({why}); fetch the file again"
             )
-    for name, numbers in found.items():
-        for number in numbers.astype(np.int64).ravel().tolist():
+        listed[name] = numbers.astype(np.int64).ravel().tolist()
+    for name, numbers in listed.items():
+        for number in numbers:
             if not 1 <= number <= count:
                 raise HDEDError(
                     f"{path}: {name} frame {number} is outside the .mat's 1..{count}; "
@@ -151,9 +155,11 @@ def _scene_names(path: Path, mat: h5py.File, count: int) -> list[str]:
     try:
         for reference in scenes[()].ravel():
             codes = mat[reference]
+            if not isinstance(codes, h5py.Dataset):
+                raise ValueError("a name that is no array")
             if (codes.size or 0) > MAX_NAME:
                 raise ValueError(f"a name of {codes.size} characters")
-            names.append("".join(chr(code) for code in codes[()].ravel()))
+            names.append("".join(chr(code) for code in np.ravel(codes[()])))
     # damaged references and codes make h5py raise a dozen kinds of error
     except Exception as error:
         raise HDEDError(

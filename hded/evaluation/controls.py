@@ -47,7 +47,8 @@ class ControlRenderings:
     def __init__(
         self, frame_store: Store, camera: Camera | None, renderer: Renderer = "gather"
     ) -> None:
-        self._store, self._camera, self._renderer = frame_store, camera, renderer
+        self._store, self._camera = frame_store, camera
+        self._renderer: Renderer = renderer
         # `defocused` and `coc` of the row read last, since callers read them in turn
         self._last: tuple[int, dict[str, NDArray]] = (-1, {})
         if camera is None:

@@ -60,7 +60,8 @@ class ErrorCurve:
         # what lies outside goes to a bin that is cut off
         place[(place < 0) | (place >= bins)] = bins
         weights = (None, error**2, np.abs(error) / gt[valid], error)
-        return np.stack([np.bincount(place, w, bins + 1)[:bins] for w in weights])
+        counts = [np.bincount(place, w, bins + 1)[:bins] for w in weights]
+        return np.stack(counts).astype(np.float64, copy=False)
 
     def add(self, quantity: NDArray, pred: NDArray, gt: NDArray, valid: NDArray) -> None:
         """Add one frame's valid pixels; all arguments (H, W)."""
@@ -158,7 +159,7 @@ def evaluate(
             key = {"frame": table["frame"].iloc[copy]}
             depth_m = scenes.read("depth", index)
             if table["camera_index"].iloc[copy] == 0:
-                truth.update(depth_m)
+                truth.update(depth_m.data)
             if several:
                 key["source_frame"] = scenes.frames["frame"].iloc[index]
                 key["focus_distance_m"] = table["focus_distance_m"].iloc[copy]

@@ -99,10 +99,10 @@ def _draw_grid(
         depth_map = ax.imshow(masked, cmap="viridis", vmin=low, vmax=high)
         title = "true depth" if name == "depth_gt" else "estimated depth"
         ax.set_title(title, loc="left", fontsize=9)
-    figure.colorbar(depth_map, ax=list(depth_axes), orientation="horizontal", label="m", aspect=40)
+    figure.colorbar(depth_map, ax=list(depth_axes), orientation="horizontal", label="m", aspect=40)  # pyright: ignore[reportArgumentType]
     coc_map = axes[1, len(depths)].imshow(np.abs(coc_px), cmap="cividis", vmin=0)
     axes[1, len(depths)].set_title("blur of the input, |CoC|", loc="left", fontsize=9)
-    figure.colorbar(coc_map, ax=axes[1, len(depths)], orientation="horizontal", label="px")
+    figure.colorbar(coc_map, ax=axes[1, len(depths)], orientation="horizontal", label="px")  # pyright: ignore[reportArgumentType]
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)

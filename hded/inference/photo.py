@@ -126,7 +126,7 @@ def _ramp(start: int, stop: int, length: int, overlap: int) -> NDArray[np.float3
         rise = np.minimum(rise, places)
     if stop < length:
         rise = np.minimum(rise, places[::-1])
-    return rise / (overlap + 1)
+    return rise / np.float32(overlap + 1)
 
 
 def _millimetres(depth_m: NDArray) -> NDArray[np.uint16]:

@@ -34,7 +34,7 @@ class Predictor:
     device: torch.device
 
     def __post_init__(self) -> None:
-        self.network.to(self.device, memory_format=torch.channels_last).eval()
+        self.network.to(self.device, memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
 
     def __call__(self, defocused: NDArray[np.uint8]) -> dict[str, NDArray]:
         """Estimate from one image (H, W, 3) uint8.

@@ -93,12 +93,12 @@ class DenseNetEncoder(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, 3, H, W), H and W multiples of 32 -> five maps at strides 2, 4, 8, 16, 32."""
         f = self.features
-        x = F.leaky_relu(f.norm0(f.conv0(x)), 0.2)  # (B, 64, H/2, W/2)
+        x = F.leaky_relu(f.norm0(f.conv0(x)), 0.2)  # (B, 64, H/2, W/2)  # pyright: ignore[reportCallIssue]
         maps = [x]
-        x = F.leaky_relu(f.pool0_norm(f.pool0_conv(x)), 0.2)  # (B, 64, H/4, W/4)
+        x = F.leaky_relu(f.pool0_norm(f.pool0_conv(x)), 0.2)  # (B, 64, H/4, W/4)  # pyright: ignore[reportCallIssue]
         for i in range(1, len(BLOCKS)):
             x = getattr(f, f"transition{i}")(getattr(f, f"denseblock{i}")(x))
             maps.append(x)  # (B, 128 | 256 | 512, H/4 | H/8 | H/16, ...)
             x = F.avg_pool2d(x, 2)
-        maps.append(f.norm5(f.denseblock4(x)))  # (B, 1024, H/32, W/32)
+        maps.append(f.norm5(f.denseblock4(x)))  # (B, 1024, H/32, W/32)  # pyright: ignore[reportCallIssue]
         return maps

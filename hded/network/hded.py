@@ -62,11 +62,10 @@ class HDEDNet(nn.Module):
         self.joint = joint
         self.output = output
         self.encoder = build_encoder(encoder, width) if isinstance(encoder, str) else encoder
+        widths: Sequence[int] = self.encoder.channels  # pyright: ignore[reportAssignmentType]
         self.decoders = nn.ModuleDict(
             {
-                head: build_decoder(
-                    decoder, self.encoder.channels, channels, dropout=dropout, width=width
-                )
+                head: build_decoder(decoder, widths, channels, dropout=dropout, width=width)
                 for head, channels in HEAD_CHANNELS.items()
                 if head in heads
             }
@@ -130,7 +129,7 @@ def initialise(network: HDEDNet, init: Init) -> None:
             nn.init.normal_(module.weight, 1.0, 0.02)
     if init == "identity":
         for decoder in network.decoders.values():
-            nn.init.zeros_(decoder.predict.weight)
+            nn.init.zeros_(decoder.get_parameter("predict.weight"))
         if network.joint == "concat" and "all_in_focus" in network.decoders:
             # decoder output and input, each passed through unchanged, then added
             nn.init.dirac_(network.joint_conv.weight[:, :3])

@@ -77,7 +77,10 @@ def write_comparison(
         heading="Networks",
     )
     tested = ({"test pictures": run.control or "as the dataset's"} for run in runs)
-    changed = _changed(names, *(given | own for given, own in zip(settings, tested, strict=True)))
+    first_settings, second_settings = (
+        {**given, **own} for given, own in zip(settings, tested, strict=True)
+    )
+    changed = _changed(names, first_settings, second_settings)
     page = render(
         "comparison.html.j2",
         names=names,

@@ -150,7 +150,7 @@ def _network(runs: Sequence[Run], description: str) -> list[str]:
 
 
 def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) -> Figure:
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE):  # pyright: ignore[reportArgumentType]
         figure = Figure(figsize=(8.4, 6.0), layout="constrained")
         training, depth, gain, coc = figure.subplots(2, 2).ravel()
         looks = _looks(history)

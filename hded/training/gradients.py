@@ -1,5 +1,6 @@
 """Gradients of the losses at the encoder's output: how the tasks share the encoder in fact."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -40,7 +41,7 @@ def gradient_norms(
     for task in loss.tasks(terms):
         shares = loss.shares[task]
         parts = [[shares[n] * g for g in gradients[n]] for n in shares if n in gradients]
-        tasks[task] = norm([sum(each) for each in zip(*parts, strict=True)])
+        tasks[task] = norm([functools.reduce(torch.add, each) for each in zip(*parts, strict=True)])
     return {name: norm(gradient) for name, gradient in gradients.items()}, tasks
 
 

@@ -141,13 +141,16 @@ class _Fit:
                 f"{group.size} devices; change it or train.devices"
             )
         # this memory layout is a fifth faster on a CPU
-        self.network = network.to(device, memory_format=torch.channels_last)
+        network.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.network = network
         self.loss, self.train, self.validation = loss.to(device), train, validation
         self.settings, self.seed, self.device, self.group = settings, seed, device, group
         self.eager = self._distributed()
         # a short last batch must not make torch compile for every size, which is slower
         compiled = settings.compile
-        self.runner = torch.compile(self.eager, dynamic=False) if compiled else self.eager
+        self.runner: Callable[[Tensor], dict[str, Tensor]] = (
+            torch.compile(self.eager, dynamic=False) if compiled else self.eager
+        )
         self.optimizer = build_optimizer(network, loss, settings)
         steps = train.steps(settings.batch_size, group.size)
         if not steps:
@@ -165,7 +168,7 @@ class _Fit:
             return self.network
         if self.device.type == "cpu":
             return DistributedDataParallel(self.network)
-        self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
+        nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # in place, as the root is no norm
         return DistributedDataParallel(self.network, device_ids=[self.device])
 
     def __call__(
@@ -246,7 +249,9 @@ class _Fit:
         self.at.step += 1
         self.losses.add(self.at.epoch, self.at.step, batch, terms)
 
-    def _forward(self, batch: Batch, network: nn.Module) -> dict[str, Tensor]:
+    def _forward(
+        self, batch: Batch, network: Callable[[Tensor], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
         """Return the outputs by head; those in bfloat16 become float32, for the losses."""
         try:
             with autocast(self.device, self.settings.precision):

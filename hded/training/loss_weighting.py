@@ -37,6 +37,7 @@ class LossWeighting(nn.Module):
         elif self.name == "gradnorm":
             # changed by `learn`, not by the network's optimiser
             self.weights = nn.Parameter(torch.ones(len(TASKS)), requires_grad=False)
+            self.first: Tensor
             self.register_buffer("first", torch.zeros(len(TASKS)))
             self.optimizer = torch.optim.Adam([self.weights], lr=GRADNORM_LR)
 

@@ -18,7 +18,7 @@ def build_optimizer(network: nn.Module, loss: nn.Module, settings: Train) -> tor
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=settings.momentum, **chosen)
     adam = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return adam(groups, betas=tuple(settings.betas), **chosen)
+    return adam(groups, betas=(settings.betas[0], settings.betas[1]), **chosen)
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, settings: Train, steps: int) -> LRScheduler:

@@ -164,8 +164,8 @@ class ResizeLensSampler(LensSampler):
             defocused = render_defocused(sharp, depth_m, d.source, "gather")[0]
             arrays = defocused, sharp, depth_m
             samples.append([copy_to_tensor(frames.resize(array)) for array in arrays])
-        images = [_stack(tensors, draws) for tensors in zip(*samples, strict=True)]
-        return to_batch(*images, self._indices(draws))
+        defocused, sharp, depth_m = (_stack(each, draws) for each in zip(*samples, strict=True))
+        return to_batch(defocused, sharp, depth_m, self._indices(draws))
 
 
 def build_sampler(frames: TrainingFrames, cameras: Sequence[AnyCamera] = ()) -> Sampler:
@@ -178,7 +178,7 @@ def build_sampler(frames: TrainingFrames, cameras: Sequence[AnyCamera] = ()) -> 
 
 def _pick(options: Sequence[T], rng: np.random.Generator) -> T:
     # a single option draws nothing: crops are then those of a camera without a list of distances
-    return options[rng.integers(len(options)) if len(options) > 1 else 0]
+    return options[int(rng.integers(len(options))) if len(options) > 1 else 0]
 
 
 def _stack(samples: Sequence[Tensor], draws: Sequence[Draw]) -> Tensor:

@@ -33,8 +33,8 @@ def validation_split(
     if (rows["scene"] != "").all():
         group = pd.factorize(rows["scene"])[0]
     else:
-        number = pd.to_numeric(rows["frame"], errors="coerce")
-        group = (number.diff() != 1).cumsum().to_numpy()
+        number = pd.Series(pd.to_numeric(rows["frame"], errors="coerce"))
+        group = np.cumsum(number.diff().to_numpy() != 1)
     if len(np.unique(group)) < 2:
         group = np.arange(len(indices))  # there is one scene only: its frames are split
     if len(indices) < 2:

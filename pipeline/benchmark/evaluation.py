@@ -39,7 +39,7 @@ def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, 
             whole = _seconds(evaluated, predictor.batch, batch)
             rows.append({"name": f"{name}, batch {batch}: alone", "seconds": alone})
             rows.append({"name": f"{name}, batch {batch}: evaluated", "seconds": whole})
-        network.to(memory_format=torch.contiguous_format)
+        network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
         predictor.batch(images[:1])
         alone = _seconds(_predict, predictor, images, 1)
         rows.append({"name": f"{name}, batch 1, channels first: alone", "seconds": alone})

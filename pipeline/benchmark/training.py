@@ -154,6 +154,6 @@ def flops_a_sample() -> tuple[int, int]:
         with FlopCounterMode(display=False) as counter:
             outputs = network(image)
             if trains:
-                sum(output.sum() for output in outputs.values()).backward()
+                torch.stack([output.sum() for output in outputs.values()]).sum().backward()
         counts.append(counter.get_total_flops())
     return counts[0], counts[1]

@@ -52,8 +52,9 @@ class ServedNetwork(PythonModel):
 
 def signature(heads: Sequence[str]) -> ModelSignature:
     """Return the columns of a request and of its answer."""
-    answer = [ColSpec(DataType.string, OUTPUTS[head]) for head in heads]
-    return ModelSignature(Schema([ColSpec(DataType.string, COLUMN)]), Schema(answer))
+    names = [COLUMN], [OUTPUTS[head] for head in heads]
+    request, answer = (Schema([ColSpec(DataType.string, n) for n in part]) for part in names)
+    return ModelSignature(request, answer)
 
 
 def _png(pixels: Any) -> str:

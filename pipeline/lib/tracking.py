@@ -211,13 +211,13 @@ def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iter
         if run is None:
             tags = {**tags, "trained_run_id": run_id} if run_id else tags
             run = client.create_run(experiment_id, run_name=name, tags=dict(tags))
-        run_id = run.info.run_id
-        client.update_run(run_id, status="RUNNING")  # one that was taken up again
+        own_id: str = run.info.run_id
+        client.update_run(own_id, status="RUNNING")  # one that was taken up again
         for key, value in tags.items():
-            client.set_tag(run_id, key, value)
+            client.set_tag(own_id, key, value)
         status: str | None = "FAILED"
         try:
-            yield Tracker(client, run_id, _uri())
+            yield Tracker(client, own_id, _uri())
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
@@ -227,7 +227,7 @@ def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iter
             raise
         finally:
             if status:
-                client.set_terminated(run_id, status)
+                client.set_terminated(own_id, status)
 
 
 def unfinished(fit: Mapping[str, Any] | None, name: str) -> str | None:

@@ -135,10 +135,11 @@ def test_each_gradient_is_there_when_it_is_asked_for_alone():
     both = rgb.clone().requires_grad_(), sigma.clone().requires_grad_()
     (gaussian_gather_batch(*both) * weight).sum().backward()
     for i in range(2):
-        alone = [rgb.clone(), sigma.clone()]
+        alone = rgb.clone(), sigma.clone()
         alone[i].requires_grad_()
         (gaussian_gather_batch(*alone) * weight).sum().backward()
-        assert torch.equal(alone[i].grad, both[i].grad)
+        found, expected = alone[i].grad, both[i].grad
+        assert found is not None and expected is not None and torch.equal(found, expected)
 
 
 def test_float32_gradients_agree_with_float64_ones():
@@ -147,7 +148,7 @@ def test_float32_gradients_agree_with_float64_ones():
     gradients = []
     for dtype in (torch.float32, torch.float64):
         leaves = [x.to(dtype, copy=True).requires_grad_() for x in (rgb, sigma)]
-        (gaussian_gather_batch(*leaves) * weight).sum().backward()
+        (gaussian_gather_batch(leaves[0], leaves[1]) * weight).sum().backward()
         gradients.append([leaf.grad for leaf in leaves])
     for single, double in zip(*gradients, strict=True):
         assert single.dtype == torch.float32

@@ -227,7 +227,7 @@ def plainly(image: np.ndarray, coc: np.ndarray, sigma: np.ndarray) -> np.ndarray
         light: dict[int, np.ndarray] = {}
         reach = 0
         for sy, sx, colour, c, s, r in sources:
-            k = np.arange(-r, r + 1)
+            k = np.arange(-int(r), int(r) + 1)
             total = np.exp(-(k**2) / (2 * float(s) ** 2)).sum() if r else 1.0
             for j in copies(sy, height, pad):
                 for i in copies(sx, width, pad):

@@ -108,10 +108,10 @@ def test_wide_supports_reach_across_tiles(kernels):
 
 
 def test_the_support_is_decided_as_by_the_reference_where_it_jumps(kernels):
-    thirds = np.float32([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 11 / 3])
+    thirds = np.array([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 11 / 3], np.float32)
     below, above = np.nextafter(thirds, np.float32(0)), np.nextafter(thirds, np.float32(9))
-    smallest = np.nextafter(np.float32(0.1), np.float32([0, 1]))
-    sigma = np.concatenate([below, thirds, above, smallest, np.float32([0, 0.1])])
+    smallest = np.nextafter(np.float32(0.1), np.array([0, 1], np.float32))
+    sigma = np.concatenate([below, thirds, above, smallest, np.array([0, 0.1], np.float32)])
     rgb = np.zeros((1 + 24, len(sigma) + 24, 3), np.float32)
     rgb[12, ::2], rgb[:, 1::3, 1] = 1, 1
     expected = gaussian_gather_reference(rgb, sigma[None], 12)

@@ -114,9 +114,9 @@ def test_the_blur_count_is_that_of_all_pixels_with_depth():
     assert summary["clamped_percent"] == pytest.approx(100 * (np.abs(everything) == 12).mean())
     table = count.table()
     assert table["share_percent"].sum() == pytest.approx(100)
-    for row in table.itertuples():
-        inside = (everything >= row.coc_px - 0.25) & (everything < row.coc_px + 0.25)
-        assert row.share_percent == pytest.approx(100 * inside.mean(), abs=1e-9)
+    for coc_px, percent in zip(table["coc_px"], table["share_percent"], strict=True):
+        inside = (everything >= coc_px - 0.25) & (everything < coc_px + 0.25)
+        assert percent == pytest.approx(100 * inside.mean(), abs=1e-9)
     assert 0.0 in table["coc_px"].tolist()
 
 
@@ -160,9 +160,9 @@ def taken(tmp_path):
     write_store(tmp_path / "scenes", scenes, arrays, pictures, attributes)
     table = list_renderings(scenes, chosen)
     records = []
-    for row in table.itertuples():
-        picture = pictures[row.frame_index]
-        camera = chosen[row.camera_index]
+    for row in table.to_dict("records"):
+        picture = pictures[row["frame_index"]]
+        camera = chosen[row["camera_index"]]
         taken = camera.lens(depth, 640, np.random.default_rng(0))
         image, coc = render_defocused(picture["rgb"], depth, taken, "gather")
         scores = {"psnr": 20.0 + len(records), "ssim": 0.5 + len(records) / 10}

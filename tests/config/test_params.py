@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ruamel.yaml import YAML
 from hded.common.errors import HDEDError
 from hded.config.params import Params, load_params
 from hded.config.schema import Loss
-from hded.optics import CAMERAS
+from hded.optics import CAMERAS, Camera
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -364,13 +365,12 @@ def test_ones_own_values_take_the_place_of_the_cameras(tmp_path):
 def test_a_list_of_focus_distances_is_a_camera_for_each(tmp_path):
     params = load(tmp_path, with_value("defocus.focus_distance_m", [1, 2.5]))
     cameras = params.defocus.cameras()
-    assert [camera.focus_distance_m for camera in cameras] == [1, 2.5]
-    assert {camera.aperture_m for camera in cameras} == {0.0448}
+    assert cameras == tuple(replace(CAMERAS["paper"], focus_distance_m=f) for f in (1, 2.5))
 
 
 def test_a_focus_distance_may_be_drawn_and_syndof_draws_it_anyway(tmp_path):
     (camera,) = load(tmp_path, with_value("defocus.focus_distance_m", "random")).defocus.cameras()
-    assert camera.focus_distance_m is None
+    assert isinstance(camera, Camera) and camera.focus_distance_m is None
     own = {"camera": "syndof", "focus_distance_m": "random"}
     assert load(tmp_path, with_value("defocus", own)).defocus.cameras() == (CAMERAS["syndof"],)
 

@@ -7,7 +7,7 @@ import tarfile
 import tracemalloc
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 from scipy.io import loadmat, savemat
+from support.hdf5 import dataset
 
 from hded.common.errors import HDEDError
 from hded.datasets.base import RawFrames
@@ -220,7 +221,8 @@ def test_absurd_claims_cost_no_memory(tmp_path, stack, claim):
 def test_what_is_beside_the_arrays_and_absurd_is_not_used(tmp_path, stack, name, kind):
     folder = write_nyu(tmp_path / "nyu")
     with h5py.File(folder / "nyu_depth_v2_labeled.mat", "r+") as file:
-        shape = file["depths"].shape if name == "rawDepths" else (1, file["depths"].shape[0])
+        shape = dataset(file, "depths").shape
+        shape = shape if name == "rawDepths" else (1, shape[0])
         if name in file:
             del file[name]
         if kind == "group":
@@ -264,7 +266,7 @@ def test_a_damaged_scene_name_is_one_clear_line(tmp_path, stack, damage):
             data = file.create_dataset("long", (10**12,), "u2", chunks=(1024,))
         else:
             data = file.create_dataset("codes", data=np.array([2**32 - 1], np.uint32))
-        file["scenes"][0, 1] = data.ref
+        dataset(file, "scenes")[0, 1] = data.ref
         if damage == "reference":
             del file["codes"]
     with pytest.raises(HDEDError, match=r"labeled\.mat: the names in `scenes`"):
@@ -351,8 +353,8 @@ def pack(path: Path, folder: str, files: dict[str, bytes]) -> None:
 
 def write_make3d(
     folder: Path,
-    train: dict[str, tuple[bytes | None, bytes | None]] | None = None,
-    test: dict[str, tuple[bytes | None, bytes | None]] | None = None,
+    train: Mapping[str, tuple[bytes | None, bytes | None]] | None = None,
+    test: Mapping[str, tuple[bytes | None, bytes | None]] | None = None,
 ) -> Path:
     """The four official archives, from name -> (jpg, mat); None leaves a file out."""
     folder.mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 from support.stores import write_stores
 
 from hded.blur import gaussian_gather_reference
@@ -68,7 +69,8 @@ def test_evaluation_reads_them_as_a_store(tiny):
 
 def test_a_network_of_sharp_input_trains_and_validates_on_sharp_images(tiny):
     frames = TrainingFrames(tiny.scenes, tiny.defocused, np.arange(4), "crop", 32, "sharp")
-    for batch in StoredSampler(frames).batches(2, seed=0, epoch=1, hflip=0.5):
+    for each in StoredSampler(frames).batches(2, seed=0, epoch=1, hflip=0.5):
+        batch = each.to(torch.device("cpu"))
         assert (batch.defocused == batch.sharp).all()
     for batch, defocused, sharp in whole_frames(frames):
         np.testing.assert_array_equal(defocused, sharp)

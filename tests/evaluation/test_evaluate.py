@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -230,7 +231,7 @@ def test_the_batch_changes_no_figure_and_no_order(stores, result, batch_size):
         return [oracle(stores)[0](image) for image in images]
 
     other = evaluate(
-        predict, stores.scenes, stores.defocused,
+        predict, stores.scenes, stores.defocused,  # pyright: ignore[reportArgumentType]
         heads=BOTH_HEADS, size_px=None, batch_size=batch_size,
     )  # fmt: skip
     assert given == [min(batch_size, 4 - i) for i in range(0, 4, batch_size)]
@@ -262,18 +263,21 @@ def test_only_a_few_frames_are_held_however_many_there_are():
     """Frames are numbers here, each alive until it is measured."""
     alive, most = 0, 0
 
-    def frames() -> Iterator[SimpleNamespace]:
+    def frames() -> Iterator[Any]:
         nonlocal alive, most
         for i in range(500):
             alive += 1
             most = max(most, alive)
             yield SimpleNamespace(number=i, defocused=i)
 
+    def measure(frame: Any, outputs: Any) -> Any:
+        return frame.number, outputs["depth"]
+
     seen = []
-    stream = evaluate_module._stream(
+    stream: Any = evaluate_module._stream(
         lambda numbers: [{"depth": n} for n in numbers],
         frames(),
-        lambda frame, outputs: (frame.number, outputs["depth"]),
+        measure,
         batch_size=4,
     )
     for number, output in stream:
@@ -468,7 +472,7 @@ def saved(path: Path, geometry="crop", size_px: int = 32, **arguments) -> HDEDNe
     if arguments.get("init") == "normal":  # so narrow that it starts at next to nothing
         for decoder in network.decoders.values():
             decoder.get_submodule("predict").weight.data.normal_(0, 1e4)  # pyright: ignore
-    save_weights(path, network.state_dict(), {**ARGUMENTS, **arguments}, geometry, size_px)
+    save_weights(path, network.state_dict(), {**ARGUMENTS, **arguments}, geometry, size_px)  # pyright: ignore[reportArgumentType]
     return network
 
 

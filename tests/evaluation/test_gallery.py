@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from hded.evaluation.png16 import decode_coc, decode_depth, encode_coc, encode_d
 FRAMES = [f"{i:04d}" for i in range(1, 21)]
 
 
-def evaluated(seed: int, heads: tuple[str, ...] = ("depth", "all_in_focus")) -> SimpleNamespace:
+def evaluated(seed: int, heads: tuple[str, ...] = ("depth", "all_in_focus")) -> Any:
     """Rows of a network that finds other frames hard than another seed's."""
     rng = np.random.default_rng(seed)
     depth = [{"frame": f, "protocol": "headline", "method": "median", "rmse": 2.0} for f in FRAMES]
@@ -96,16 +97,15 @@ def test_a_scenes_files_hold_what_the_network_gave(
     index = 8
     size = stores.depth[index].shape
     given = {"depth": np.full(size, 2.5, np.float32), "all_in_focus": stores.rgb[index][::-1]}
-    scenes = stores.scenes
+    scenes: Any = stores.scenes
     if not known:
         scenes = SimpleNamespace(
             read=lambda name, i: (
                 0 * stores.scenes.read(name, i) if name == "depth" else stores.scenes.read(name, i)
             )
         )
-    write_example(
-        tmp_path, "0009", lambda image: {h: given[h] for h in heads}, scenes, stores.defocused
-    )
+    predictor: Any = lambda image: {h: given[h] for h in heads}  # noqa: E731
+    write_example(tmp_path, "0009", predictor, scenes, stores.defocused)
     files = {path.stem for path in tmp_path.iterdir()}
     expected = {"input", "all_in_focus_gt", "depth_gt", "coc", "grid"}
     expected |= {"depth_pred"} if "depth" in heads else set()

@@ -24,6 +24,7 @@ from support.servers import free_port, serving
 
 from hded.common.errors import HDEDError
 from hded.common.resize import resize_bilinear, resize_rgb
+from hded.config.schema import Geometry
 from hded.inference import Predictor, load_predictor, save_weights
 from hded.inference.photo import estimate, preview, read_photo
 from hded.network import HDEDNet
@@ -32,7 +33,7 @@ from hded.network.normalize import to_network_range
 ARGUMENTS = {"heads": ["depth", "all_in_focus"], "width": 1 / 16, "depth_scale_m": 10.0}
 
 
-def weights(path: Path, geometry="crop", size_px: int = 64, **arguments) -> Path:
+def weights(path: Path, geometry: Geometry = "crop", size_px: int = 64, **arguments) -> Path:
     """Save a network that gives something everywhere: random, not its identity start."""
     torch.manual_seed(0)
     arguments = {**ARGUMENTS, **arguments}
@@ -40,8 +41,9 @@ def weights(path: Path, geometry="crop", size_px: int = 64, **arguments) -> Path
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for head, decoder in network.decoders.items():
-            noise = torch.randn(decoder.predict.weight.shape, generator=generator)
-            decoder.predict.weight.copy_((0.01 if head == "depth" else 0.02) * noise)
+            weight = decoder.get_parameter("predict.weight")
+            noise = torch.randn(weight.shape, generator=generator)
+            weight.copy_((0.01 if head == "depth" else 0.02) * noise)
     save_weights(path, network.state_dict(), arguments, geometry, size_px)
     return path
 

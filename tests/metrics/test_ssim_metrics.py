@@ -26,7 +26,8 @@ def depth_pair(seed: int = 0, size: tuple[int, int] = (11, 13)) -> tuple[np.ndar
 
 def plain_depth_errors(pred: np.ndarray, gt: np.ndarray, valid: np.ndarray) -> dict[str, float]:
     """The usual formulas, one pixel at a time, in Python's own floats."""
-    sums, count = dict.fromkeys(DEPTH_METRICS, 0.0), 0
+    sums: dict[str, float] = {name: 0.0 for name in DEPTH_METRICS}
+    count = 0
     for p, g, v in zip(pred.ravel().tolist(), gt.ravel().tolist(), valid.ravel(), strict=True):
         if not v:
             continue

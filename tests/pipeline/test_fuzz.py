@@ -186,7 +186,7 @@ def commands() -> dict[str, Callable[[], None]]:
 
     modules = (compare, convert, defocus, download, evaluate, preset, publish, report, train)
     hded = partial(runpy.run_module, "hded", run_name="__main__")  # leaves no module behind
-    return {"hded": hded} | {m.__name__: m.main for m in modules}
+    return {"hded": hded} | {m.__name__: m.main for m in modules}  # pyright: ignore[reportReturnType]
 
 
 JUNK = st.lists(

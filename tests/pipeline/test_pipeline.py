@@ -111,7 +111,7 @@ def test_mlflow_finds_runs_by_their_datasets(clone: Clone, query: str, names: se
         assert run.inputs is not None
         for given in run.inputs.dataset_inputs:
             assert given.dataset.digest and given.dataset.source_type == "sample"
-            assert "frames" in json.loads(given.dataset.profile)
+            assert "frames" in json.loads(given.dataset.profile or "{}")
             assert str(clone.root) not in given.dataset.source
 
 

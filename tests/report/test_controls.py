@@ -164,6 +164,6 @@ def test_lambda_is_told_by_the_gradients_at_the_encoder(tree: Tree) -> None:
 def test_histories_without_gradients_make_no_table(tree: Tree) -> None:
     for file in tree.trained.rglob("history.csv"):
         history = pd.read_csv(file)
-        grads = [name for name in history if name.startswith(("grad/", "weight/"))]
+        grads = [name for name in history.columns if name.startswith(("grad/", "weight/"))]
         history.drop(columns=grads).to_csv(file, index=False)
     assert build_balance(select(tree)) is None

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,10 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 
 @pytest.fixture
 def tree(original: Tree, tmp_path: Path) -> Tree:
-    folders = [tmp_path / name for name in ("evaluated", "trained", "defocus")]
-    for folder in folders:
-        shutil.copytree(getattr(original, folder.name), folder)
-    return Tree(*folders, ("nyu",), ("full",), (0, 1))
+    copies = {name: tmp_path / name for name in ("evaluated", "trained", "defocus")}
+    for name, folder in copies.items():
+        shutil.copytree(getattr(original, name), folder)
+    return replace(original, **copies)
 
 
 def read(tree: Tree):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy.io import loadmat
+from support.hdf5 import dataset
 
 from hded.common.errors import HDEDError
 from hded.datasets.make3d import open_make3d
@@ -251,12 +252,12 @@ def test_the_nyu_file_is_laid_out_as_matlab_does(nyu):
             ("depths", (4, 640, 480), np.float32, b"single"),
             ("rawDepths", (4, 640, 480), np.float32, b"single"),
         ):
-            assert mat[name].shape == shape
-            assert mat[name].dtype == dtype
-            assert mat[name].attrs["MATLAB_class"] == kind
-        assert mat["scenes"].shape == (1, 4)
-        assert mat["scenes"].attrs["MATLAB_class"] == b"cell"
-        texts = [mat[reference] for reference in mat["scenes"][0]]
+            assert dataset(mat, name).shape == shape
+            assert dataset(mat, name).dtype == dtype
+            assert dataset(mat, name).attrs["MATLAB_class"] == kind
+        assert dataset(mat, "scenes").shape == (1, 4)
+        assert dataset(mat, "scenes").attrs["MATLAB_class"] == b"cell"
+        texts = [dataset(mat, reference) for reference in dataset(mat, "scenes")[0]]
         assert all(text.dtype == np.uint16 and text.shape[1] == 1 for text in texts)
         assert all(text.attrs["MATLAB_class"] == b"char" for text in texts)
         names = ["".join(map(chr, text[:, 0])) for text in texts]
@@ -270,7 +271,7 @@ def test_the_split_is_one_based_complete_and_mixed_and_keeps_rooms_apart(nyu):
     assert sorted([*train[:, 0], *test[:, 0]]) == [1, 2, 3, 4]
     assert train.min() < test[0, 0] < train.max()
     with h5py.File(nyu / "nyu_depth_v2_labeled.mat", "r") as mat:
-        names = ["".join(map(chr, mat[r][:, 0])) for r in mat["scenes"][0]]
+        names = ["".join(map(chr, dataset(mat, r)[:, 0])) for r in dataset(mat, "scenes")[0]]
     in_train, in_test = ({names[int(i) - 1] for i in part[:, 0]} for part in (train, test))
     assert not in_train & in_test
     assert len(in_train) == 2  # neighbouring training frames share a room
@@ -278,7 +279,7 @@ def test_the_split_is_one_based_complete_and_mixed_and_keeps_rooms_apart(nyu):
 
 def test_nyu_depth_is_in_range_with_a_few_holes_and_raw_depth_with_more(nyu):
     with h5py.File(nyu / "nyu_depth_v2_labeled.mat", "r") as mat:
-        depth, raw = mat["depths"][()], mat["rawDepths"][()]
+        depth, raw = dataset(mat, "depths")[()], dataset(mat, "rawDepths")[()]
     known = depth > 0
     assert depth[known].min() >= 0.7 and depth.max() <= 10
     assert 0 < (~known).mean() < 0.01
@@ -292,7 +293,7 @@ def test_nyu_depth_is_in_range_with_a_few_holes_and_raw_depth_with_more(nyu):
 
 def test_nyu_pictures_have_a_white_border_that_the_crop_removes(nyu):
     with h5py.File(nyu / "nyu_depth_v2_labeled.mat", "r") as mat:
-        white = (mat["images"][()] == 255).all(1)  # (N, W, H)
+        white = (dataset(mat, "images")[()] == 255).all(1)  # (N, W, H)
     assert white[:, :, :5].all() and white[:, :5].all()
     assert white[:, :, -5:].all() and white[:, -5:].all()
     assert white[:, CROP_COLUMNS, CROP_ROWS].mean() < 0.05
@@ -300,8 +301,8 @@ def test_nyu_pictures_have_a_white_border_that_the_crop_removes(nyu):
 
 def test_nyu_depth_edges_are_picture_edges(nyu):
     with h5py.File(nyu / "nyu_depth_v2_labeled.mat", "r") as mat:
-        rgb = mat["images"][:, :, CROP_COLUMNS, CROP_ROWS].astype(float).mean(1)
-        depth = mat["rawDepths"][:, CROP_COLUMNS, CROP_ROWS]
+        rgb = dataset(mat, "images")[:, :, CROP_COLUMNS, CROP_ROWS].astype(float).mean(1)
+        depth = dataset(mat, "rawDepths")[:, CROP_COLUMNS, CROP_ROWS]
     known = (depth[:, 1:] > 0) & (depth[:, :-1] > 0)
     jump = known & (np.abs(np.diff(depth, axis=1)) > 0.3)
     step = np.abs(np.diff(rgb, axis=1))
@@ -403,7 +404,7 @@ def test_equal_arguments_give_equal_bytes(write, made, tmp_path, request):
 def _nyu_frames(folder) -> dict[str, NDArray]:
     splits = loadmat(folder / "splits.mat")
     with h5py.File(folder / "nyu_depth_v2_labeled.mat", "r") as mat:
-        images = mat["images"][()]
+        images = dataset(mat, "images")[()]
     return {k: images[splits[f"{k}Ndxs"].astype(int)[:, 0] - 1] for k in ("train", "test")}
 
 

@@ -127,7 +127,8 @@ def write_defocus(
     blur = BlurCount(named.max_coc_px, named.sigma_rule)
     rng = np.random.default_rng(0)
     for scene in scenes:
-        blur.add(named.lens(scene.depth_m, 640, rng).coc_px(scene.depth_m), scene.depth_m)
+        depth_m = scene.depth_m.astype(np.float32)
+        blur.add(named.lens(depth_m, 640, rng).coc_px(depth_m), depth_m)
     write_json(
         folder / "input.json",
         {"psnr": 27.5, "ssim": 0.81, "test_frames": len(scenes), **blur.summary()},

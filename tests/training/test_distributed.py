@@ -5,7 +5,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch.multiprocessing.spawn import spawn
 
 from hded.common.errors import HDEDError
 from hded.common.threads import limit_threads
-from hded.config.schema import Loss, Train
+from hded.config.schema import Loss, Train, Weighting
 from hded.network import HDEDNet
 from hded.store import open_store
 from hded.training.distributed import Group
@@ -46,11 +46,11 @@ SETTINGS = Train(
 )
 
 
-def parts(folder: Path, weighting: str) -> tuple[HDEDNet, HDEDLoss, Sampler, TrainingFrames]:
+def parts(folder: Path, weighting: Weighting) -> tuple[HDEDNet, HDEDLoss, Sampler, TrainingFrames]:
     torch.manual_seed(0)
     network = HDEDNet(width=1 / 16, depth_scale_m=8.0, dropout=0.0)
     loss = HDEDLoss(Loss(lambda_=0.5, weighting=weighting), 8.0)
-    stores = [open_store(folder / name) for name in ("scenes", "defocused")]
+    stores = open_store(folder / "scenes"), open_store(folder / "defocused")
     train = StoredSampler(TrainingFrames(*stores, np.arange(6), "crop", 64))
     return network, loss, train, TrainingFrames(*stores, np.array([6, 7, 8]), "crop", 64)
 
@@ -59,7 +59,7 @@ def flatten(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in parameters])
 
 
-def fit_share(rank: int, folder: Path, weighting: str) -> None:
+def fit_share(rank: int, folder: Path, weighting: Weighting) -> None:
     """One of two processes."""
     limit_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1"}
@@ -67,7 +67,7 @@ def fit_share(rank: int, folder: Path, weighting: str) -> None:
         "gloo", init_method=f"file://{folder / weighting}", rank=rank, world_size=2
     )
     network, loss, train, validation = parts(folder, weighting)
-    epochs: list[dict[str, float]] = []
+    epochs: list[Mapping[str, float]] = []
     result = fit(
         network, loss, train, validation, SETTINGS, CPU, epochs.append, seed=3, group=Group(rank, 2)
     )
@@ -156,8 +156,11 @@ def test_the_shares_of_a_batch_are_its_samples(tmp_path):
     tiny = write_stores(tmp_path, size=SIZE)
     samples = StoredSampler(TrainingFrames(tiny.scenes, tiny.defocused, np.arange(7), "crop", 32))
     options = {"seed": 1, "epoch": 2, "hflip": 0.5}
-    whole = list(samples.batches(4, **options))
-    shares = [list(samples.batches(4, **options, rank=r, devices=2)) for r in (0, 1)]
+    whole = [batch.to(CPU) for batch in samples.batches(4, **options)]
+    shares = [
+        [batch.to(CPU) for batch in samples.batches(4, **options, rank=rank, devices=2)]
+        for rank in (0, 1)
+    ]
     assert samples.steps(4) == 2 and samples.steps(4, 2) == 2 and samples.steps(1, 2) == 0
     for name in ("defocused", "sharp", "depth_m"):
         both = torch.cat([getattr(share[0], name) for share in shares])
@@ -165,7 +168,7 @@ def test_the_shares_of_a_batch_are_its_samples(tmp_path):
     # of the last three one is left out, since two cannot share it
     assert [len(share[1].sharp) for share in shares] == [1, 1]
     (rest,) = samples.batches(4, **options, start=1)
-    assert torch.equal(rest.sharp, whole[1].sharp)
+    assert torch.equal(rest.to(CPU).sharp, whole[1].sharp)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):

@@ -195,7 +195,8 @@ def test_fitting_is_the_plain_loop(stores, settings):
         twin, settings["lr"], total_steps=3 * 3, cycle_momentum=False
     )
     for epoch in (1, 2, 3):
-        for batch in samples.batches(2, seed=4, epoch=epoch, hflip=0.5):
+        for each in samples.batches(2, seed=4, epoch=epoch, hflip=0.5):
+            batch = each.to(CPU)
             # the step schedule's own drop stands after epoch 2 of 3
             rate = settings["lr"] * (0.1 if epoch == 3 else 1.0)
             if settings.get("schedule") == "one_cycle":

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hded.config.schema import Loss, Train
+from hded.config.schema import Loss, Train, Weighting
 from hded.network import HDEDNet
 from hded.training.frames import TrainingFrames
 from hded.training.gradients import gradient_at, norm
@@ -111,7 +111,7 @@ def six_frames(stores: SimpleNamespace) -> StoredSampler:
     return StoredSampler(TrainingFrames(stores.scenes, stores.defocused, np.arange(6), "crop", 32))
 
 
-def fitted(stores: SimpleNamespace, lambda_: float, name: str = "fixed", **settings):
+def fitted(stores: SimpleNamespace, lambda_: float, name: Weighting = "fixed", **settings):
     torch.manual_seed(0)
     network = HDEDNet(width=1 / 16, depth_scale_m=8.0, init="normal", dropout=0.0)
     samples = six_frames(stores)
@@ -134,7 +134,7 @@ def test_each_terms_gradient_at_the_encoder_is_recorded_as_the_first_batch_has_i
     torch.manual_seed(0)
     network = HDEDNet(width=1 / 16, depth_scale_m=8.0, init="normal", dropout=0.0).train()
     samples = six_frames(stores)
-    batch = next(iter(samples.batches(3, seed=0, epoch=1, hflip=0.5)))
+    batch = next(iter(samples.batches(3, seed=0, epoch=1, hflip=0.5))).to(CPU)
     loss = HDEDLoss(Loss(lambda_=0.25), 8.0)
 
     class Kept(nn.Module):

@@ -1,6 +1,7 @@
 """The paper's losses against loops over pixels, and what masks must keep out."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,8 +24,8 @@ from hded.training.losses import (
 
 DEPTH_TERMS = {
     "l1": l1_depth,
-    "forward": lambda *args: gradient_depth(*args, "forward"),
-    "prewitt": lambda *args: gradient_depth(*args, "prewitt"),
+    "forward": partial(gradient_depth, operator="forward"),
+    "prewitt": partial(gradient_depth, operator="prewitt"),
 }
 EVERY_DEPTH_TERM = pytest.mark.parametrize("term", DEPTH_TERMS)
 
@@ -45,7 +46,7 @@ def loop_l1(pred: np.ndarray, gt: np.ndarray, valid: np.ndarray) -> float:
     for index in np.ndindex(pred.shape):
         if valid[index]:
             total, count = total + abs(pred[index] - gt[index]), count + 1
-    return total / max(count, 1)
+    return float(total / max(count, 1))
 
 
 def loop_forward(pred: np.ndarray, gt: np.ndarray, valid: np.ndarray) -> float:
@@ -60,7 +61,7 @@ def loop_forward(pred: np.ndarray, gt: np.ndarray, valid: np.ndarray) -> float:
             if valid[here] and valid[there]:
                 total += abs((pred[there] - gt[there]) - (pred[here] - gt[here]))
                 count += 1
-        result += total / max(count, 1)
+        result += float(total / max(count, 1))
     return result
 
 

@@ -20,6 +20,7 @@ from hded.training.samplers import Sampler, build_sampler
 from hded.training.validation import whole_frames
 
 SIZE_PX = 32
+CPU = torch.device("cpu")
 
 
 def crops(stores, indices=None, size_px: int = SIZE_PX) -> Sampler:
@@ -34,7 +35,8 @@ def sampler(stores, indices, geometry: Geometry, size_px: int, cameras=()) -> Sa
 
 
 def epoch_of(samples: Sampler, batch_size: int = 1, **options) -> list[Batch]:
-    return list(samples.batches(batch_size, **{"seed": 0, "epoch": 1, "hflip": 0.5, **options}))
+    chosen = {"seed": 0, "epoch": 1, "hflip": 0.5, **options}
+    return [batch.to(CPU) for batch in samples.batches(batch_size, **chosen)]
 
 
 def as_bytes(batch: Batch) -> tuple[bytes, ...]:
@@ -208,10 +210,11 @@ def rendered(tmp_path_factory) -> SimpleNamespace:
     tiny = write_stores(folder / "tiny", splits=["train"] * 4, size=SIZE)
     table = list_renderings(tiny.scenes.frames, chosen)
     records = []
-    for row in table.itertuples():
-        depth = tiny.depth[row.frame_index]
-        lens = chosen[row.camera_index].lens(depth, SIZE[1], np.random.default_rng(0))
-        image, coc = render_defocused(tiny.rgb[row.frame_index], depth, lens, "gather")
+    for row in table.to_dict("records"):
+        index = row["frame_index"]
+        depth = tiny.depth[index]
+        lens = chosen[row["camera_index"]].lens(depth, SIZE[1], np.random.default_rng(0))
+        image, coc = render_defocused(tiny.rgb[index], depth, lens, "gather")
         records.append({"defocused": image, "coc": coc.astype(np.float16)})
     arrays = {"defocused": ((*SIZE, 3), np.uint8), "coc": (SIZE, np.float16)}
     write_store(folder / "taken", table, arrays, records, {"camera": {}})
@@ -222,9 +225,8 @@ def rendered(tmp_path_factory) -> SimpleNamespace:
 
 def drawn(rendered: SimpleNamespace, epochs: int = 6, cameras=()) -> list[Batch]:
     samples = sampler(rendered, range(4), "crop", 32, cameras)
-    device = torch.device("cpu")
     return [
-        batch.to(device)
+        batch.to(CPU)
         for epoch in range(1, epochs + 1)
         for batch in samples.batches(2, seed=0, epoch=epoch, hflip=0.5)
     ]
@@ -236,7 +238,7 @@ def test_a_sample_draws_one_of_its_frames_renderings(rendered):
     seen = set()
     for epoch in range(1, 30):
         (batch,) = samples.batches(1, seed=0, epoch=epoch, hflip=0.0)
-        image = to_uint8(batch.defocused)[0]
+        image = to_uint8(batch.to(CPU).defocused)[0]
         found = [
             i
             for i, image_of in enumerate(stored)

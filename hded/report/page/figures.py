@@ -85,7 +85,7 @@ def coc_figure(lenses: Sequence[ThinLens], depth_m: tuple[float, float], name: s
     """
     wide = depth_m[1] / depth_m[0] > LOG_RATIO
     x = np.geomspace(*depth_m, 400) if wide else np.linspace(*depth_m, 400)
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE):  # pyright: ignore[reportArgumentType]
         figure = _figure(WIDE)
         axes = figure.subplots()
         for i, lens in enumerate(lenses):
@@ -114,7 +114,7 @@ def coc_figure(lenses: Sequence[ThinLens], depth_m: tuple[float, float], name: s
 
 def coc_histogram(table: pd.DataFrame, name: str) -> Picture:
     """Share of pixels [%] over signed CoC [px]; table: columns coc_px, share_percent."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE):  # pyright: ignore[reportArgumentType]
         figure = _figure(WIDE)
         axes = figure.subplots()
         width = float(np.diff(table["coc_px"]).min())
@@ -143,7 +143,7 @@ def error_figure(
     means over seeds; bands reach from the lowest to the highest seed. shares_of: the variant whose
     pixels are counted, the first if None; a control's pictures may have another blur.
     """
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE):  # pyright: ignore[reportArgumentType]
         figure = _figure(TALL)
         top, middle, bottom = figure.subplots(3, sharex=True, height_ratios=(3, 2, 1))
         for i, (variant, tables) in enumerate(curves.items()):
@@ -213,7 +213,7 @@ def _term_figure(
     name: str,
     log: bool,
 ) -> Picture:
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE):  # pyright: ignore[reportArgumentType]
         figure = _figure(SMALL)
         axes = figure.subplots()
         smallest = np.inf

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -226,7 +227,7 @@ def _errors(runs: Sequence[Run]) -> tuple[list[Picture], str]:
 
 def _optics(run: Run) -> list[Picture]:
     """Return the camera's curve; none for a camera that is drawn anew for each picture."""
-    settings = {key: run.camera.get(key) for key in LENS}
+    settings: dict[str, Any] = {key: run.camera.get(key) for key in LENS}
     if any(value is None for value in settings.values()):
         return []
     focus = settings["focus_distance_m"]

@@ -208,7 +208,8 @@ def read_run(folder: Path, trained: Path) -> Run:
         if p.kind == DEPTH
     }
     metrics = _read_metrics(folder / "metrics.json", heads, protocols)
-    fields = dict(record) | {"frames": tuple(sorted(rows[DEPTH]["frame"].unique()))}
+    fields: dict[str, Any] = dict(record)
+    fields["frames"] = tuple(sorted(rows[DEPTH]["frame"].unique()))
     return Run(
         **fields,
         metrics={DEPTH: metrics.depth, ALL_IN_FOCUS: metrics.all_in_focus},

@@ -83,7 +83,7 @@ def read_layers(network: HDEDNet) -> list[Layer]:
 
 def _rows(network: HDEDNet) -> list[tuple[str, str, list[nn.Module]]]:
     """Name the rows: the module that is watched first, then those counted with it."""
-    features = dict(network.encoder.features.named_children())
+    features = dict(network.encoder.features.named_children())  # pyright: ignore[reportAttributeAccessIssue]
     rows: list[tuple[str, str, list[nn.Module]]] = []
     for name, module in features.items():
         if name == "norm5":
@@ -96,11 +96,11 @@ def _rows(network: HDEDNet) -> list[tuple[str, str, list[nn.Module]]]:
         elif name.startswith("transition"):
             rows.append((name, "batch norm, ReLU, 1x1; skip, then 2x2 mean", [module]))
     for head, decoder in network.decoders.items():
-        blocks = list(decoder.blocks)
+        blocks = list(decoder.blocks)  # pyright: ignore[reportArgumentType]
         for i, block in enumerate(blocks):
             operation = f"transposed {_conv(block.up)}, {_conv(block.conv)}"
             rows.append((f"Dconv{len(blocks) - i}, {head}", operation, [block]))
-        rows.append((f"prediction, {head}", _conv(decoder.predict), [decoder.predict]))
+        rows.append((f"prediction, {head}", _conv(decoder.predict), [decoder.predict]))  # pyright: ignore[reportArgumentType]
     return rows
 
 

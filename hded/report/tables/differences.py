@@ -156,7 +156,7 @@ def compare_networks(
             continue
         for metric in MEASURED[kind]:
             spec = MetricColumn(kind, protocol.name, "", metric + suffix)
-            values = (_values(runs, spec, method) for runs in (first, second))
+            values = _values(first, spec, method), _values(second, spec, method)
             rows += _row(title, names, protocol.title, spec, *values, tied=tied)
     return rows
 

@@ -60,9 +60,9 @@ def _row(run: Run) -> Row:
     cells = (
         _cell([last["weight/depth"]]),
         _cell([last["weight/all_in_focus"]]),
-        _cell(ratio.head(1)),
-        _cell(ratio),
-        _cell(paper.dropna()),
+        _cell(ratio.head(1).tolist()),
+        _cell(ratio.tolist()),
+        _cell(paper.dropna().tolist()),
     )
     return Row("plain", f"{run.variant}, seed {run.seed}", cells, run.training.weighting)
 
