@@ -5,8 +5,8 @@ Choices:
 - CoC is signed: negative nearer than the focus distance, positive beyond it;
 - invalid depth (NaN, infinite, zero or negative) has a CoC of 0: such a pixel is not blurred, and
   every loss and metric masks it;
-- metres become pixels by the *original* image width on a 36 mm sensor (SYNDOF's): 640 px for NYU,
-  345 px for Make3D at 460x345. A crop does not change the pixel pitch.
+- the pixel pitch is 36 mm (SYNDOF's sensor width) divided by the *original* image width: 640 px
+  for NYU, 345 px for Make3D at 460x345. Cropping does not change it.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hded.common.errors import HDEDError, check_choice
 
-NOT_DEFOCUSED = "all in focus"  # in the place of a camera's name, where none blurred
+NOT_DEFOCUSED = "all in focus"  # the camera's name where images were not defocused
 SENSOR_WIDTH_M = 0.036  # full frame
 D3NET_PIXEL_PITCH_M = 5.6e-6
 SYNDOF_FOCAL_LENGTHS_M = (0.050, 0.070, 0.085)
@@ -72,7 +72,7 @@ class ThinLens:
         return self.aperture_m * image_m / self.focus_distance_m / self.pixel_pitch_m
 
     def coc_px(self, depth_m: ArrayLike) -> NDArray[np.float32]:
-        """Signed CoC diameter [px] of depths [m] of any shape: D (v/S) (x - S)/x, clamped."""
+        """Return the signed CoC diameter [px] at depth x [m]: D (v/S) (x - S)/x, clamped."""
         depth = np.asarray(depth_m, np.float64)
         valid = np.isfinite(depth) & (depth > 0)
         x = np.where(valid, depth, self.focus_distance_m)  # CoC 0
@@ -82,14 +82,14 @@ class ThinLens:
         return np.clip(coc, -self.max_coc_px, self.max_coc_px).astype(np.float32)
 
     def sigma_px(self, depth_m: ArrayLike) -> NDArray[np.float32]:
-        """Standard deviation [px] of the Gaussian that stands for the blur disc."""
+        """Return the standard deviation [px] of the Gaussian that approximates the blur disc."""
         return sigma_of_coc(self.coc_px(depth_m), self.sigma_rule)
 
 
 def sigma_of_coc(coc_px: ArrayLike, rule: SigmaRule = "quarter") -> NDArray[np.float32]:
-    """Sigma [px] of a signed CoC [px].
+    """Return the sigma [px] of a signed CoC [px].
 
-    `quarter`: |CoC|/4 (paper). `syndof`: (|CoC| - 1)/4, none at or below 1 px (SYNDOF).
+    `quarter`: |CoC|/4 (paper). `syndof`: (|CoC| - 1)/4, and 0 up to 1 px (SYNDOF).
     `d3net`: 0.3 |CoC| (D3-Net).
     """
     check_choice("sigma_rule", rule, SIGMA_RULES)
@@ -105,30 +105,31 @@ def sigma_of_coc(coc_px: ArrayLike, rule: SigmaRule = "quarter") -> NDArray[np.f
 def draw_focus_m(
     depth_m: NDArray, focal_length_m: float, rng: np.random.Generator, focus_if_flat_m: float = 2.0
 ) -> float:
-    """Draw a focus distance [m] as SYNDOF's code does: one of the picture's own depths.
+    """Draw a focus distance [m] as SYNDOF's code does: one of the frame's own depths.
 
-    Its distinct depths (here to 1 cm) are ranked from the nearest; the share t of those nearer has
-    a weight of exp(-t^2 / (2 0.5^2)), half a normal distribution. A picture without depth is
-    focused at `focus_if_flat_m`; a lens never inside its focal length.
+    The distinct depths (here to 1 cm) are sorted from the nearest; one that lies behind a fraction
+    t of the others has the weight exp(-t^2 / (2 0.5^2)), half a normal distribution. A frame
+    without valid depth is focused at `focus_if_flat_m`. The distance is always beyond the focal
+    length.
     """
     depth = depth_m[np.isfinite(depth_m) & (depth_m > 0)]
-    # beyond a kilometre a number is damaged
+    # depths beyond a kilometre are measurement errors
     levels = np.flatnonzero(np.bincount(np.rint(np.clip(depth, 0.01, 1000) * 100).astype(np.intp)))
     if not levels.size:
         return focus_if_flat_m
     weight = np.exp(-((np.arange(levels.size) / levels.size) ** 2) / (2 * SYNDOF_FOCUS_SPREAD**2))
     drawn_m = float(rng.choice(levels, p=weight / weight.sum())) / 100
-    # the nearest and farthest depths are not those of whole centimetres
+    # rounding to centimetres may leave the range of the depths
     drawn_m = min(max(drawn_m, float(depth.min())), float(depth.max()))
     return max(drawn_m, 1.01 * focal_length_m)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Camera:
-    """A named camera: gives the lens that takes one picture.
+    """A named camera of fixed focal length and aperture.
 
-    `pixel_pitch_m` None means 36 mm over the original image width; `focus_distance_m` None means
-    drawn for each picture (`draw_focus_m`).
+    `pixel_pitch_m` None: 36 mm divided by the original image width. `focus_distance_m` None: drawn
+    for each frame (`draw_focus_m`).
     """
 
     name: str
@@ -140,9 +141,9 @@ class Camera:
     sigma_rule: SigmaRule = "quarter"
 
     def lens(self, depth_m: NDArray, image_width_px: int, rng: np.random.Generator) -> ThinLens:
-        """Return the lens for a picture of this depth map [m], `image_width_px` wide uncropped.
+        """Return the lens for a frame of depth `depth_m`, `image_width_px` wide before cropping.
 
-        A camera of fixed focus looks neither at the depth nor at `rng`.
+        A camera of fixed focus uses neither the depth nor `rng`.
         """
         focus_m = self.focus_distance_m
         if focus_m is None:
@@ -157,9 +158,9 @@ class Camera:
         )
 
     def describe(self, image_width_px: int) -> dict[str, Any]:
-        """Return name and settings, resolved for pictures `image_width_px` wide, for the record.
+        """Return the name and the settings for images `image_width_px` wide, to be recorded.
 
-        What is drawn for each picture is None.
+        A setting that is drawn for each frame is None.
         """
         lens = self.lens(np.empty(0), image_width_px, np.random.default_rng(0))
         drawn = {} if self.focus_distance_m else {"focus_distance_m": None}
@@ -168,10 +169,10 @@ class Camera:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyndofCamera:
-    """SYNDOF's random camera (Lee et al. 2019), drawn anew for each picture.
+    """SYNDOF's random camera (Lee et al. 2019): each frame has a lens of its own.
 
-    Focal length from 50, 70, 85 mm; focus distance as `draw_focus_m`; the aperture is solved so
-    that the largest CoC is `max_coc_px`.
+    The focal length is drawn from 50, 70 and 85 mm and the focus distance by `draw_focus_m`; the
+    aperture is such that the largest CoC is `max_coc_px`.
     """
 
     name: str = "syndof"
@@ -179,7 +180,7 @@ class SyndofCamera:
     sigma_rule: SigmaRule = "syndof"
 
     def lens(self, depth_m: NDArray, image_width_px: int, rng: np.random.Generator) -> ThinLens:
-        """Draw a lens for a picture of this depth map [m], `image_width_px` wide uncropped."""
+        """Return a lens drawn for a frame of depth `depth_m`, `image_width_px` wide uncropped."""
         weights = np.asarray(SYNDOF_FOCAL_WEIGHTS)
         focal_m = float(rng.choice(SYNDOF_FOCAL_LENGTHS_M, p=weights / weights.sum()))
         focus_m = draw_focus_m(depth_m, focal_m, rng)
@@ -194,7 +195,7 @@ class SyndofCamera:
         depth_range_m: tuple[float, float],
         image_width_px: int,
     ) -> ThinLens:
-        """Open the aperture until the largest CoC over a range of depth [m] is `max_coc_px`."""
+        """Return the lens whose largest CoC over a range of depth [m] is `max_coc_px`."""
         lens = ThinLens(
             focal_length_m=focal_length_m,
             aperture_m=1.0,
@@ -204,12 +205,12 @@ class SyndofCamera:
             sigma_rule=self.sigma_rule,
         )
         largest = float(np.abs(lens.coc_px(depth_range_m)).max())
-        # CoC is proportional to the aperture; a flat scene in focus keeps a common f/2.8
+        # CoC is proportional to the aperture; a flat scene in focus has f/2.8
         aperture_m = self.max_coc_px / largest if largest else focal_length_m / 2.8
         return replace(lens, aperture_m=aperture_m, max_coc_px=self.max_coc_px)
 
     def describe(self, image_width_px: int) -> dict[str, Any]:
-        """Return name and settings for the record; what is drawn for each picture is None."""
+        """Return the name and the settings to be recorded; those drawn for each frame are None."""
         drawn = ("f_number", "focal_length_m", "aperture_m", "focus_distance_m")
         return {
             "name": self.name,
@@ -224,7 +225,7 @@ AnyCamera = Camera | SyndofCamera
 
 
 def describe_cameras(cameras: Sequence[AnyCamera], image_width_px: int) -> dict[str, Any]:
-    """Describe cameras that differ in focus distance alone: as one, with a list of distances."""
+    """Return one description of cameras that differ only in focus distance, which are listed."""
     records = [camera.describe(image_width_px) for camera in cameras]
     if len(records) == 1:
         return records[0]

@@ -1,12 +1,12 @@
 """The per-pixel Gaussian on batches of torch tensors, on any device, with gradients.
 
-- On the CPU, in float32, where no gradient is asked for: `gaussian_gather`, image by image.
+- On the CPU in float32 without gradients: `gaussian_gather`, image by image.
 - On CUDA with Triton: the kernels of `triton_kernels`, forward and backward.
 - Everywhere else, and in float64 on the CPU: `torch_ops`.
 
-Autograd sees one step: it keeps the padded image, sigma and the result, and none of the hundreds of
-shifted sums. The gradient is that of the formula within a pixel's support, which jumps where
-3 sigma passes an integer; the jump has none.
+For autograd the blur is a single operation: the padded image, sigma and the result are kept in
+memory, not the hundreds of shifted sums. The gradient is that of the formula with the support held
+constant: where 3 sigma passes an integer the support jumps, and the jump has no gradient.
 """
 
 import importlib.util
@@ -31,16 +31,17 @@ def gaussian_gather_batch(
 ) -> Tensor:
     """Blur rgb (B, 3, H, W) by sigma_px (B, H, W) or (B, 1, H, W) -> (B, 3, H, W) in rgb's dtype.
 
-    `gaussian_gather` of every image, within 1e-5, any strides; rgb in [0, 1], float32 or float64,
-    and sigma either, on one device. With `margin_px` rgb is (B, 3, H + 2 margin, W + 2 margin).
-    Weights are made in rgb's dtype; the support, and that sigma below 0.1 px leaves a pixel alone
-    (gradient of sigma 0), follow sigma as float32. Differentiable once, in rgb and in sigma.
+    Equals `gaussian_gather` of each image within 1e-5. rgb: in [0, 1]; both float32 or float64, of
+    any strides, on one device. With `margin_px` rgb is (B, 3, H + 2 margin, W + 2 margin).
+    Weights are computed in rgb's dtype. The support is decided with sigma as float32, and so is
+    whether sigma is below 0.1 px, where a pixel is copied (the gradient of sigma is 0 there).
+    Differentiable once, with respect to rgb and sigma.
 
-    The largest sigma and the checks of the values cost one wait for the device. `max_sigma_px`
-    promises a bound and saves both: a larger sigma then counts as the bound (without gradient), a
-    negative one as 0, and a NaN makes its own pixel NaN, or is refused where the CPU blurs.
-    Raises HDEDError for shapes, dtypes and devices that do not fit, and, without that promise, for
-    a sigma or a pixel that is NaN or infinite, or a sigma that is negative.
+    Finding the largest sigma and checking the values waits once for the device. With the bound
+    `max_sigma_px` neither is done: a larger sigma counts as the bound (without gradient), a
+    negative one as 0, and a NaN makes its own pixel NaN (on the CPU it raises HDEDError).
+    Raises HDEDError for shapes, dtypes and devices that do not fit, and, without a bound, for NaN
+    or infinite values and a negative sigma.
     """
     sigma = _check_form(rgb, sigma_px, margin_px)
     if max_sigma_px is not None:
@@ -52,7 +53,7 @@ def gaussian_gather_batch(
         return _by_numba(rgb.detach(), sigma.detach(), margin_px)
     largest = _largest_sigma(rgb, sigma) if max_sigma_px is None else max_sigma_px
     radius = radius_px(float(np.float32(largest)))
-    # an even padding: the kernels take columns by twos
+    # the padding is even, since the kernels process columns in pairs
     pad = radius + radius % 2
     return _Gather.apply(rgb, sigma.to(rgb.dtype), margin_px, pad)
 

@@ -1,4 +1,4 @@
-"""A blur that knows what lies in front: light spreads from each pixel, nearer layers cover farther.
+"""A blur that respects occlusion: light spreads from each pixel, nearer layers cover farther ones.
 
 A gather lets each pixel average whatever surrounds it, so colours bleed over depth edges: a sharp
 object leaks into the blurred background, and a blurred one keeps a hard outline. Here, in the
@@ -59,7 +59,7 @@ def layered_blur(rgb: NDArray, coc_px: NDArray, sigma_px: NDArray) -> NDArray[np
     hidden_sigma = sigma.ravel()[behind]
     rows, columns = (border_indices(n, 0, pad) for n in sigma.shape)
     window = rows[:, None], columns
-    # how far away light may come from
+    # the distance from which light may reach a pixel
     reach = maximum_filter(np.maximum(radius, hidden_radius), 2 * pad + 1)
     out = np.empty_like(image)
     _compose(
@@ -82,7 +82,7 @@ def layered_blur(rgb: NDArray, coc_px: NDArray, sigma_px: NDArray) -> NDArray[np
 
 
 def _layers(coc: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return each pixel's layer, nearest first, and for each layer how many of those cover it."""
+    """Return each pixel's layer, nearest first, and the number of layers that cover each layer."""
     nearest, farthest = float(coc.min()), float(coc.max())
     step = max((farthest - nearest) / LAYERS, 1e-6)
     layer = np.minimum((coc - nearest) / step, LAYERS - 1).astype(np.int64)
@@ -112,7 +112,7 @@ def _jumps(before: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[n
 
 @numba.njit(parallel=True, cache=True)
 def _fill_hidden(image, coc, radius, hidden, behind):
-    """Find what blurred pixels hide: fill its colour, and the index of its nearest visible pixel.
+    """Fill in what blurred pixels hide: its colour, and the index of its nearest visible pixel.
 
     image, hidden (H, W, 3); the others (H, W). The colour is the mean of the pixels within `radius`
     that the pixel covers, weighed by the inverse square of their distance.
@@ -146,7 +146,7 @@ def _fill_hidden(image, coc, radius, hidden, behind):
 
 @numba.njit(parallel=True, cache=True)
 def _weights(sigma, radius, pad):
-    """Weights (H, W, pad + 1) by distance along one axis, those of both sides adding up to 1."""
+    """Return weights (H, W, pad + 1) by distance along one axis; both sides together sum to 1."""
     height, width = sigma.shape
     table = np.zeros((height, width, pad + 1), np.float32)
     for y in numba.prange(height):
@@ -173,7 +173,7 @@ def _compose(
     image, layer, radius, weight, hidden, hidden_layer, hidden_radius, hidden_weight,
     first_open, reach, near_edge, pad, out,
 ):  # fmt: skip
-    """Fill out (H, W, 3): gather all light by layer, then compose it, nearest layer first.
+    """Fill `out` (H, W, 3): gather the light of each layer, then compose it, nearest layer first.
 
     first_open (LAYERS,): how many of the nearest layers cover each. reach (H, W): how far light may
     come from; near_edge: whether layers cover each other there. All others are padded by `pad` on

@@ -1,4 +1,4 @@
-"""The per-pixel Gaussian as its formula is written: float64, one pixel at a time."""
+"""The per-pixel Gaussian as its formula is written, in float64, one pixel at a time."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ from hded.blur.support import MIN_SIGMA_PX, border_indices, check_image, radius_
 def gaussian_gather_reference(
     rgb: NDArray, sigma_px: NDArray, margin_px: int = 0
 ) -> NDArray[np.float64]:
-    """Blur exactly: the same arguments and errors as `gaussian_gather`, float64, slowly."""
+    """Return the blurred image in float64: slow, with `gaussian_gather`'s arguments and errors."""
     rgb, sigma32 = check_image(rgb, sigma_px, margin_px)
     image = rgb / 255.0 if rgb.dtype == np.uint8 else rgb.astype(np.float64)
     sigma = sigma32.astype(np.float64)

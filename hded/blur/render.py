@@ -1,4 +1,4 @@
-"""One picture through a lens: depth -> circle of confusion -> blur -> 8 bits."""
+"""Render a defocused image: depth -> circle of confusion -> blur -> 8 bits."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,10 @@ from hded.optics import AnyCamera, Camera, Renderer, ThinLens, sigma_of_coc
 def render_defocused(
     rgb: NDArray[np.uint8], depth_m: NDArray[np.float32], lens: ThinLens, renderer: Renderer
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return the defocused picture (H, W, 3) and its signed CoC (H, W) [px].
+    """Return the defocused image (H, W, 3) and its signed CoC (H, W) [px].
 
-    rgb: (H, W, 3), all in focus; depth_m: (H, W), 0 where unknown (left sharp). `gather`: each
-    pixel averages its surroundings; `layered`: nearer light covers what lies behind.
+    rgb: (H, W, 3), all in focus; depth_m: (H, W), 0 where unknown, where the image stays sharp.
+    `gather`: each pixel averages its neighbourhood; `layered`: occlusion is respected.
     """
     coc = lens.coc_px(depth_m)
     sigma = sigma_of_coc(coc, lens.sigma_rule)
@@ -28,10 +28,10 @@ def render_defocused(
 
 
 def list_renderings(frames: pd.DataFrame, cameras: Sequence[AnyCamera]) -> pd.DataFrame:
-    """Return the table of a defocused store: a row for each frame and camera, frame by frame.
+    """Return the table of a defocused store: one row for each frame and camera, frame by frame.
 
     `frame_index` is the frame's position in `frames`, `camera_index` the camera's in `cameras`.
-    Several cameras differ in focus distance, which joins the frame's name: 0001-1.5m.
+    Several cameras differ in focus distance, which is appended to the frame's name: 0001-1.5m.
     """
     table = frames.loc[frames.index.repeat(len(cameras))].reset_index(drop=True)
     table["frame_index"] = np.repeat(np.arange(len(frames)), len(cameras))

@@ -1,4 +1,4 @@
-"""What every form of the per-pixel Gaussian shares: support, borders, and checks of arguments."""
+"""Support, borders and argument checks, shared by every implementation of the blur."""
 
 import math
 
@@ -12,23 +12,23 @@ SUPPORT_SIGMAS = 3.0
 
 
 def radius_px(sigma_px: float) -> int:
-    """Support either side of the centre; 0 for a sigma that leaves the pixel alone."""
+    """Return the support on either side of the centre; 0 for a sigma too small to blur."""
     if sigma_px < np.float32(MIN_SIGMA_PX):
         return 0
     return math.ceil(SUPPORT_SIGMAS * sigma_px)
 
 
 def radii_px(sigma_px: NDArray[np.float32]) -> NDArray[np.int64]:
-    """`radius_px` of every pixel."""
+    """Return `radius_px` of every pixel."""
     radius = np.ceil(SUPPORT_SIGMAS * sigma_px.astype(np.float64)).astype(np.int64)
     return np.where(sigma_px < np.float32(MIN_SIGMA_PX), 0, radius)
 
 
 def border_indices(length: int, margin_px: int, radius: int) -> NDArray[np.intp]:
-    """Where `length` positions and `radius` more on either side lie in an axis with a margin.
+    """Return the indices of `length` positions and `radius` more on either side of an axis.
 
-    The axis has length + 2 margin_px values; beyond them it is mirrored, edges repeated, as often
-    as needed.
+    The axis has length + 2 margin_px values, of which the positions are the middle; beyond them it
+    is mirrored, edges repeated, as often as needed.
     """
     inside = np.arange(length + 2 * margin_px)
     beyond = radius - margin_px

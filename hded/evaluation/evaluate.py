@@ -68,7 +68,7 @@ class ErrorCurve:
         self.sums += self.sums_of(quantity, pred, gt, valid)
 
     def table(self) -> pd.DataFrame:
-        """Columns bin_low, bin_high, pixels, rmse [m], abs_rel, bias [m]; empty bins left out."""
+        """Return columns bin_low, bin_high, pixels, rmse [m], abs_rel, bias [m]; no empty bins."""
         pixels, square, relative, bias = self.sums[:, used := self.sums[0] > 0]
         return pd.DataFrame(
             {
@@ -84,7 +84,7 @@ class ErrorCurve:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Per-image rows, aggregates, curves, and the protocols they were taken under."""
+    """Per-image rows, aggregates and curves, and the protocols by which they were measured."""
 
     depth: pd.DataFrame
     all_in_focus: pd.DataFrame
@@ -97,11 +97,11 @@ class Evaluation:
 
 
 def median_depth_m(scenes: Store) -> float:
-    """Median of the training frames' known depth, to 1 mm (a running histogram, not a sort)."""
+    """Return the median of the training frames' valid depth [m], to 1 mm, from a histogram."""
     counts = np.zeros(1, np.int64)
     for index in scenes.indices("train"):
         depth = scenes.read("depth", index)
-        # beyond a kilometre a number is damaged, and only its being large matters here
+        # depths beyond a kilometre are measurement errors; clipped they do not move the median
         millimetres = np.rint(np.clip(depth[depth > 0], 0, 1000) * 1000).astype(np.int64)
         frame = np.bincount(millimetres, minlength=len(counts))
         frame[: len(counts)] += counts
@@ -118,13 +118,13 @@ def evaluate(
     size_px: int | None,
     batch_size: int = 1,
 ) -> Evaluation:
-    """Measure `predict` on the test frames under every protocol of the dataset.
+    """Return the errors of `predict` on the test frames under every protocol of the dataset.
 
-    A frame with several defocused copies, one a focus distance, counts once for each of them.
+    A frame with several renderings, one for each focus distance, counts once for each of them.
 
-    size_px: side of the squashed frames of a `resize` network, None for a native one; batch_size:
-    how many images `predict` is given at once. Raises HDEDError, naming the frame, for a depth that
-    is not a positive number.
+    size_px: side of the resized frames of a `resize` network, None for a native one; batch_size:
+    the number of images that `predict` is called with. Raises HDEDError, naming the frame, for a
+    depth that is not a positive number.
     """
     attributes = scenes.attributes
     native: tuple[int, int] = tuple(attributes["size"])
@@ -142,7 +142,7 @@ def evaluate(
     table = defocused.frames
     several = table["camera_index"].nunique() > 1
     sizes = [network_size] if network_size else list(dict.fromkeys([native, PAPER_SIZE]))
-    ruler = _Ruler(
+    measures = _Measures(
         protocols=[p for p in every if has_raw or not p.raw],
         sizes=sizes if "all_in_focus" in heads else [],
         native=native,
@@ -154,37 +154,37 @@ def evaluate(
     truth = hashlib.sha256()
 
     def frames() -> Iterator[_Frame]:
-        for copy in progress(defocused.indices("test"), desc="evaluate", unit="frame"):
-            index = table["frame_index"].iloc[copy]
-            key = {"frame": table["frame"].iloc[copy]}
+        for row in progress(defocused.indices("test"), desc="evaluate", unit="frame"):
+            index = table["frame_index"].iloc[row]
+            key = {"frame": table["frame"].iloc[row]}
             depth_m = scenes.read("depth", index)
-            if table["camera_index"].iloc[copy] == 0:
+            if table["camera_index"].iloc[row] == 0:
                 truth.update(depth_m.data)
             if several:
                 key["source_frame"] = scenes.frames["frame"].iloc[index]
-                key["focus_distance_m"] = table["focus_distance_m"].iloc[copy]
+                key["focus_distance_m"] = table["focus_distance_m"].iloc[row]
             yield _Frame(
                 key=key,
-                defocused=defocused.read("defocused", copy),
-                coc_px=defocused.read("coc", copy).astype(np.float32),
+                defocused=defocused.read("defocused", row),
+                coc_px=defocused.read("coc", row).astype(np.float32),
                 depth_m=depth_m,
                 raw_valid=scenes.read("raw_valid", index) if has_raw else None,
-                sharp=scenes.read("rgb", index) if ruler.sizes else None,
+                sharp=scenes.read("rgb", index) if measures.sizes else None,
             )
 
     depth_rows: list[dict[str, Any]] = []
     image_rows: list[dict[str, Any]] = []
-    for found in _stream(predict, frames(), ruler.measure, batch_size):
+    for found in _stream(predict, frames(), measures.measure, batch_size):
         depth_rows += found.depth
         image_rows += found.images
-        ruler.by_depth.sums += found.by_depth
-        ruler.by_coc.sums += found.by_coc
+        measures.by_depth.sums += found.by_depth
+        measures.by_coc.sums += found.by_coc
     depth, all_in_focus = pd.DataFrame(depth_rows), pd.DataFrame(image_rows)
-    metrics = _aggregate(depth, all_in_focus, ruler.protocols)
+    metrics = _aggregate(depth, all_in_focus, measures.protocols)
     if several:
         images = dict(list(all_in_focus.groupby("focus_distance_m"))) if len(all_in_focus) else {}
         metrics["focus"] = {
-            f"{focus:.10g}": _aggregate(rows, images.get(focus, all_in_focus), ruler.protocols)
+            f"{focus:.10g}": _aggregate(rows, images.get(focus, all_in_focus), measures.protocols)
             for focus, rows in depth.groupby("focus_distance_m")
         }
     return Evaluation(
@@ -193,16 +193,16 @@ def evaluate(
         metrics=metrics,
         protocols=[_depth_block(p, native, has_raw) for p in every]
         + [_image_block(size, native) for size in sizes],
-        by_depth=ruler.by_depth,
-        by_coc=ruler.by_coc,
-        median_depth_m=ruler.median_m,
+        by_depth=measures.by_depth,
+        by_coc=measures.by_coc,
+        median_depth_m=measures.median_m,
         truth=truth.hexdigest()[:20],
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """One test picture and its truth, all at native size."""
+    """One test rendering and its ground truth, all at native size."""
 
     key: dict[str, Any]
     defocused: NDArray[np.uint8]
@@ -213,8 +213,8 @@ class _Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class _Measured:
-    """One frame's rows, and what it adds to the curves."""
+class _FrameResult:
+    """One frame's rows, and its contribution to the curves."""
 
     depth: list[dict[str, Any]]
     images: list[dict[str, Any]]
@@ -223,8 +223,8 @@ class _Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ruler:
-    """What every frame is measured by."""
+class _Measures:
+    """The protocols, sizes and curves by which every frame is measured."""
 
     protocols: list[DepthProtocol]
     sizes: list[tuple[int, int]]
@@ -233,7 +233,7 @@ class _Ruler:
     by_depth: ErrorCurve
     by_coc: ErrorCurve
 
-    def measure(self, frame: _Frame, outputs: Mapping[str, NDArray]) -> _Measured:
+    def measure(self, frame: _Frame, outputs: Mapping[str, NDArray]) -> _FrameResult:
         gt, top = frame.depth_m, self.by_depth.edges[-1]
         guesses = {"median": np.full(gt.shape, self.median_m, np.float32)}
         curves = {}
@@ -244,7 +244,7 @@ class _Ruler:
             curves["by_depth"] = self.by_depth.sums_of(gt, pred, gt, valid)
             curves["by_coc"] = self.by_coc.sums_of(frame.coc_px, pred, gt, valid)
         depth, images = [], []
-        # protocols that differ in pooling alone share their rows
+        # protocols that differ only in pooling share their rows
         kinds = {p.per_image for p in self.protocols}
         for method, guess in guesses.items():
             key = {**frame.key, "method": method}
@@ -259,18 +259,18 @@ class _Ruler:
                 for method, scores in measure_all_in_focus(shown, frame.sharp, size).items():
                     key = {**frame.key, "method": method}
                     images.append({**key, "protocol": _size_name(size, self.native), **scores})
-        return _Measured(depth, images, **curves)
+        return _FrameResult(depth, images, **curves)
 
 
 def _stream(
     predict: Predict,
     frames: Iterator[_Frame],
-    measure: Callable[[_Frame, Mapping[str, NDArray]], _Measured],
+    measure: Callable[[_Frame, Mapping[str, NDArray]], _FrameResult],
     batch_size: int,
-) -> Iterator[_Measured]:
-    """Predict here and measure in threads; give the results in the frames' order."""
+) -> Iterator[_FrameResult]:
+    """Predict in this thread and measure in others; yield the results in the frames' order."""
     threads = torch.get_num_threads()
-    waiting: deque[Future[_Measured]] = deque()
+    waiting: deque[Future[_FrameResult]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         while batch := list(islice(frames, batch_size)):
             try:

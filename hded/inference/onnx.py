@@ -1,4 +1,4 @@
-"""A trained network as ONNX, free in its size."""
+"""Export a trained network as ONNX, for images of any size."""
 
 import logging
 import warnings
@@ -13,7 +13,7 @@ from hded.network.hded import STRIDE
 
 
 class _Portable(nn.Module):
-    """The network with its padding written as a choice of rows and columns, for any size."""
+    """The network with its padding written as indexing, which can be exported for any size."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class _Portable(nn.Module):
 
 
 def _reflected(length: int) -> Tensor:
-    """0 ... length - 1, then back again, up to a multiple of the network's stride."""
+    """Return 0 ... length - 1, then backwards, up to a multiple of the network's stride."""
     places = torch.arange((length + STRIDE - 1) // STRIDE * STRIDE)
     return (length - 1) - ((length - 1) - places).abs()
 
@@ -35,8 +35,8 @@ def _reflected(length: int) -> Tensor:
 def export_onnx(predictor: Predictor, path: Path) -> None:
     """Write the network's heads as ONNX: `rgb` (1, 3, H, W) in [-1, 1], H and W of 17 or more.
 
-    Outputs are named as the heads and hold what `HDEDNet.forward` gives. A network trained on
-    squashed frames still wants its training size. Raises HDEDError without the extra `onnx`.
+    Outputs are named after the heads and equal those of `HDEDNet.forward`. A network trained on
+    resized frames needs images of its training size. Raises HDEDError without the extra `onnx`.
     """
     try:
         import onnxscript  # noqa: F401
@@ -49,7 +49,7 @@ def export_onnx(predictor: Predictor, path: Path) -> None:
     free = torch.export.Dim.DYNAMIC
     example = torch.zeros(1, 3, 2 * STRIDE, 3 * STRIDE)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own, of its libraries
+        warnings.simplefilter("ignore")  # raised by the exporter itself
         program = torch.onnx.export(
             _Portable(predictor.network).eval(),
             (example,),

@@ -1,7 +1,7 @@
-"""Photographs of any size in, depth and all-in-focus image of the same size out.
+"""Depth and all-in-focus image of a photograph, at the photograph's own size.
 
-A large photograph goes through the network in overlapping tiles that are blended, one row of tiles
-at a time: beyond the photograph and its results, memory does not grow with its height.
+A large photograph is processed in overlapping tiles that are blended, one row of tiles at a time:
+apart from the photograph and its results, memory does not grow with its height.
 """
 
 from collections.abc import Iterator
@@ -26,14 +26,14 @@ PREVIEW = "viridis"  # near is dark, far is light, as in the report
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a network says of a photograph (H, W): millimetres uint16, rgb uint8; or None."""
+    """Outputs for a photograph (H, W): uint16 millimetres, uint8 rgb; None without that head."""
 
     depth_mm: NDArray[np.uint16] | None
     all_in_focus: NDArray[np.uint8] | None
 
 
 def read_photo(path: Path | BinaryIO) -> NDArray[np.uint8]:
-    """Read an image as (H, W, 3) sRGB bytes, upright as its EXIF orientation says."""
+    """Return an image as (H, W, 3) uint8 sRGB, upright according to its EXIF orientation."""
     return np.asarray(open_upright(path))
 
 
@@ -43,11 +43,11 @@ def estimate(
     tile_px: int = TILE_PX,
     overlap_px: int = OVERLAP_PX,
 ) -> Estimate:
-    """Estimate from a photograph (H, W, 3), at its own size.
+    """Return the network's outputs for a photograph (H, W, 3), at its own size.
 
-    A network trained on whole squashed frames sees the whole photograph at its training size, and
-    its results are enlarged again. Any other sees native pixels, in tiles where a side is longer
-    than `tile_px`. Raises HDEDError where the overlap leaves tiles no room.
+    A network trained on resized frames is given the whole photograph at its training size, and its
+    outputs are enlarged. Any other network is given native pixels, in tiles if a side is longer
+    than `tile_px`. Raises HDEDError unless the overlap is smaller than a tile.
     """
     if not 0 <= overlap_px < tile_px:
         raise HDEDError(f"overlap {overlap_px} px must be less than the tile's {tile_px} px")
@@ -73,10 +73,10 @@ def estimate(
 def _bands(
     predictor: Predictor, rgb: NDArray[np.uint8], tile_px: int, overlap_px: int
 ) -> Iterator[tuple[slice, dict[str, NDArray]]]:
-    """Return blended results for rows of the photograph, from top to bottom."""
+    """Yield blended outputs for bands of rows, from top to bottom."""
     height, width = rgb.shape[:2]
     tops, lefts = (_starts(n, tile_px, overlap_px) for n in (height, width))
-    # (rows not yet given, W, channels) of weighted values, and of the weights
+    # weighted values and weights of the rows that are not yet yielded: (rows, W, channels)
     sums: dict[str, NDArray[np.float32]] = {}
     weights = np.zeros((0, width, 1), np.float32)
     given = 0
@@ -119,7 +119,7 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def _ramp(start: int, stop: int, length: int, overlap: int) -> NDArray[np.float32]:
-    """Weights that rise from a tile's border inwards, save at the photograph's own border."""
+    """Return weights that rise from a tile's border inwards, except at the photograph's border."""
     places = np.arange(stop - start, dtype=np.float32) + 1
     rise = np.full(stop - start, overlap + 1, np.float32)
     if start > 0:
@@ -134,7 +134,7 @@ def _millimetres(depth_m: NDArray) -> NDArray[np.uint16]:
 
 
 def preview(depth_mm: NDArray[np.uint16]) -> Image.Image:
-    """Colour a depth map between its 1st and 99th percentile, near dark and far light."""
+    """Return the depth map in colour between its 1st and 99th percentile, near dark, far light."""
     import matplotlib as mpl
 
     low, high = np.percentile(depth_mm, (1, 99))

@@ -1,4 +1,4 @@
-"""A trained network with what is needed to use it: saved, loaded, applied to one image."""
+"""A trained network and its settings: saved, loaded, and applied to images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +24,9 @@ FORMAT = 1
 class Predictor:
     """A network, and the geometry that it was trained with.
 
-    The network is put in evaluation mode, on `device`, channels last: in float32 on a CPU that is
-    faster for the paper's network (`make benchmark`), with the same figures to rounding.
+    The network is moved to `device`, in evaluation mode and channels-last layout. That layout is
+    faster for the paper's network in float32 on a CPU (`make benchmark`), and its outputs are
+    equal up to rounding.
     """
 
     network: HDEDNet
@@ -37,18 +38,18 @@ class Predictor:
         self.network.to(self.device, memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
 
     def __call__(self, defocused: NDArray[np.uint8]) -> dict[str, NDArray]:
-        """Estimate from one image (H, W, 3) uint8.
+        """Return the outputs for one image (H, W, 3) uint8, by head.
 
-        `depth` float32 metres (h, w) and `all_in_focus` uint8 (h, w, 3), by the network's heads.
-        (h, w) is the image's size, or size_px x size_px for a network trained on squashed frames.
+        `depth`: float32 metres (h, w); `all_in_focus`: uint8 (h, w, 3). (h, w) is the image's size,
+        or size_px x size_px for a network trained on resized frames.
         """
         return self.batch([defocused])[0]
 
     @torch.no_grad()
     def batch(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, NDArray]]:
-        """Estimate from images of one size at once: each gives what it gives alone, to rounding.
+        """Return the outputs for images of one size, equal to those of single images up to rounding.
 
-        Raises HDEDError for an output that is not finite: of a network that diverged.
+        Raises HDEDError for an output that is not finite: the network has diverged.
         """
         if self.geometry == "resize":
             images = [resize_rgb(image, (self.size_px, self.size_px)) for image in images]
@@ -84,7 +85,7 @@ def save_weights(
         "state_dict": dict(state),
     }
     draft = path.with_suffix(".part")
-    with draft.open("wb") as stream:  # whose errors say why, where torch's own writer does not
+    with draft.open("wb") as stream:  # its errors state the cause, those of torch's writer do not
         torch.save(content, stream)
     draft.replace(path)
 
@@ -92,10 +93,10 @@ def save_weights(
 def load_predictor(
     path: Path, device: torch.device | str = "cpu", heads: Sequence[str] | None = None
 ) -> Predictor:
-    """Load what `save_weights` wrote; nothing in the file is executed (`weights_only`).
+    """Return the network in a file of `save_weights`; nothing in it is executed (`weights_only`).
 
-    heads: keep these alone, to save the others' time; None keeps all. What is kept gives the same
-    output as in the whole network.
+    heads: the heads to keep, with unchanged outputs, to save the time of the others; None keeps
+    all.
     """
     try:
         content = load_tensors(path)
@@ -115,7 +116,7 @@ def load_predictor(
         geometry, size_px = content["geometry"], content["size_px"]
     except FileNotFoundError:
         raise HDEDError(f"{path}: no such file; train a network first (`dvc repro`)") from None
-    # what other programs wrote fits nowhere
+    # a checkpoint of another program may fail in any of these ways
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise HDEDError(f"{path}: not a checkpoint of this program ({str(error)[:200]})") from error
     return Predictor(network, geometry, size_px, torch.device(device))

@@ -1,6 +1,6 @@
 """Errors of one image: pure functions of arrays, in float64.
 
-How a benchmark uses them (mask, crop, cap, pooling) is the business of `hded.evaluation.protocols`.
+How a benchmark applies them (mask, crop, cap, pooling) is defined in `hded.evaluation.protocols`.
 """
 
 import math
@@ -17,11 +17,11 @@ HIGHER_IS_BETTER = frozenset({"delta1", "delta2", "delta3", "psnr", "ssim"})
 
 
 def depth_errors(pred: NDArray, gt: NDArray, valid: NDArray) -> dict[str, float]:
-    """Standard depth errors over the valid pixels (Eigen et al. 2014).
+    """Return the standard depth errors over the valid pixels (Eigen et al. 2014).
 
     pred, gt: arrays of one shape, metres, positive where `valid` (bool, same shape) is true.
-    Gives rmse [m], abs_rel, log10, and delta1..3: the share of pixels whose ratio to the truth,
-    either way up, is under 1.25, 1.25^2, 1.25^3. All are NaN where no pixel is valid.
+    Keys: rmse [m], abs_rel, log10, and delta1..3, the fraction of pixels with max(pred/gt, gt/pred)
+    below 1.25, 1.25^2, 1.25^3. All are NaN where no pixel is valid.
     Raises HDEDError for shapes that differ, and for a prediction that is not a positive number.
     """
     if valid.dtype != np.bool_:
@@ -48,7 +48,7 @@ def depth_errors(pred: NDArray, gt: NDArray, valid: NDArray) -> dict[str, float]
 
 
 def psnr(image: NDArray, reference: NDArray) -> float:
-    """Peak signal-to-noise ratio [dB], range 1, over all pixels and channels.
+    """Return the peak signal-to-noise ratio [dB], range 1, over all pixels and channels.
 
     image, reference: (H, W, 3) uint8, or floats in [0, 1]. Infinite for equal images.
     """
@@ -58,7 +58,7 @@ def psnr(image: NDArray, reference: NDArray) -> float:
 
 
 def ssim(image: NDArray, reference: NDArray) -> float:
-    """Structural similarity, mean over pixels and channels.
+    """Return the structural similarity, the mean over pixels and channels.
 
     image, reference: (H, W, 3) uint8, or floats in [0, 1].
     """
