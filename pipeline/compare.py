@@ -1,10 +1,10 @@
-"""Two runs side by side: differences with their intervals, changed settings, the same scenes.
+"""Compare two runs: differences with their intervals, changed settings, the same test frames.
 
     python -m pipeline.compare RUN RUN [--out reports/comparison.html]
 
-RUN is a network that is here, as nyu/full/0, or an MLflow run: its id, the beginning of it, or its
-name (of several, the one started last). Everything is read from MLflow, so that a run which a later
-`dvc repro` replaced can still be compared.
+RUN is a trained network such as nyu/full/0, or an MLflow run: its id, the beginning of it, or its
+name (of several, the latest). Everything is read from MLflow, so that a run can still be compared
+after a later `dvc repro` has replaced its files.
 """
 
 from pathlib import Path
@@ -40,7 +40,7 @@ def main() -> None:
             runs.append(read_run(place / "evaluation", place))
         settings = found[0].params, found[1].params
         print(write_comparison((runs[0], runs[1]), _names(*found), settings, args.out))
-    print(f"{args.out}: the same scenes side by side")
+    print(f"{args.out}: the two runs side by side")
 
 
 def _run_id(text: str) -> str:
@@ -50,7 +50,7 @@ def _run_id(text: str) -> str:
 
 
 def _names(first: Evaluated, second: Evaluated) -> tuple[str, str]:
-    """Tell two runs of one name apart by their ids."""
+    """Return the names of two runs, with their ids where the names are equal."""
     if first.name != second.name:
         return first.name, second.name
     return f"{first.name} {first.run_id[:SHORT_ID]}", f"{second.name} {second.run_id[:SHORT_ID]}"

@@ -124,9 +124,9 @@ def main() -> None:
 
 
 def summarise(result: Evaluation) -> dict[str, float]:
-    """Return the few figures of `dvc metrics show`: headline depth, native all_in_focus, baselines.
+    """Return the figures for `dvc metrics show`: headline depth, native all_in_focus, baselines.
 
-    A perfect image's infinite PSNR is left out: JSON has no word for it.
+    The infinite PSNR of a perfect image is left out: JSON cannot represent it.
     """
     summary: dict[str, float] = {}
     depth = next(iter(result.metrics["depth"].values()))

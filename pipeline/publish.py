@@ -1,8 +1,8 @@
-"""Keep what `run` of params.yaml selects: reports/results/NAME, for version control.
+"""Write the results that `run` of params.yaml selects to reports/results/NAME, to be committed.
 
     python -m pipeline.publish --name nyu      # after `dvc repro`
 
-No photograph of the dataset is written.
+Images of the dataset are not written.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Stage `report`: Tables I-IV and a page to look at, from everything evaluated.
+"""Stage `report`: Tables I to IV and a page, from everything that was evaluated.
 
 python -m pipeline.report
 """

@@ -47,7 +47,7 @@ class Predictor:
 
     @torch.no_grad()
     def batch(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, NDArray]]:
-        """Return the outputs for images of one size, equal to those of single images up to rounding.
+        """Return the outputs for images of one size: those of single images, up to rounding.
 
         Raises HDEDError for an output that is not finite: the network has diverged.
         """

@@ -1,4 +1,4 @@
-"""The encoder's seam: what may stand before the decoders, by name.
+"""The encoders that can be chosen by name, and their interface.
 
 An encoder is a module with `channels` (five numbers) whose forward gives five feature maps, at
 strides 2, 4, 8, 16 and 32, of an image (B, 3, H, W) in [-1, 1] with H and W multiples of 32.

@@ -93,7 +93,7 @@ def measure_blur(scenes: Store) -> dict[str, Any]:
 
 
 def scipy_stack(rgb: NDArray[np.uint8], sigma: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Blur the whole image once for each quantised sigma, and pick: fast to write, not exact."""
+    """Blur the whole image once for each quantised sigma and select per pixel; not exact."""
     image = rgb.astype(np.float32) / np.float32(255)
     levels = np.linspace(0, max(7.25, float(sigma.max())), SCIPY_SIGMAS)
     nearest = np.abs(sigma[..., None] - levels).argmin(-1)
@@ -110,7 +110,7 @@ def scipy_stack(rgb: NDArray[np.uint8], sigma: NDArray[np.float32]) -> NDArray[n
 
 
 def numpy_loop(rgb: NDArray[np.uint8], sigma: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Add up the taps one by one, each for all pixels at once: exact, in plain numpy."""
+    """Add the filter's taps one by one, each for all pixels at once: exact, in plain numpy."""
     image = rgb.astype(np.float32) / np.float32(255)
     height, width = sigma.shape
     reach = np.where(sigma < 0.1, 0, np.ceil(3 * sigma.astype(np.float64)))

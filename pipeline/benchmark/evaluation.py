@@ -1,4 +1,4 @@
-"""What measuring costs beside the network's own time, on the test frames at native size."""
+"""The cost of measuring, beside the network's own time, on the test frames at native size."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ HEADS = ("depth", "all_in_focus")
 
 
 def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, Any]:
-    """Measure each network alone and evaluated; give the section of the file."""
+    """Return the section of the benchmark on each network alone and evaluated."""
     images = [defocused.read("defocused", i) for i in defocused.indices("test")]
 
     def evaluated(predict: Callable, batch: int = 1) -> None:

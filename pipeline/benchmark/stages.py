@@ -77,7 +77,7 @@ print(status, time.perf_counter() - start, peak_kb / 1024)
 
 
 def run_measured(root: Path, *arguments: str) -> tuple[float, float]:
-    """Run Python in `root`; give its seconds and its largest resident memory [MB]."""
+    """Run Python in `root`; return its seconds and its largest resident memory [MB]."""
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
     command = [sys.executable, "-c", LAUNCHER, *arguments]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)

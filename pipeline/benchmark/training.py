@@ -33,7 +33,7 @@ SETTINGS = Train(epochs=2, batch_size=BATCH, checkpoint="last", checkpoint_minut
 
 
 class _Samples(Dataset):
-    """Crops as most training scripts make them: a frame is read when its sample is asked for."""
+    """Crops as most training scripts make them: a frame is read when its sample is needed."""
 
     def __init__(self, scenes: Store, defocused: Store, rows: np.ndarray, size_px: int) -> None:
         self.scenes, self.defocused, self.rows, self.size_px = scenes, defocused, rows, size_px
@@ -60,7 +60,7 @@ class _Samples(Dataset):
 
 
 def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, Any]:
-    """Measure the plain loop and ours at each precision; give the section of the file."""
+    """Return the section of the benchmark on the plain loop and ours at each precision."""
     steps = STEPS[device.type]
     baseline = "plain loop, eager float32, DataLoader"
     rows = [{"name": baseline, **_rates(_plain(scenes, defocused, device, steps), BATCH)}]
@@ -146,7 +146,7 @@ def _ours(
 
 
 def flops_a_sample() -> tuple[int, int]:
-    """Count the arithmetic of the paper's network on one crop: forward, and forward and back."""
+    """Return the paper's network's operations on a crop: forward, and forward and backward."""
     with torch.device("meta"):
         network, image = HDEDNet().eval(), torch.zeros(1, 3, SIZE_PX, SIZE_PX)
     counts = []

@@ -1,4 +1,4 @@
-"""How a stage that may last hours is run: on several devices, and stopped without loss."""
+"""Running a stage on several devices, and stopping it without losing work."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ RANK = "LOCAL_RANK"  # set by torchrun; WORLD_SIZE some schedulers set too
 
 
 def relaunch_on_devices(devices: int, module: str) -> None:
-    """Let torchrun run `devices` of this process and exit as they do; not one that it started."""
+    """Run this process `devices` times by torchrun, unless in such a process; exit as they do."""
     if devices > 1 and RANK not in os.environ:
         _torchrun(devices, module)
     started = int(os.environ["WORLD_SIZE"]) if RANK in os.environ else 1
@@ -36,18 +36,18 @@ def _torchrun(devices: int, module: str) -> NoReturn:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    # the processes share the cores; without a number, torchrun sets one thread and warns
+    # the processes share the cores; without a number torchrun sets one thread and warns
     threads = max(1, torch.get_num_threads() // devices)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
     options = ["--standalone", f"--nproc-per-node={devices}", "-m", module]
-    # what goes wrong its processes say themselves
+    # the processes print their own errors
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         run(parse_args([*options, *sys.argv[1:]]))
     except ChildFailedError as error:
         status = error.get_first_failure()[1].exitcode
-        sys.exit(status if status > 0 else 128 - status)  # of a signal, as a shell has it
+        sys.exit(status if status > 0 else 128 - status)  # killed by a signal: a shell's status
     except SignalException as error:
         sys.exit(128 + int(error.sigval))
     sys.exit(0)
@@ -68,7 +68,7 @@ def group(name: str) -> Iterator[tuple[Group, torch.device]]:
         )
     if name == "cuda":
         torch.cuda.set_device(rank)
-    # gloo beside nccl: flags, sums and random states are on the host
+    # gloo as well as nccl: flags, sums and random states are on the host
     dist.init_process_group("cpu:gloo,cuda:nccl" if name == "cuda" else "gloo")
     try:
         yield (
@@ -81,10 +81,10 @@ def group(name: str) -> Iterator[tuple[Group, torch.device]]:
 
 @contextmanager
 def graceful_shutdown() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C, or a SIGTERM, into a flag that is asked for; give the question.
+    """Yield a function that returns whether to stop: after the first Ctrl-C or SIGTERM.
 
-    A second Ctrl-C interrupts at once. torchrun passes a Ctrl-C on as SIGTERM, which is no second.
-    Where torchrun itself was killed, its processes stop too.
+    A second Ctrl-C interrupts at once. torchrun passes Ctrl-C on as SIGTERM, which does not count
+    as a second one. Processes whose torchrun was killed stop, too.
     """
     seen: list[int] = []
     parent = os.getppid() if RANK in os.environ else None

@@ -1,4 +1,4 @@
-"""What a figure was taken on: hardware, versions, commit."""
+"""Where a figure comes from: hardware, versions, commit."""
 
 import platform
 import subprocess
@@ -9,7 +9,7 @@ import torch
 
 
 def hardware(device: torch.device, devices: int = 1) -> str:
-    """Name the processor that did the work, and how many of it `devices` processes had."""
+    """Return the name of the processor and how much of it `devices` processes use."""
     if device.type == "cuda":
         return f"{devices} x {torch.cuda.get_device_name(device)}"
     return f"{devices * torch.get_num_threads()} CPU threads, {_cpu()}"
@@ -34,7 +34,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def _cpu() -> str:
-    """Name the processor as Linux does, else by its architecture."""
+    """Return the processor's name on Linux, elsewhere its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

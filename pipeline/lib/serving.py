@@ -1,8 +1,8 @@
 """The trained network as an MLflow model, for `mlflow models serve`.
 
 MLflow runs this file where the model is loaded ("models from code"), so that nothing is unpickled.
-A request holds photographs as files in base64, one a row of the column `image`; the answer has a
-row for each, with `depth_mm` (PNG, 16-bit) and `all_in_focus` (PNG) in base64, as the heads give.
+A request holds image files in base64, one in each row of the column `image`. The answer has a row
+for each, with `depth_mm` (PNG, 16-bit) and `all_in_focus` (PNG) in base64, if the network has them.
 """
 
 import base64
@@ -28,7 +28,7 @@ PACKAGES = ("torch", "numpy", "pandas", "pillow", "zarr", "scipy", "numba", "tqd
 
 
 class ServedNetwork(PythonModel):
-    """A network that answers with files."""
+    """A network whose answers are image files."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the weights that were logged with the model."""
@@ -37,7 +37,7 @@ class ServedNetwork(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None
     ) -> pd.DataFrame:
-        """Return a row of files for each row's `image`; raises HDEDError for one that is none."""
+        """Return the output files of each row's `image`; raises HDEDError for an unreadable one."""
         rows = []
         for number, text in enumerate(model_input[COLUMN]):
             try:

@@ -1,4 +1,4 @@
-"""What every stage shares: its command line, and where files lie."""
+"""Shared by all stages: the command line and the paths of their files."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def run(main: Callable[[], None]) -> NoReturn:
 
 
 def plot_path(folder: Path, dataset: str, variant: str, seed: int, suffix: str) -> Path:
-    """Return the file that DVC shows of one network, in a folder that is made if need be."""
+    """Return a network's file for DVC's metrics or plots, after making its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{dataset}-{variant}-{seed}{suffix}"
 
@@ -65,10 +65,10 @@ def data_dir() -> Path:
 
 
 def home(path: str) -> Path:
-    """Return an absolute path, `~` being the user's home; what is nobody's home stays as it is."""
+    """Return an absolute path; `~` and `~user` are the home folders of users that exist."""
     return Path(os.path.expanduser(path)).resolve()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping, keys sorted, so that equal results are equal bytes."""
+    """Write a mapping with sorted keys, so that equal results are equal bytes."""
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,8 +1,8 @@
-"""MLflow: one run a trained network, found again by the stages that follow.
+"""MLflow: one run for each trained network, to which later stages add.
 
-The database is `mlflow.db` in the project's root unless MLFLOW_TRACKING_URI says otherwise; it is
-found from DVC's own root, so experiments in temporary folders log to the same place. Figures are
-buffered and written in one batch, since every call costs about 15 ms.
+The database is `mlflow.db` in the project's root unless MLFLOW_TRACKING_URI names another. The root
+is DVC's, so that experiments in temporary folders log to the same database. Figures are written in
+batches, since every call takes about 15 ms.
 """
 
 import json
@@ -26,11 +26,11 @@ EXPERIMENT = "hded"
 EVALUATION = "evaluation"  # artifact: what the stage `evaluate` writes
 OF_TRAINING = ("run.json", "history.csv")  # artifacts: what the stage `train` writes
 MAX_PARAM_CHARS = 6000
-FIRST_RETRIES = 2  # of the first request: seconds; MLflow's own, for those under way, are minutes
+FIRST_RETRIES = 2  # of the first request, seconds; later requests have MLflow's own, minutes
 
 
 class Tracker:
-    """One MLflow run. Made by `track`, not directly."""
+    """One MLflow run, opened by `track`."""
 
     def __init__(self, client: Any, run_id: str, uri: str) -> None:
         self._client = client
@@ -38,14 +38,14 @@ class Tracker:
         self.uri = uri
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log settings, nested mappings by dotted names."""
+        """Log settings; those of nested mappings have dotted names."""
         from mlflow.entities import Param
 
         flat = {k: hide_secrets(str(v))[:MAX_PARAM_CHARS] for k, v in flatten(values).items()}
         self._client.log_batch(self.run_id, params=[Param(k, v) for k, v in flat.items()])
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Log figures of one step in one call."""
+        """Log the figures of one step, in one call."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -57,10 +57,10 @@ class Tracker:
         self._client.set_tag(self.run_id, key, value)
 
     def image(self, path: Path, key: str) -> None:
-        """Log a picture under a name that MLflow's compare view puts side by side."""
+        """Log an image; MLflow's compare view shows images of equal `key` side by side."""
         from PIL import Image
 
-        key = re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", key)  # what MLflow takes
+        key = re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", key)  # the characters that MLflow allows
         with Image.open(path) as image:
             self._client.log_image(self.run_id, image, key=key, step=0, synchronous=True)
 
@@ -91,7 +91,7 @@ class Tracker:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """A run that an evaluation was logged to."""
+    """An MLflow run that has an evaluation."""
 
     run_id: str
     name: str
@@ -108,15 +108,15 @@ class Evaluated:
                 self.client.download_artifacts(self.run_id, name, str(folder))
             except (MlflowException, OSError) as error:
                 raise HDEDError(
-                    f"MLflow run {self.run_id} ({self.name}): its artifact {name} cannot be had "
+                    f"MLflow run {self.run_id} ({self.name}): its artifact {name} cannot be read "
                     f"({str(error)[:200]}); evaluate it again"
                 ) from error
 
 
 def find_evaluated(text: str) -> Evaluated:
-    """Find a run by its id, the beginning of it, or its name; of one name, the one started last.
+    """Return the run with this id, beginning of an id, or name; of several, the latest of the name.
 
-    Raises HDEDError where there is none, or where an id's beginning fits several.
+    Raises HDEDError where there is none, or where several ids begin so.
     """
     database = Path(_uri().removeprefix("sqlite:///"))
     if _uri().startswith("sqlite:///") and not database.exists():
@@ -131,7 +131,7 @@ def find_evaluated(text: str) -> Evaluated:
     fitting = [r for r in runs if text and r.info.run_id.startswith(text)]
     if len(fitting) > 1:
         raise HDEDError(f"MLflow: {len(fitting)} runs have an id that begins with {text}")
-    # a run that took the place of one whose database is gone
+    # a run that replaced one whose database was lost
     fitting = fitting or [r for r in runs if r.data.tags.get("trained_run_id") == text]
     fitting = fitting or [r for r in runs if r.info.run_name == text]
     if not fitting:
@@ -145,7 +145,7 @@ def find_evaluated(text: str) -> Evaluated:
 
 
 def _open() -> tuple[Any, str]:
-    """Return a client of the database, made where there is none, and the experiment's id."""
+    """Return a client of the database, which is created if missing, and the experiment's id."""
     # read by mlflow at import
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -153,7 +153,7 @@ def _open() -> tuple[Any, str]:
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    # its tracebacks, where an error of ours says the same
+    # its tracebacks repeat errors that are reported in one line
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     root = project_root()
     uri = _uri()
@@ -171,7 +171,7 @@ def _open() -> tuple[Any, str]:
 
 @contextmanager
 def _answers(retries: int | None = None) -> Iterator[None]:
-    """Say in one line that MLflow failed, after so many `retries` (None: MLflow's own number)."""
+    """Report a failure of MLflow in one line, after `retries` (None: MLflow's own number)."""
     from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
     from mlflow.exceptions import MlflowException
 
@@ -198,10 +198,10 @@ def _uri() -> str:
 
 @contextmanager
 def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iterator[Tracker]:
-    """Open a run named `name`, or the one with `run_id`, and close it with its true status.
+    """Open a new run called `name`, or continue the one with `run_id`; close it with its status.
 
-    Where `run_id` is not in the database (a fresh clone, a deleted file) a new run takes its place,
-    tagged with the id of the one that was trained.
+    Where `run_id` is not in the database (a fresh clone, a deleted file) a new run replaces it and
+    has its id as the tag `trained_run_id`.
     """
     client, experiment_id = _open()
     from mlflow.exceptions import MlflowException
@@ -212,7 +212,7 @@ def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iter
             tags = {**tags, "trained_run_id": run_id} if run_id else tags
             run = client.create_run(experiment_id, run_name=name, tags=dict(tags))
         own_id: str = run.info.run_id
-        client.update_run(own_id, status="RUNNING")  # one that was taken up again
+        client.update_run(own_id, status="RUNNING")  # a run that is continued
         for key, value in tags.items():
             client.set_tag(own_id, key, value)
         status: str | None = "FAILED"
@@ -223,7 +223,7 @@ def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iter
             status = "KILLED"
             raise
         except MlflowException:
-            status = None  # it takes none
+            status = None  # it could not be written
             raise
         finally:
             if status:
@@ -231,7 +231,7 @@ def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iter
 
 
 def unfinished(fit: Mapping[str, Any] | None, name: str) -> str | None:
-    """Return the run that made `fit`, if it is called `name` and did not come to its end."""
+    """Return the id of the run that computed `fit`, if it is called `name` and has not finished."""
     client, _ = _open()
     run = _find(client, fit["run_id"] if fit else None)
     if run is None or run.info.run_name != name or run.info.status == "FINISHED":
@@ -240,7 +240,7 @@ def unfinished(fit: Mapping[str, Any] | None, name: str) -> str | None:
 
 
 def _find(client: Any, run_id: str | None) -> Any:
-    """Return a run; None where it is not in the database, or was deleted there."""
+    """Return a run; None where it is not in the database, or is marked as deleted."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -251,7 +251,7 @@ def _find(client: Any, run_id: str | None) -> Any:
 
 
 def _create(database: Path) -> None:
-    """Create a database beside its name: one that a crash left half made could not be opened."""
+    """Create a database under a temporary name: a half-created one could not be opened."""
     from mlflow import MlflowClient
 
     if not database.exists():
@@ -262,9 +262,9 @@ def _create(database: Path) -> None:
 
 
 def portable(uri: str) -> str:
-    """Return a local database by its name alone, and a server without what is secret.
+    """Return the name of a local database, or a server's address without its secrets.
 
-    Results must not hold paths of one machine; links must lead to the server all the same.
+    Results must not contain paths of one machine, while links must lead to the server.
     """
     if uri.startswith("sqlite:"):
         return f"sqlite:///{Path(uri).name}"
@@ -272,7 +272,7 @@ def portable(uri: str) -> str:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "", *, separator: str = ".") -> dict[str, Any]:
-    """Nested mappings to one mapping, names joined by `separator`."""
+    """Return nested mappings as one mapping, their names joined by `separator`."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
