@@ -1,4 +1,4 @@
-"""The store of frames: sharded zarr v3 arrays and sidecars. Only this module knows its layout.
+"""The store of frames: sharded zarr v3 arrays and sidecars. Only this module defines its layout.
 
     <folder>/arrays.zarr/<name>   an array a quantity, (N, ...): inner chunk one frame, shards of 64
     <folder>/frames.csv           a row a frame: index, frame, split (train | test), scene, ...
@@ -33,7 +33,7 @@ MARKER = "store.json"
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """An open store. Arrays are read lazily: slice them as numpy arrays."""
+    """An open store, whose arrays are read lazily: slice them as numpy arrays."""
 
     folder: Path
     frames: pd.DataFrame
@@ -48,7 +48,7 @@ class Store:
         return np.flatnonzero(self.frames["split"].to_numpy() == split)
 
     def read(self, name: str, index: int) -> NDArray:
-        """Read one frame of one array."""
+        """Return one frame of one array."""
         return np.asarray(self.arrays[name][index])
 
 
@@ -97,7 +97,7 @@ def write_store(
     records: Iterable[Mapping[str, Any]],
     attributes: Mapping[str, Any],
 ) -> None:
-    """Write a store shard by shard, in memory of one shard.
+    """Write a store shard by shard, with one shard in memory.
 
     frames: columns frame, split, scene and any more, in the order of `records`; arrays: the shape
     and dtype of one frame of each; records: a mapping for each frame, from the arrays' names to

@@ -1,4 +1,4 @@
-"""How every command line of the project ends: a user's mistake is one line and exit status 2."""
+"""Command lines and their exit: a user's mistake is one line and exit status 2."""
 
 import argparse
 import errno
@@ -22,7 +22,7 @@ WORDS = (
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with the module's docstring as it stands, and errors in one line."""
+    """An argument parser that prints the module's docstring as it is, and errors in one line."""
 
     def __init__(self, **options: object) -> None:
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
@@ -61,7 +61,7 @@ def run(main: Callable[[], None]) -> NoReturn:
 
 
 def unwritable(error: BaseException) -> str | None:
-    """Return what a disk refused, if that is what `error` or one that it came from is about."""
+    """Return the disk error among `error` and its causes, in words; None if there is none."""
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, OSError) and link.errno in UNWRITABLE:

@@ -26,7 +26,7 @@ def hide_secrets(text: str) -> str:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether the host's memory or a GPU's ran out; torch has errors of its own for it."""
+    """Return whether memory ran out, on the host or a GPU; torch has its own errors for it."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -35,7 +35,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def one_line(text: str) -> str:
-    """Join lines, and escape what cannot be printed."""
+    """Return text in one line, with unprintable characters escaped."""
     joined = " ".join(line.strip() for line in text.splitlines())
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in joined)
 
@@ -48,6 +48,6 @@ def check_choice(what: str, value: object, choices: Iterable[object]) -> None:
 
 
 def first_line(error: BaseException, limit: int = 150) -> str:
-    """Return what an error says in one line, its type's name if it says nothing."""
+    """Return the first line of an error's message, or its type's name if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0][:limit] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Image files that a user may hand over, opened without surprises."""
+"""Reading image files of users, with clear errors."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -9,7 +9,7 @@ from hded.common.errors import HDEDError, first_line
 
 
 def open_image(path: Path | BinaryIO) -> Image.Image:
-    """Decode an image whole; raises HDEDError for whatever is no readable image."""
+    """Return a fully decoded image; raises HDEDError where it cannot be read."""
     try:
         with Image.open(path) as image:
             image.load()
@@ -22,7 +22,7 @@ def open_image(path: Path | BinaryIO) -> Image.Image:
 
 
 def open_upright(path: Path | BinaryIO) -> Image.Image:
-    """Decode an image as RGB, upright as its EXIF orientation says.
+    """Return an image as RGB, upright according to its EXIF orientation.
 
     Raises HDEDError also for greyscale of more than 8 bits, which would all turn out white.
     """

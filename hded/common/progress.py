@@ -1,4 +1,4 @@
-"""One progress bar for every loop that may last."""
+"""The progress bar of every long loop."""
 
 import sys
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ LOG_INTERVAL_S = 10.0  # where nobody watches: a log gets a line now and then, n
 
 
 def progress(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
-    """Return tqdm's bar with a rate and an ETA, calm where stderr is not a terminal."""
+    """Return tqdm's bar with a rate and an ETA, updated rarely where stderr is not a terminal."""
     if not sys.stderr.isatty():
         options.setdefault("mininterval", LOG_INTERVAL_S)
     return tqdm(iterable, dynamic_ncols=True, **options)

@@ -1,4 +1,4 @@
-"""Changing an image's size: one rule for each quantity, the same in training and evaluation."""
+"""Resizing: one rule for each quantity, the same in training and evaluation."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,6 @@ def resize_nearest(grid: NDArray, size: tuple[int, int]) -> NDArray:
 
 
 def resize_bilinear(depth: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Upsample a predicted depth map (h, w) to `size` (H, W), bilinear on pixel centres."""
+    """Return a predicted depth map (h, w) at `size` (H, W), bilinear on pixel centres."""
     height, width = size
     return np.asarray(Image.fromarray(depth).resize((width, height), Image.Resampling.BILINEAR))

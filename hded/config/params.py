@@ -1,4 +1,4 @@
-"""params.yaml, read and checked.
+"""Reading and checking params.yaml.
 
 An unknown key, a wrong type or an impossible value raises HDEDError with one line that names the
 key. ruamel reads the file because DVC does: PyYAML would take `1e-4` for a string.
@@ -33,7 +33,7 @@ T = TypeVar("T", bound=Section)
 
 
 class Params(Section):
-    """The whole file."""
+    """The contents of params.yaml."""
 
     run: Run
     download: dict[Name, Download]
@@ -62,7 +62,7 @@ class Params(Section):
         return self
 
     def source(self, dataset: str) -> Download:
-        """Return where a dataset's files come from."""
+        """Return the section `download` of a dataset."""
         if dataset not in self.download:
             raise HDEDError(
                 f"dataset {dataset!r} does not exist; choose from {list(self.download)}"
@@ -88,9 +88,9 @@ class Params(Section):
         return network, train, evaluate
 
     def test_camera(self, evaluate: Evaluate) -> Camera | None:
-        """Return the camera that pictures are taken with anew for a test; None: those of the store.
+        """Return the camera with which test frames are rendered anew; None to use the stored ones.
 
-        It is `defocus`'s, focused at `evaluate.focus_distance_m`.
+        It is the camera of `defocus`, focused at `evaluate.focus_distance_m`.
         """
         if evaluate.focus_distance_m is None:
             return None

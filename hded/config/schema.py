@@ -62,7 +62,7 @@ class Run(Section):
 
 
 class SampleSize(Section):
-    """How much of the embedded sample is generated."""
+    """The size of the embedded sample."""
 
     train: Count
     test: Count
@@ -79,9 +79,9 @@ class RemoteEntry(Section):
 
 
 class Download(Section):
-    """Where a dataset's raw files come from.
+    """The source of a dataset's raw files.
 
-    `source`: sample | official | folder (a user's own pictures at `path`), or the path of a folder
+    `source`: sample | official | folder (a user's own images at `path`), or the path of a folder
     or a URL under which the official files lie.
     """
 
@@ -94,7 +94,7 @@ class Download(Section):
 
 
 class Convert(Section):
-    """`subset`: keep so many frames of each split; null keeps all."""
+    """`subset`: the number of frames of each split to keep; null keeps all."""
 
     subset: Count | None = None
 
@@ -155,7 +155,7 @@ class Defocus(Section):
             del own["focus_distance_m"]  # it always does
         for key in own:
             if not hasattr(camera, key):
-                raise ValueError(f"{key}: the {self.camera} camera draws it for each picture")
+                raise ValueError(f"{key}: the {self.camera} camera draws it for each frame")
         if "focus_distance_m" not in own:
             return (replace(camera, **own),)
         focus = own.pop("focus_distance_m")

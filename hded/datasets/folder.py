@@ -1,4 +1,4 @@
-"""A user's own pictures: `rgb/` (png, jpg) and `depth/` (16-bit png), paired by name.
+"""A user's own images: `rgb/` (png, jpg) and `depth/` (16-bit png), paired by name.
 
 `train.txt` and `test.txt`, a name without suffix a line, say which frame goes where; frames in
 neither are left out. Without both lists every fifth frame, in the order of names, is a test frame.

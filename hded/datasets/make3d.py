@@ -83,7 +83,7 @@ def _decode(
     suffix: str,
     decode: Callable[[Sequence[bytes]], Sequence[NDArray | str]],
 ) -> tuple[dict[str, NDArray], dict[str, str]]:
-    """Decode an archive's members: name -> array, and name -> why not, for those that fail."""
+    """Return an archive's members, name -> array, and those that failed, name -> reason."""
     members = iter_members(folder / archive, folder=inside, suffix=(suffix,))
     good: dict[str, NDArray] = {}
     bad: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""MATLAB 5 files of untrusted bytes, parsed in a process of its own with bounds on its memory.
+"""Untrusted MATLAB 5 files, parsed in a separate process with limited memory.
 
 One wrong byte makes scipy's C code crash (as of 1.17), and a few megabytes may inflate to many
 gigabytes: what happens there happens to that process alone.
@@ -45,7 +45,7 @@ while line := given.readline():
 
 
 class MatReader:
-    """Reads arrays out of MATLAB files, one at a time; a context, which ends its process."""
+    """A process that reads arrays from MATLAB files; a context manager that ends it."""
 
     def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
         program = PROGRAM.replace("MEMORY", str(memory_bytes)).replace("LARGEST", str(ARRAY_BYTES))
@@ -64,7 +64,7 @@ class MatReader:
         self._end()
 
     def read(self, data: bytes, name: str) -> NDArray | str:
-        """Return the array `name` of a file's bytes, or why there is none."""
+        """Return the array `name` in a file's bytes, or the reason why it cannot be read."""
         process = self._process = self._process or self._start()
         assert process.stdin is not None and process.stdout is not None
         try:

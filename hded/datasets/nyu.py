@@ -145,7 +145,7 @@ def _splits(path: Path, count: int) -> list[str]:
 
 
 def _scene_names(path: Path, mat: h5py.File, count: int) -> list[str]:
-    """Read the cell array `scenes`: references to character codes; "" where the file has none."""
+    """Return the names in the cell array `scenes`; empty names where the file has none."""
     scenes = mat.get("scenes")
     if not isinstance(scenes, h5py.Dataset) or scenes.size != count:
         return [""] * count

@@ -1,1 +1,1 @@
-"""Downloads that are resumed, verified, and never left half there."""
+"""Downloads that are resumed, verified, and atomic."""

@@ -1,14 +1,15 @@
-"""Downloads that survive their servers: resumed, checked, and never half there.
+"""Downloads from unreliable servers: resumed, verified, and atomic.
 
 Design choices:
 
-- A file under its final name is whole: bytes arrive in `NAME.<key>.part`, are checked and renamed.
-- Each URL has a part file of its own, so the bytes of two mirrors are never spliced.
+- A file with its final name is complete: bytes are written to `NAME.<key>.part`, checked, renamed.
+- Each URL has its own part file, so that the bytes of two mirrors are never mixed.
 - `NAME.verified.json` remembers size, mtime and sha256: a file checked once is not hashed again. It
   also keeps the sha256 that was seen first; where a file has no expected sha256, a later download
   with another one is used and reported.
-- Tries are counted without progress: a server that drops every 100 MB still delivers 2.8 GB.
-- What the user put in place is read and judged, but never changed, replaced or deleted.
+- Only attempts without progress are counted: a server that drops the connection every 100 MB
+  still delivers 2.8 GB.
+- A file that the user placed is read and checked, but never changed, replaced or deleted.
 """
 
 import hashlib
@@ -43,7 +44,7 @@ _HTML_START = re.compile(rb"\s*<(!doctype\s+html|html)\b", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteFile:
-    """One file: its plain name, its mirrors in order, and what is known of its bytes.
+    """One file: its plain name, its mirrors in order, and its known size and digest.
 
     `urls` may be empty, for a file that only a user can place. Raises `HDEDError` for a name that
     is not a plain one, a `sha256` that is not 64 hexadecimal digits or the first 8 of them or more,
@@ -115,7 +116,7 @@ def fetch(
 
 
 class _UnfitError(Exception):
-    """What is on disk is not the expected file; `only_sum`: nothing but the sha256 tells so."""
+    """The file on disk is not the expected one; `only_sum`: only its sha256 differs."""
 
     def __init__(self, reason: str, *, only_sum: bool = False) -> None:
         super().__init__(reason)
@@ -164,7 +165,7 @@ def _inspect(file: RemoteFile, path: Path) -> str:
 def _download(
     file: RemoteFile, path: Path, timeout_s: float, retries: int, backoff_s: float
 ) -> None:
-    """Try each URL in turn until the file is in place under its final name."""
+    """Download from each URL in turn until the file has its final name."""
     keys = [hashlib.sha256(url.encode()).hexdigest()[:8] for url in file.urls]
     part_paths = [path.with_name(f"{path.name}.{key}.part") for key in keys]
     failures = []
@@ -198,7 +199,7 @@ def _download(
 
 
 def _try_once(file: RemoteFile, url: str, part_path: Path, path: Path, timeout_s: float) -> None:
-    """Bring the part to its end, check it and rename it to `path`; raises `TryError`."""
+    """Complete the part file, check it and rename it to `path`; raises `TryError`."""
     part = _part(file, part_path)
     joined = part.have > 0
     rejected = path.with_name(f"{path.name}.rejected")
@@ -243,7 +244,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _shown(url: str) -> str:
-    """Return host and path alone: a user name, a password or a signed query stays out of logs."""
+    """Return a URL's host and path only, so that passwords and signed queries are not logged."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -270,6 +271,6 @@ def _remember(path: Path, seen: dict[str, int], digest: str) -> None:
 
 
 def _identity(path: Path) -> dict[str, int]:
-    """Return what tells, without reading it, that a file is still the one that was hashed."""
+    """Return a file's size and modification time: unchanged, it is not hashed again."""
     stat = path.stat()
     return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}

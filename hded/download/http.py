@@ -1,4 +1,4 @@
-"""One resumable HTTP request: the rest of a part file, or a short reason why it did not come.
+"""One resumable HTTP request: the rest of a part file, or a short reason for its failure.
 
 The rules of `fetch` for a single try are here. A part is continued only under its server's ETag or
 Last-Modified (`If-Range`), or when a sha256 will judge the result; an answer is judged by its
@@ -24,7 +24,7 @@ _MIN_RATE = 1024  # bytes/s over `timeout_s`: a slower server has stalled, howev
 
 
 class TryError(Exception):
-    """One try failed: whether another makes sense, and after how long [s] if the server says so."""
+    """A failed attempt: whether to try again, and after how long [s] if the server says so."""
 
     def __init__(self, reason: str, *, again: bool, wait_s: float | None = None) -> None:
         super().__init__(reason)
@@ -33,7 +33,7 @@ class TryError(Exception):
 
 
 class Part:
-    """The bytes that came so far from one URL, and the server's file that they begin.
+    """The bytes received so far from one URL, and the identity of the server's file.
 
     `name` is the whole file's and `size` its expected length [bytes]; `judged` says that a sha256
     will judge the whole. `have` counts the bytes that are here; `total`, if known, those to come.
@@ -49,7 +49,7 @@ class Part:
         self.have = path.stat().st_size if state and path.exists() else 0
 
     def begin(self, validator: str | None, total: int | None) -> None:
-        """Empty the part, for the first byte of the file that `validator` names."""
+        """Empty the part file, before the first byte of the file that `validator` identifies."""
         # Emptied first: killed between these lines, it is an empty part, never a mislabelled one.
         self.path.write_bytes(b"")
         self.validator, self.total, self.have = validator, total, 0
@@ -63,7 +63,7 @@ class Part:
 
 
 def request_rest(url: str, part: Part, timeout_s: float) -> None:
-    """Ask once for the rest of `part` and receive it; on return the part is whole.
+    """Request the rest of `part` once and receive it; on return the part is complete.
 
     `timeout_s` bounds each wait for the server [s]. Raises `TryError`; `HDEDError` if the disk
     cannot hold the rest; `OSError` if it cannot be written. What came before stays in the part.
@@ -189,7 +189,7 @@ def _validator(response: requests.Response) -> str | None:
 
 
 def _in_short(error: BaseException) -> str:
-    """Return the system's few words from deep inside an exception, or the kind of error."""
+    """Return the operating system's message inside an exception, or the kind of error."""
     chain: list[BaseException] = [error]
     while inner := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(inner)

@@ -1,1 +1,1 @@
-"""Tables I to IV beside the published numbers, and a self-contained page to look at."""
+"""Tables I to IV beside the published numbers, and a self-contained HTML page."""

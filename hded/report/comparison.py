@@ -1,4 +1,4 @@
-"""Two runs side by side, as a page of its own: differences, settings, the same scenes."""
+"""A page that compares two runs: differences, settings, and the same test frames."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ ABSENT = "not a setting of this run"
 
 @dataclass(frozen=True, slots=True)
 class Maps:
-    """Maps on one scale: each with its label, and the bar."""
+    """Maps with one colour scale: each with its label, and the colour bar."""
 
     images: Sequence[tuple[str, Inlined]]
     bar: Bar
@@ -38,7 +38,7 @@ class Maps:
 
 @dataclass(frozen=True, slots=True)
 class PairView:
-    """One scene in both runs; a map that neither can give is None."""
+    """One test frame in both runs; a map that neither run has is None."""
 
     frame: str
     scores: str
@@ -55,10 +55,10 @@ def write_comparison(
     settings: tuple[Mapping[str, str], Mapping[str, str]],
     out: Path,
 ) -> str:
-    """Write the page `out` and give its table of differences as Markdown.
+    """Write the page `out` and return its table of differences as Markdown.
 
-    names: what to call the runs, different; settings: each run's parameters by name. Raises
-    HDEDError where they were not measured on the same scenes, or share no head.
+    names: two different names for the runs; settings: each run's parameters by name. Raises
+    HDEDError where they were not measured on the same frames, or share no head.
     """
     first, second = runs
     _check_same_scenes(runs, names)
@@ -76,7 +76,7 @@ def write_comparison(
         statements=tuple(describe_protocols(runs, protocols)),
         heading="Networks",
     )
-    tested = ({"test pictures": run.control or "as the dataset's"} for run in runs)
+    tested = ({"test images": run.control or "as the dataset's"} for run in runs)
     first_settings, second_settings = (
         {**given, **own} for given, own in zip(settings, tested, strict=True)
     )
@@ -99,7 +99,7 @@ def write_comparison(
 
 
 def _check_same_scenes(runs: tuple[Run, Run], names: tuple[str, str]) -> None:
-    """Raise unless both were measured on the same scenes: names alone do not tell."""
+    """Raise unless both were measured on the same frames, which equal names do not prove."""
     first, second = runs
     if first.frames != second.frames:
         raise HDEDError(
@@ -128,7 +128,7 @@ def _changed(
 
 
 def _views(runs: tuple[Run, Run], names: tuple[str, str]) -> list[PairView]:
-    """Return the scenes that both runs have pictures of, in the frames' order."""
+    """Return the examples that both runs have, in the frames' order."""
     scenes = [{scene.frame: scene for scene in run.scenes} for run in runs]
     shared = [frame for frame in runs[0].frames if frame in scenes[0] and frame in scenes[1]]
     views = []
@@ -195,7 +195,7 @@ def _errors(maps: Sequence[tuple[str, NDArray]], unit: str) -> Maps | None:
 
 
 def _scores(runs: tuple[Run, Run], names: tuple[str, str], frame: str) -> str:
-    """Return what each scored on this frame."""
+    """Return the scores of both runs on this frame, in words."""
     parts = []
     for kind, metric, label, unit, digits in (
         (ALL_IN_FOCUS, "psnr", "PSNR", "dB", 2),

@@ -1,7 +1,7 @@
-"""A run worth keeping: a short page, figures and plots, without a picture of the dataset.
+"""Results to be committed: a short page, figures and plots, without images of the dataset.
 
-What a report of the pipeline shows is gone with the next `dvc repro`; this is what stays under
-version control of a run of hours on data that cannot be published.
+The report is overwritten by the next `dvc repro`. These files record a run of hours on data that
+may not be published.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ LOSSES = {"train/l1": "-", "train/charbonnier": "--", "train/l1_image": "--"}
 def write_results(selection: Selection, descriptions: Mapping[str, str], out: Path) -> None:
     """Write out/README.md, summary.csv, per_image.csv, history.csv, errors.csv and plots.png.
 
-    Equal inputs give equal bytes, but for the plots' where matplotlib or a font differs.
+    Equal inputs give equal bytes, except for the plots, which depend on matplotlib and its fonts.
     """
     out.mkdir(parents=True, exist_ok=True)
     runs = list(selection.runs)
@@ -74,7 +74,7 @@ def _summary(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _images(run: Run) -> pd.DataFrame:
-    """Return a row a test image, under the first protocol of depth and of all_in_focus."""
+    """Return a row for each test image, under the first protocol of depth and of all_in_focus."""
     table = pd.DataFrame({"frame": run.frames})
     for kind, columns in ((DEPTH, DEPTH_COLUMNS), (ALL_IN_FOCUS, IMAGE_COLUMNS)):
         for protocol in run.protocols_of(kind)[:1]:
@@ -103,8 +103,8 @@ def _page(selection: Selection, descriptions: Mapping[str, str]) -> str:
             lines += [f"## `{name}`", "", *_network(runs, descriptions.get(variant, "")), ""]
     lines += [
         "Files: `summary.csv` (every metric under every protocol), `per_image.csv`, `history.csv` "
-        "(a row an epoch), `errors.csv` (over depth and over the circle of confusion). Written by "
-        "`python -m pipeline.publish`.",
+        "(a row for each epoch), `errors.csv` (over depth and over the circle of confusion). "
+        "Written by `python -m pipeline.publish`.",
         "",
     ]
     tables = (
@@ -122,7 +122,7 @@ def _page(selection: Selection, descriptions: Mapping[str, str]) -> str:
 
 
 def _was_run(table: Table) -> bool:
-    """Return whether any of our networks stands in the table with a figure."""
+    """Return whether the table has a figure of any of our networks."""
     rows = [row for part in table.parts for row in part.rows if row.kind == "ours"]
     return any(cell.value for row in rows for cell in row.cells)
 
@@ -187,7 +187,7 @@ def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) ->
 
 
 def _looks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return each network one look for all panels; where lines coincide, the first's is seen."""
+    """Return one line style for each network in all panels; of equal lines the first is on top."""
     names = dict.fromkeys(name for name, _ in _by_network(table))
     return {
         name: {"color": f"C{i}", "linewidth": 1.2, "zorder": 3 - 0.01 * i}
@@ -196,7 +196,7 @@ def _looks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def _by_network(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Return each dataset's, variant's and seed's rows under the name of their line."""
+    """Yield the rows of each dataset, variant and seed, with the name of their line."""
     several = table["dataset"].nunique() > 1
     for (dataset, variant, _), rows in table.groupby(["dataset", "variant", "seed"], sort=False):
         yield f"{dataset}/{variant}" if several else str(variant), rows

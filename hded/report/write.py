@@ -1,4 +1,4 @@
-"""Tables I-IV beside the published numbers, and a self-contained page to look at."""
+"""Write Tables I to IV beside the published numbers, and a self-contained HTML page."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,8 +32,8 @@ def write_report(
 ) -> None:
     """Write out/tables/{table1,table2,table3,table4,cameras,...}.{md,csv,tex} and out/index.html.
 
-    evaluated, trained: trees of <dataset>/<variant>/<seed>; defocus: what the defocus stage shows,
-    by dataset; benchmark: the file of `pipeline.benchmark`, if there is one; all_variants: every
+    evaluated, trained: trees of <dataset>/<variant>/<seed>; defocus: reports of the stage
+    `defocus`, by dataset; benchmark: the file of `make benchmark`, if any; all_variants: every
     variant of params.yaml and its one-line description; params_yaml: the file's text.
     Equal inputs give equal bytes. Raises HDEDError for a selected run that is missing, damaged or
     foreign.

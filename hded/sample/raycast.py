@@ -1,4 +1,4 @@
-"""A small ray-caster: boxes, ellipsoids and cylinders, textured, lit, and exact in depth.
+"""A small ray caster with exact depth: textured, lit boxes, ellipsoids and cylinders.
 
 World axes: x right, y forward, z up, metres. A ray's direction has length one *along the optical
 axis*, so the parameter t at which it meets a surface is the z-depth itself: the distance along the
@@ -35,7 +35,7 @@ class Camera(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What the compiled code reads; `SceneBuilder` makes it. Few arrays, since each costs a call.
+    """A scene as the compiled code reads it, built by `SceneBuilder`; few arrays make calls fast.
 
     primitives (P, 20): centre, three axes (rows), half sizes, bounding radius, kind, and the
     paint of each axis' two faces, of which curved sides have the first. paints (M, 12). light
@@ -52,7 +52,7 @@ class Scene(NamedTuple):
 def camera(
     position: tuple[float, float, float], yaw: float, pitch: float, tan_x: float, tan_y: float
 ) -> Camera:
-    """Look along +y, turned right by yaw and up by pitch [rad]."""
+    """Return a camera that looks along +y, turned right by yaw and up by pitch [rad]."""
     forward = np.array(
         [math.sin(yaw) * math.cos(pitch), math.cos(yaw) * math.cos(pitch), math.sin(pitch)]
     )
@@ -62,7 +62,7 @@ def camera(
 
 
 class SceneBuilder:
-    """Collects primitives and paints; `build` packs them."""
+    """A scene under construction: primitives and materials."""
 
     def __init__(self) -> None:
         self._primitives: list[NDArray[np.float64]] = []
@@ -71,7 +71,7 @@ class SceneBuilder:
     def paint(
         self, pattern: int, first: Color, second: Color, size_m: float, seed: int, **rest: float
     ) -> int:
-        """Register a `Paint` and give its number."""
+        """Register a `Paint` and return its number."""
         self._paints.append(Paint(pattern, first, second, size_m, seed, **rest).row())
         return len(self._paints) - 1
 
@@ -104,13 +104,13 @@ class SceneBuilder:
     def build(
         self, light: NDArray[np.float64], *, lamp_m: float, haze_m: float = 0.0, clouds: int = 0
     ) -> Scene:
-        """Pack, with the first six rows of `Scene.light`."""
+        """Return the scene, with the first six rows of `Scene.light`."""
         rows = np.vstack([light, [[lamp_m, haze_m, clouds]]])
         return Scene(np.array(self._primitives), np.array(self._paints), rows)
 
 
 class Placer:
-    """Adds parts in a thing's own frame: at (x, y) on height z, its front (-y) turned by `turn`."""
+    """An object's own coordinates: origin (x, y, z), its front (-y) turned by `turn`."""
 
     def __init__(self, builder: SceneBuilder, x: float, y: float, turn: float, z: float = 0.0):
         self._builder, self._x, self._y, self._turn, self._z = builder, x, y, turn, z
@@ -125,7 +125,7 @@ class Placer:
         turn: float = 0.0,
         tilt: float = 0.0,
     ) -> None:
-        """Add one primitive; as `SceneBuilder.add`, in the thing's frame."""
+        """Add one primitive as `SceneBuilder.add` does, in the object's coordinates."""
         c, s = math.cos(self._turn), math.sin(self._turn)
         x, y, z = center
         world = (self._x + c * x - s * y, self._y + s * x + c * y, self._z + z)
@@ -133,7 +133,7 @@ class Placer:
 
 
 def cast_depth(scene: Scene, view: Camera, width: int, height: int) -> NDArray[np.float64]:
-    """Z-depth [m] through the pixels' centres, (height, width); infinite where nothing is hit.
+    """Return z-depth [m] at the pixels' centres, (height, width), infinite where nothing is hit.
 
     The pixels share the camera's field of view and need not be square.
     """
@@ -144,13 +144,13 @@ def cast_depth(scene: Scene, view: Camera, width: int, height: int) -> NDArray[n
 
 @numba.njit(cache=True)
 def dot(a, b):
-    """Scalar product of two triples."""
+    """Return the scalar product of two vectors."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 @numba.njit(cache=True)
 def advance(a, t, b):
-    """Go from a by t times b."""
+    """Return a + t b."""
     return (a[0] + t * b[0], a[1] + t * b[1], a[2] + t * b[2])
 
 
@@ -162,13 +162,13 @@ def axis(prims, i, k):
 
 @numba.njit(cache=True)
 def local(prims, i, v):
-    """Turn a vector of the world into a primitive's own axes."""
+    """Return a vector of the world in a primitive's own axes."""
     return (dot(axis(prims, i, 0), v), dot(axis(prims, i, 1), v), dot(axis(prims, i, 2), v))
 
 
 @numba.njit(cache=True)
 def _slabs(o, d, half):
-    """Where a ray enters and leaves a box, and the axes of those faces."""
+    """Return where a ray enters and leaves a box, and the axes of those faces."""
     near, far, near_axis, far_axis = -np.inf, np.inf, 0, 0
     for k in range(3):
         step = d[k] if abs(d[k]) > 1e-12 else 1e-12
@@ -182,7 +182,7 @@ def _slabs(o, d, half):
 
 @numba.njit(cache=True)
 def _hit(prims, i, origin, d):
-    """Meet primitive i -> (t, face), t infinite where the ray misses it."""
+    """Intersect primitive i -> (t, face), t infinite where the ray misses it."""
     to = (prims[i, 0] - origin[0], prims[i, 1] - origin[1], prims[i, 2] - origin[2])
     ahead = dot(to, d)
     outside = dot(to, to) - prims[i, 15] * prims[i, 15]
@@ -240,7 +240,7 @@ def shadowed(prims, among, count, origin, d, reach):
 
 @numba.njit(cache=True)
 def direction(view, x, y):
-    """The ray through (x, y) in -1..1, with length one along the optical axis."""
+    """Return the ray through (x, y) in -1..1, of length 1 along the optical axis."""
     a, x, y = view.axes, x * view.tan_x, y * view.tan_y
     return (
         a[2, 0] + x * a[0, 0] + y * a[1, 0],

@@ -30,7 +30,7 @@ Rng = np.random.Generator
 
 
 def furnish(sequence: np.random.SeedSequence) -> tuple[Scene, list[Camera]]:
-    """Lay out the room of a seed, and give it with its `VIEWS` cameras."""
+    """Return the room of a seed, and its `VIEWS` cameras."""
     rng = np.random.default_rng(sequence)
     target = rng.uniform(*MEDIANS_M)
     attempt = 0
@@ -124,7 +124,7 @@ def _hang(
 def _place(
     build: SceneBuilder, draw: Materials, rng: Rng, room: tuple[float, float, float, float]
 ) -> None:
-    """Put things on the floor where they are in sight and do not touch."""
+    """Place objects on the floor, in view and apart from each other."""
     left, right, length, _ = room
     taken: list[tuple[float, float, float]] = []
     if rng.uniform() < 0.6:

@@ -101,7 +101,7 @@ def _sky(light, d):
 
 @numba.njit(cache=True)
 def _towards_light(light, start, lamp_x, lamp_y):
-    """Return the way to the lamp's point, or the sun, and how far along it a shadow may fall."""
+    """Return the direction to the lamp's point or the sun, and the distance that casts shadow."""
     if light[6, 0] < 0:
         return (light[0, 0], light[0, 1], light[0, 2]), np.inf
     lamp = (light[0, 0] + lamp_x, light[0, 1] + lamp_y, light[0, 2])
@@ -141,7 +141,7 @@ def _facing(normal, d):
 
 @numba.njit(cache=True)
 def _light(prims, light, among, count, start, normal, k, lamps):
-    """Irradiance that the k-th of the lamp's lamps x lamps points sends, or the sun."""
+    """Return the irradiance of the k-th of the lamp's lamps x lamps points, or of the sun."""
     lamp_x = ((k % lamps + 0.5) / lamps - 0.5) * light[6, 0]
     lamp_y = ((k // lamps + 0.5) / lamps - 0.5) * light[6, 0]
     way, reach = _towards_light(light, start, lamp_x, lamp_y)

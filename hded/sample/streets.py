@@ -46,7 +46,7 @@ Rng = np.random.Generator
 
 
 def build_street(sequence: np.random.SeedSequence) -> tuple[Scene, Camera]:
-    """Lay out the street of a seed."""
+    """Return the street of a seed."""
     rng = np.random.default_rng(sequence)
     target = math.exp(rng.uniform(*np.log(MEDIANS_M)))
     attempt = 0
@@ -62,7 +62,7 @@ def build_street(sequence: np.random.SeedSequence) -> tuple[Scene, Camera]:
 
 
 class _Street:
-    """A street while it is built: its ground, what it draws from, and what stands where."""
+    """A street under construction: its ground, its random generator, and occupied places."""
 
     def __init__(self, rng: Rng, half: float) -> None:
         self.rng, self.half = rng, half  # half the width between the kerbs
@@ -75,7 +75,7 @@ class _Street:
         return Placer(self.build, x, y, turn, self.slope * y)
 
     def free(self, x: float, y: float, radius: float) -> bool:
-        """Take a place, if it is free."""
+        """Occupy a place if it is free; return whether it was."""
         if any(math.hypot(x - a, y - b) < radius + c for a, b, c in self.taken):
             return False
         self.taken.append((x, y, radius))
@@ -159,7 +159,7 @@ def _ground(street: _Street) -> None:
 
 
 def _row(street: _Street, side: int, pavement: float) -> None:
-    """Houses along one side."""
+    """Add houses along one side."""
     rng, y = street.rng, street.rng.uniform(-6, 8)
     while y < END_M:
         deep = rng.uniform(3.5, 7.0)
@@ -169,7 +169,7 @@ def _row(street: _Street, side: int, pavement: float) -> None:
 
 
 def _house(street: _Street, x: float, y: float, turn: float, half: float) -> None:
-    """A house whose front, `half` to either side, stands at (x, y)."""
+    """Add a house whose front, `half` to either side, is at (x, y)."""
     rng = street.rng
     storey, storeys = rng.uniform(2.8, 3.8), int(rng.integers(1, 6))
     value = rng.uniform(0.5, 0.95)
@@ -198,7 +198,7 @@ def _house(street: _Street, x: float, y: float, turn: float, half: float) -> Non
 
 
 def _park(street: _Street, side: int) -> None:
-    """Trees and hedges in place of houses."""
+    """Add trees and hedges instead of houses."""
     rng = street.rng
     leaves = street.leaves()
     for y in np.arange(rng.uniform(6, 10), END_M, 7):
@@ -210,7 +210,7 @@ def _park(street: _Street, side: int) -> None:
 
 
 def _things(street: _Street, median: float) -> None:
-    """Trees and lamps along the kerbs; cars, planters, ramps and crates on the road."""
+    """Add trees and lamps along the kerbs; cars, planters, ramps and crates on the road."""
     rng = street.rng
     step = rng.uniform(6, 14)
     for side in (-1, 1):

@@ -27,17 +27,17 @@ _MASK = 0xFFFFFFFF
 def color(
     rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]
 ) -> Color:
-    """Draw a colour of any hue."""
+    """Return a random colour."""
     return colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(*saturation), rng.uniform(*value))
 
 
 def shade(rgb: Color, factor: float) -> Color:
-    """Lighten or darken."""
+    """Return a lighter or darker colour."""
     return (min(1.0, rgb[0] * factor), min(1.0, rgb[1] * factor), min(1.0, rgb[2] * factor))
 
 
 class Paint(NamedTuple):
-    """One material: a pattern of a colour and a second one.
+    """One material: a pattern of two colours.
 
     size_m: of the pattern's unit (brick length, tile, plank width, stripe period, shelf or storey
     height; a picture's half width). aspect: the unit's height over its width. contrast: standard
@@ -54,7 +54,7 @@ class Paint(NamedTuple):
     coarsest_m: float = 1.0
 
     def row(self) -> NDArray[np.float64]:
-        """Pack for the compiled code, colours made linear: (12,)."""
+        """Return the material for the compiled code, with linear colours: (12,)."""
         linear = [channel**2.2 for channel in (*self.first, *self.second)]
         rest = (self.size_m, self.aspect, self.contrast, self.coarsest_m, self.seed)
         return np.array([self.pattern, *linear, *rest], np.float64)
@@ -62,7 +62,7 @@ class Paint(NamedTuple):
 
 @numba.njit(cache=True)
 def hash01(x, y, seed):
-    """Map two integers and a seed to a number in [0, 1) that looks random."""
+    """Return a pseudo-random number in [0, 1) of two integers and a seed."""
     h = (x * 0x9E3779B1 ^ y * 0x85EBCA77 ^ seed * 0xC2B2AE3D) & _MASK
     h = ((h ^ (h >> 15)) * 0x2C1B3C6D) & _MASK
     h = ((h ^ (h >> 13)) * 0x297A2D39) & _MASK

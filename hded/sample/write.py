@@ -43,7 +43,7 @@ EXIF_ORIENTATION, EXIF_ROTATE_90_CW = 0x0112, 6
 
 
 def write_nyu(dest: Path, *, train: int, test: int, seed: int) -> None:
-    """Write nyu_depth_v2_labeled.mat and splits.mat with so many frames into the folder `dest`.
+    """Write nyu_depth_v2_labeled.mat and splits.mat with `train` + `test` frames into `dest`.
 
     The .mat is HDF5 as MATLAB v7.3 lays it out, with `images`, `depths`, `rawDepths` (0 where the
     Kinect sees nothing) and `scenes`. Two training frames in a row show one room; test frames lie
@@ -89,7 +89,7 @@ def write_nyu(dest: Path, *, train: int, test: int, seed: int) -> None:
 
 
 def write_make3d(dest: Path, *, train: int, test: int, seed: int) -> None:
-    """Write the four Make3D archives with so many pairs into the folder `dest`.
+    """Write the four Make3D archives of `train` + `test` pairs into the folder `dest`.
 
     Pictures are 1704x2272 (W x H); depth is on the laser's grid, 55x305, where Position3DGrid
     [..., 3] is metres and [..., :3] the point: up, right, forward. The first training picture is
@@ -119,7 +119,7 @@ WRITERS = {"nyu": write_nyu, "make3d": write_make3d}  # by the name of the datas
 
 @dataclass(frozen=True, slots=True)
 class _Room:
-    """A room to be: which it is among its split's, and how many views of it the file has."""
+    """A planned room: its number within its split, and the number of its views."""
 
     split: str
     number: int
@@ -137,7 +137,7 @@ def _sequence(seed: int, dataset: int, split: str, *numbers: int) -> np.random.S
 
 
 def _plan(train: int, test: int) -> list[_Room]:
-    """List the rooms in the file's order: test rooms evenly among the training rooms."""
+    """Return the rooms in the file's order: test rooms evenly among the training rooms."""
     pairs = -(-train // rooms.VIEWS)
     order = [((i + 0.5) / pairs, "train", i) for i in range(pairs)]
     order += [((i + 0.5) / test, "test", i) for i in range(test)]
@@ -172,7 +172,7 @@ def _room_frames(
 
 
 def _kinect_shadow(depth: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Where the Kinect's projector, beside its camera, does not shine: right of what is near.
+    """Return the shadow of the Kinect's projector, beside its camera: right of near objects.
 
     A point is hidden if one further left in the image lies further right for the projector.
     """
@@ -182,7 +182,7 @@ def _kinect_shadow(depth: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def _blobs(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Smooth noise of a frame's size, for holes with soft outlines."""
+    """Return smooth noise of a frame's size, for holes with smooth outlines."""
     coarse = Image.fromarray(rng.normal(size=(12, 16)).astype(np.float32))
     height, width = FRAME_SIZE
     return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
@@ -191,7 +191,7 @@ def _blobs(rng: np.random.Generator) -> NDArray[np.float32]:
 def _street_frame(
     seed: int, split: str, number: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Picture (2272, 1704, 3) and Position3DGrid (55, 305, 4) [m] of one street."""
+    """Return the image (2272, 1704, 3) and Position3DGrid (55, 305, 4) [m] of one street."""
     scene, view = streets.build_street(_sequence(seed, MAKE3D, split, number))
     rng = np.random.default_rng(_sequence(seed, MAKE3D, split, number, 0))
     width, height = streets.WIDTH, streets.HEIGHT
@@ -210,7 +210,7 @@ def _street_frame(
 
 
 def _exposed(linear: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Expose linear rgb by its median, bend the highlights, encode."""
+    """Return sRGB bytes of linear rgb: exposed by its median, highlights compressed."""
     gain = rng.uniform(0.3, 0.45) / max(float(np.median(linear)), 1e-6)
     shown = (-np.expm1(np.float32(-gain) * linear)) ** np.float32(1 / 2.2)
     return np.rint(255 * shown).astype(np.uint8)
@@ -226,12 +226,12 @@ def _jpeg(rgb: NDArray[np.uint8], *, on_its_side: bool) -> bytes:
 
 
 def _matlab_text(version: str) -> bytes:
-    """The first 116 bytes of a .mat file, where MATLAB writes the date as well."""
+    """Return the first 116 bytes of a .mat file, without the date that MATLAB writes there."""
     return f"MATLAB {version} MAT-file, Platform: GLNXA64, sample of hded".encode().ljust(116)
 
 
 def _mat_bytes(arrays: dict[str, NDArray]) -> bytes:
-    """A MATLAB v5 file."""
+    """Return a MATLAB v5 file."""
     data = io.BytesIO()
     savemat(data, arrays, do_compression=True)
     return _matlab_text("5.0") + data.getvalue()[116:]
@@ -239,7 +239,7 @@ def _mat_bytes(arrays: dict[str, NDArray]) -> bytes:
 
 @contextmanager
 def _tar_gz(path: Path) -> Iterator[tarfile.TarFile]:
-    """A .tar.gz without its own name and time; members come from `_add`."""
+    """Open a .tar.gz whose header has no name and time; add members with `_add`."""
     with (
         path.open("wb") as file,
         gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as packed,

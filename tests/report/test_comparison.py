@@ -98,7 +98,7 @@ def test_what_each_was_tested_on_is_a_setting(tree: Tree, tmp_path: Path) -> Non
     out = tmp_path / "page.html"
     write_comparison((first, second), ("a", "b"), ({}, {}), out)
     page = out.read_text(encoding="utf-8")
-    assert "test pictures" in page and "No setting of the two runs differs" not in page
+    assert "test images" in page and "No setting of the two runs differs" not in page
 
 
 def test_equal_runs_give_equal_bytes(tree: Tree, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_networks_that_do_the_same_are_not_told_apart(tmp_path: Path) -> None:
     assert len(compared) == 5
     for row in compared:
         assert float(row["difference"]["value"]) == 0
-        assert row["verdict"]["value"] == "not told apart"
+        assert row["verdict"]["value"] == "not separated"
 
 
 def test_one_image_gives_a_difference_and_says_why_no_interval(tmp_path: Path) -> None:

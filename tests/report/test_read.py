@@ -184,7 +184,7 @@ def test_an_image_without_valid_depth_does_not_count_and_is_counted(tmp_path: Pa
 
     edit_csv(path, blind)
     markdown = to_markdown(build_tables(read(tree), VARIANTS)[0])
-    assert "2 of 3 images have a valid pixel, the others do not count" in markdown
+    assert "2 of 3 images have a valid pixel, the others are left out" in markdown
 
 
 def test_no_image_with_valid_depth_gives_an_explained_dash(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The page: figures, pictures and tables in one HTML file."""
+"""The page: figures, images and tables in one HTML file."""

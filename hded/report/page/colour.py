@@ -1,4 +1,4 @@
-"""Images as data URIs: photographs as JPEG, maps through a colour scale, and the scale's bar.
+"""Images as data URIs: rgb images as JPEG, maps in a colour scale, and the scale's bar.
 
 - Colour maps are perceptually uniform and rise in lightness, so they survive greyscale print.
 - Pixels without a value are hatched: no grey could be told from a value.
@@ -40,7 +40,7 @@ class Bar:
 
 
 def photograph(rgb: NDArray[np.uint8], side_px: int, quality: int) -> Inlined:
-    """Inline rgb (H, W, 3) uint8, the longest side at most `side_px`."""
+    """Return rgb (H, W, 3) uint8 as a data URI, its longest side at most `side_px`."""
     height, width = _fit(rgb.shape, side_px)
     if (height, width) != rgb.shape[:2]:
         small = Image.fromarray(rgb).resize((width, height), Image.Resampling.LANCZOS)
@@ -50,7 +50,7 @@ def photograph(rgb: NDArray[np.uint8], side_px: int, quality: int) -> Inlined:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """From values to colours: low and high end, linear or logarithmic."""
+    """A colour scale: its lowest and highest value, linear or logarithmic."""
 
     low: float
     high: float
@@ -62,7 +62,7 @@ class Scale:
 
     @classmethod
     def from_zero(cls, values: NDArray, unit: str, colours: str, intervals: int) -> "Scale":
-        """Reach from 0 to a round number at or above 99% of the finite values."""
+        """Return a scale from 0 to a round number at or above 99% of the finite values."""
         finite = values[np.isfinite(values)]
         top = float(np.percentile(finite, 99)) if finite.size else 0.0
         high = _round_up(top) if top > 0 else 1.0
@@ -71,7 +71,7 @@ class Scale:
 
     @classmethod
     def of_depth(cls, depth_m: NDArray, intervals: int) -> "Scale":
-        """Span 99% of the depths: a stray pixel must not take the colours from all others."""
+        """Return a scale over 99% of the depths, so that outliers do not compress the others."""
         if not depth_m.size:
             return cls(0.0, 1.0, "m", "viridis", intervals)
         low, high = (float(v) for v in np.percentile(depth_m, (0.5, 99.5)))
@@ -85,14 +85,14 @@ class Scale:
         return np.log if self.log else np.asarray
 
     def position(self, values: NDArray) -> NDArray[np.float64]:
-        """Place values on the scale, 0 to 1; NaN stays."""
+        """Return values as places on the scale, 0 to 1; NaN stays NaN."""
         low, high = (float(self._forward(np.asarray(v))) for v in (self.low, self.high))
         values = np.clip(values, self.low, self.high)
         return (self._forward(values) - low) / (high - low)
 
     @property
     def bar(self) -> Bar:
-        """The bar that belongs to pictures on this scale."""
+        """The colour bar of this scale."""
         if self.log:
             ticks = LogLocator(subs=(1, 2, 5), numticks=9).tick_values(self.low, self.high)
         elif self.low == 0:
@@ -110,10 +110,10 @@ class Scale:
         )
 
     def draw(self, values: NDArray, side_px: int, quality: int) -> Inlined:
-        """Draw a map (H, W), NaN hatched, the longest side at most `side_px`."""
+        """Return a map (H, W) in colour, NaN hatched, its longest side at most `side_px`."""
         values = np.asarray(values, np.float64)
         height, width = _fit(values.shape, side_px)
-        # nearest: no value is invented across an edge or a hole
+        # nearest neighbour: no value is interpolated across an edge or a hole
         rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(int)
         columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(int)
         place = self.position(values[rows[:, None], columns])
@@ -152,7 +152,7 @@ def _png(levels: NDArray[np.uint8], colours: str) -> str:
 
 
 def _palette(colours: str) -> NDArray[np.uint8]:
-    """Levels 0 to LEVELS - 1 of the colour map, then the two of the hatching."""
+    """Return levels 0 to LEVELS - 1 of the colour map, then the two colours of the hatching."""
     table = mpl.colormaps[colours](np.linspace(0, 1, LEVELS))[:, :3]
     return np.vstack([np.rint(255 * table), HATCH]).astype(np.uint8)
 

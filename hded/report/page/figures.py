@@ -71,7 +71,7 @@ STYLE = {
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure for the page: SVG, what it shows in words, and a caption."""
+    """A figure for the page: SVG, a description in words, and a caption."""
 
     svg: str
     label: str
@@ -79,7 +79,7 @@ class Picture:
 
 
 def coc_figure(lenses: Sequence[ThinLens], depth_m: tuple[float, float], name: str) -> Picture:
-    """Signed CoC and sigma [px] over a range of depth [m], from the lenses themselves.
+    """Return a figure of the signed CoC and sigma [px] of lenses over a range of depth [m].
 
     lenses: one, or several that differ in focus distance.
     """
@@ -113,7 +113,10 @@ def coc_figure(lenses: Sequence[ThinLens], depth_m: tuple[float, float], name: s
 
 
 def coc_histogram(table: pd.DataFrame, name: str) -> Picture:
-    """Share of pixels [%] over signed CoC [px]; table: columns coc_px, share_percent."""
+    """Return a figure of the share of pixels [%] over signed CoC [px].
+
+    table: columns coc_px, share_percent.
+    """
     with mpl.rc_context(STYLE):  # pyright: ignore[reportArgumentType]
         figure = _figure(WIDE)
         axes = figure.subplots()
@@ -137,11 +140,11 @@ def error_figure(
     *,
     shares_of: str | None = None,
 ) -> Picture:
-    """RMSE and bias [m] in bins of one quantity, by variant, over the share of pixels.
+    """Return a figure of RMSE and bias [m] over one quantity, by variant, and the share of pixels.
 
     curves: for each variant, one table a seed with bin_low, bin_high, pixels, rmse, bias. Lines are
     means over seeds; bands reach from the lowest to the highest seed. shares_of: the variant whose
-    pixels are counted, the first if None; a control's pictures may have another blur.
+    pixels are counted, the first if None; a control's images may have another blur.
     """
     with mpl.rc_context(STYLE):  # pyright: ignore[reportArgumentType]
         figure = _figure(TALL)
@@ -172,7 +175,7 @@ def error_figure(
 
 
 def training_figures(histories: Mapping[int, pd.DataFrame], name: str) -> list[Picture]:
-    """One small figure a loss term and validation score: by seed, training and validation.
+    """Return a small figure for each loss term and validation score, by seed and split.
 
     histories: history.csv by seed. Terms are unweighted; a figure that was not taken in an epoch
     leaves a gap that the line bridges.
@@ -237,7 +240,7 @@ def _term_figure(
 
 
 def _steps(tables: Sequence[pd.DataFrame], column: str) -> tuple[NDArray, NDArray]:
-    """Bring seeds to common bins and draw each as a step: x (2n,), values (seeds, 2n).
+    """Return the seeds' values in common bins, as steps: x (2n,), values (seeds, 2n).
 
     A bin that a seed does not have is NaN, as is the gap between bins that do not touch.
     """
@@ -252,7 +255,7 @@ def _steps(tables: Sequence[pd.DataFrame], column: str) -> tuple[NDArray, NDArra
 
 
 def _log_axis(axes: Axes, which: Literal["x", "y"]) -> None:
-    """Scale an axis logarithmically, ticks as plain numbers."""
+    """Make an axis logarithmic, with plain numbers at its ticks."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
@@ -284,7 +287,7 @@ def _svg(figure: Figure, name: str) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    # a style element here would style the whole page
+    # a style element in an SVG would apply to the whole page
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
     for marker, colour in _colours():
         svg = svg.replace(marker, colour)

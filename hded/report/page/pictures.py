@@ -1,4 +1,4 @@
-"""Examples as pictures inside the page, as large as the page's size allows.
+"""Examples as images inside the page, as large as the page's size allows.
 
 Truth and estimate share one bar in metres, the two images' errors another.
 """
@@ -18,8 +18,8 @@ from hded.report.page.colour import Bar, Inlined, Scale, photograph
 from hded.report.read.files import REPAIR
 from hded.report.read.runs import Run, Scene
 
-# longest side [px] of photographs and of maps (shown half as wide), JPEG quality: the largest that
-# fits is taken
+# longest side [px] of images and of maps (shown half as wide), JPEG quality: the largest that fits
+# is used
 SIZES = (
     (640, 360, 90), (560, 340, 88), (480, 300, 85), (400, 260, 82), (320, 220, 80), (240, 170, 76),
     (160, 120, 72),
@@ -30,7 +30,7 @@ ROLES = ("best", "median", "worst", "fixed")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pictures:
-    """What one scene's files hold; what its network cannot give is None.
+    """The images of one example; outputs that its network lacks are None.
 
     Images (H, W, 3) uint8; depth (H, W) [m], 0 where unknown; CoC (H, W) [px].
     """
@@ -43,11 +43,11 @@ class Pictures:
     coc_px: NDArray[np.float64]
 
     def image_error(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Mean absolute difference of the channels from the sharp image, in 8-bit levels."""
+        """Return the difference from the sharp image in 8-bit levels, the mean over channels."""
         return np.abs(image.astype(np.float64) - self.sharp).mean(2)
 
     def depth_error(self, depth_m: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Absolute depth error [m], NaN where the truth is unknown."""
+        """Return the absolute depth error [m], NaN where the ground truth is unknown."""
         return np.where(self.depth_gt > 0, np.abs(depth_m - self.depth_gt), np.nan)
 
     @property

@@ -226,7 +226,7 @@ def _errors(runs: Sequence[Run]) -> tuple[list[Picture], str]:
 
 
 def _optics(run: Run) -> list[Picture]:
-    """Return the camera's curve; none for a camera that is drawn anew for each picture."""
+    """Return the camera's curve; no curve for a camera that is drawn anew for each frame."""
     settings: dict[str, Any] = {key: run.camera.get(key) for key in LENS}
     if any(value is None for value in settings.values()):
         return []

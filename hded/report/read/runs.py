@@ -106,10 +106,8 @@ class Run:
             table = table.assign(gain=table["network"] - table["input"])
         return table[method].sort_index() if method in table else None
 
-    def per_photograph(
-        self, kind: str, protocol: str, method: str, metric: str
-    ) -> pd.Series | None:
-        """Return `per_image` averaged over the correlated renderings of one photograph."""
+    def per_frame(self, kind: str, protocol: str, method: str, metric: str) -> pd.Series | None:
+        """Return `per_image` averaged over the renderings of each frame, which are correlated."""
         images = self.per_image(kind, protocol, method, metric)
         rows = self.rows[DEPTH]
         if images is None or "source_frame" not in rows:

@@ -1,4 +1,4 @@
-"""Table I: the architecture, read off the live network by hooks, beside the paper's rows."""
+"""Table I: the architecture, recorded from the network itself by hooks, and the paper's rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ DECODER_DIFFERENCE = (
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One row: what a part of the network did to an image of 256x256."""
+    """One row: the output of a part of the network for an image of 256x256."""
 
     name: str
     operation: str
@@ -50,7 +50,7 @@ class Layer:
 
 
 def read_layers(network: HDEDNet) -> list[Layer]:
-    """Run `network` once on the meta device's shapes and record every row of Table I."""
+    """Return the rows of Table I, from one run of `network` on the meta device (shapes only)."""
     layers: list[Layer] = []
     handles = []
     for name, operation, modules in _rows(network):
@@ -82,7 +82,7 @@ def read_layers(network: HDEDNet) -> list[Layer]:
 
 
 def _rows(network: HDEDNet) -> list[tuple[str, str, list[nn.Module]]]:
-    """Name the rows: the module that is watched first, then those counted with it."""
+    """Return the rows: their names, and their modules, of which the first is hooked."""
     features = dict(network.encoder.features.named_children())  # pyright: ignore[reportAttributeAccessIssue]
     rows: list[tuple[str, str, list[nn.Module]]] = []
     for name, module in features.items():
@@ -110,7 +110,7 @@ def _conv(module: nn.Conv2d | nn.ConvTranspose2d) -> str:
 
 
 def build_architecture(runs: Sequence[Run]) -> Table:
-    """Build Table I; the intro says how the networks of this report differ in width."""
+    """Return Table I; its intro states how the networks of this report differ in width."""
     with torch.device("meta"):
         network = HDEDNet()
     layers = read_layers(network)
@@ -200,7 +200,7 @@ def _compare(layer: Layer, printed: Mapping[str, PublishedCell], channels_given:
 
 
 def _widths(runs: Sequence[Run]) -> list[str]:
-    """Return how large the networks of this report are."""
+    """Return the sizes of this report's networks, in words."""
     sizes: dict[str, list[str]] = {}
     for run in runs:
         t = run.training

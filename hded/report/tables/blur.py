@@ -1,4 +1,4 @@
-"""How the test images were defocused, as the report shows it: scores, pictures, tables of blur."""
+"""The defocused test images in the report: scores, contact sheet, tables of blur."""
 
 import base64
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ NO_HEAD = "the network has no head for it"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Defocused:
-    """What the stage `defocus` wrote to look at, for one dataset."""
+    """The stage `defocus`'s report on one dataset."""
 
     psnr: float  # of the defocused test frames against the sharp ones
     ssim: float
@@ -31,7 +31,7 @@ class Defocused:
 
 
 def read_defocused(folder: Path) -> Defocused:
-    """Read reports/defocus/<dataset>; raises HDEDError for what is missing or damaged."""
+    """Return what reports/defocus/<dataset> holds; raises HDEDError for damaged files."""
     record = JsonObject(folder / "input.json")
     cameras = read_csv(folder / "cameras.csv", ("camera", "name", "depth_m", "sigma_px"))
     try:
@@ -50,11 +50,11 @@ def read_defocused(folder: Path) -> Defocused:
 
 
 def blur_sentence(defocused: Defocused) -> str:
-    """Return how much blur there is and what the defocused input scores by itself."""
+    """Return the amount of blur and the defocused input's own scores, in words."""
     blur = defocused.blur
     return (
         f"Over all pixels with depth: mean |CoC| {blur['mean_abs_coc_px']:.2f} px, mean sigma "
-        f"{blur['mean_sigma_px']:.2f} px; {blur['sharp_percent']:.1f}% are left sharp, "
+        f"{blur['mean_sigma_px']:.2f} px; {blur['sharp_percent']:.1f}% stay sharp, "
         f"{blur['clamped_percent']:.1f}% are at the CoC's limit. The defocused input alone scores "
         f"{number(defocused.psnr, 2)} dB and SSIM {number(defocused.ssim, 3)} against the sharp "
         f"image, at native size, mean over {defocused.test_frames} test frames."
@@ -62,7 +62,7 @@ def blur_sentence(defocused: Defocused) -> str:
 
 
 def build_cameras(selection: Selection, defocused: Mapping[str, Defocused]) -> Table:
-    """Build the table of sigma [px] over depth, for this run's camera and every named one."""
+    """Return the table of sigma [px] over depth, for this run's camera and every named one."""
     parts = []
     for dataset, record in defocused.items():
         table = record.cameras
@@ -82,7 +82,7 @@ def build_cameras(selection: Selection, defocused: Mapping[str, Defocused]) -> T
             Part(dataset_title(run), columns, rows, statements=statements, heading="Depth")
         )
     intro = (
-        "Computed from each lens. `syndof` draws its lens for each picture: shown is one of 70 mm "
+        "Computed from each lens. `syndof` draws its lens for each frame: shown is one of 70 mm "
         "focused at 2 m, its aperture solved for the depths of this table. A focus distance that "
         "is drawn is shown at 2 m.",
     )
@@ -90,7 +90,7 @@ def build_cameras(selection: Selection, defocused: Mapping[str, Defocused]) -> T
 
 
 def build_focus(selection: Selection) -> Table | None:
-    """Build the table of results by focus distance; None where there is only one."""
+    """Return the table of results by focus distance; None where there is only one."""
     parts = []
     for dataset in selection.datasets:
         runs = [run for run in selection.of(dataset) if run.focus]

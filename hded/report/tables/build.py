@@ -57,8 +57,8 @@ IMPOSSIBLE = "the row's AbsRel is below what its own δ allow on common pixels: 
 # printed values are rounded: a breach must be larger than what rounding can do
 PRINTED_TOLERANCE = 1e-3
 INTRO = (
-    "Published rows are the paper's, as printed. It leaves its focus distance unstated, so they "
-    "were measured through optics that are not fully known.",
+    "Published rows are the paper's, as printed. The paper does not state its focus distance, so "
+    "they were measured with optics that are not fully known.",
     "Ours: mean ± sample standard deviation over seeds, the best variant in bold. Gain is over the "
     "defocused input's own score, which is the last row.",
     f"AbsRel bound: on the same pixels, {BOUND_TEXT}.",
@@ -90,7 +90,7 @@ def build_tables(selection: Selection, descriptions: Mapping[str, str]) -> tuple
 
 
 def _official(selection: Selection) -> list[str]:
-    """Datasets of the paper; one's own pictures under the same name are not."""
+    """Return the paper's datasets; a user's own folder of the same name is not one."""
     return [d for d in selection.datasets if selection.of(d)[0].format == d]
 
 
@@ -102,9 +102,9 @@ def _parts(
     variants: Sequence[str],
     descriptions: Mapping[str, str],
 ) -> list[Part]:
-    """Return the part in the paper's layout, then one for each further protocol."""
+    """Return the part with the paper's layout, then one for each further protocol."""
     runs = comparable(runs)
-    title = OFFICIAL[key] if key else f"{runs[0].dataset} (own pictures)"
+    title = OFFICIAL[key] if key else f"{runs[0].dataset} (own images)"
     protocols = {p.name: p for run in runs for p in run.protocols}
     specs = main_columns(key, runs)
     ours = {v: [r for r in runs if r.variant == v] for v in variants}
@@ -239,7 +239,7 @@ def _no_dataset(key: str) -> str:
 
 
 def why_not(spec: MetricColumn, run: Run) -> str:
-    """Return why a run has no figure in a column."""
+    """Return the reason why a run has no figure in a column."""
     if spec.kind not in run.heads:
         does = "estimates no depth" if spec.kind == DEPTH else "restores no image"
         return f"no {spec.kind.replace('_', '-')} head: {run.variant} {does}"

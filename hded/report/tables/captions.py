@@ -18,12 +18,12 @@ SIGMA_RULES = {"quarter": "|CoC|/4", "syndof": "(|CoC| − 1)/4", "d3net": "0.3 
 
 
 def dataset_title(run: Run) -> str:
-    """Name a dataset for people."""
+    """Return a dataset's title."""
     return OFFICIAL.get(run.format, run.dataset)
 
 
 def sample_warning(runs: Sequence[Run]) -> Iterable[str]:
-    """Return what must stand above any table of the embedded sample."""
+    """Return the warning above every table of the embedded sample."""
     if runs and runs[0].source == "sample":
         yield (
             "Not comparable with published numbers: ours are of the embedded sample (source: "
@@ -34,32 +34,32 @@ def sample_warning(runs: Sequence[Run]) -> Iterable[str]:
 def describe_protocols(
     runs: Sequence[Run], protocols: Iterable[Protocol]
 ) -> Iterable[tuple[str, str]]:
-    """Return how figures were taken, and of how many images where some have no valid pixel."""
+    """Return each protocol's statement, with the number of images if some have no valid pixel."""
     for protocol in protocols:
         tail, total = "", len(runs[0].frames)
         for count in [r.measured[protocol.name] for r in runs if protocol.name in r.measured][:1]:
             if count < total:
-                tail = f"; {count} of {total} images have a valid pixel, the others do not count"
+                tail = f"; {count} of {total} images have a valid pixel, the others are left out"
         yield protocol.title, protocol.statement + tail
 
 
 def describe_camera(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
-    """Return through which lens the test images were defocused."""
+    """Return a sentence on the lens of the test images."""
     if runs:
         yield "Camera", camera_sentence(runs[0].camera)
 
 
 def camera_sentence(camera: Mapping[str, Any]) -> str:
-    """Describe a camera in one line; what is drawn for each picture is said to be."""
+    """Return a camera in one line; settings that are drawn for each frame are named as such."""
     if camera["name"] == NOT_DEFOCUSED:
         return "none: the images are all in focus"
-    drawn = "drawn for each picture"
+    drawn = "drawn for each frame"
 
     def length(key: str, scale: float, unit: str) -> str:
         value = camera.get(key)
         if isinstance(value, list):
             each = ", ".join(f"{v * scale:.4g}" for v in value)
-            return f"{each} {unit} (a defocused copy for each)"
+            return f"{each} {unit} (one rendering for each)"
         return drawn if value is None else f"{value * scale:.4g} {unit}"
 
     parts = [
@@ -78,7 +78,7 @@ def camera_sentence(camera: Mapping[str, Any]) -> str:
 
 
 def describe_data(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
-    """Return which frames were measured, and which could not be read."""
+    """Return a sentence on the frames that were measured, and those that could not be read."""
     if runs:
         run = runs[0]
         skipped = f"skipped: {'; '.join(run.skipped)}" if run.skipped else "none skipped"
@@ -86,7 +86,7 @@ def describe_data(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
 
 
 def describe_networks(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
-    """Return how wide and how long trained the networks are, and over how many seeds."""
+    """Return sentences on the networks' width, training and number of seeds."""
     if not runs:
         return
     kinds: dict[str, list[str]] = {}
@@ -105,17 +105,17 @@ def describe_networks(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
 
 
 def network_title(t: TrainingRecord) -> str:
-    """Name a network's encoder, decoders and the weights that it began with."""
+    """Return a network's encoder, decoders and initial weights, in words."""
     encoder = ENCODER_TITLES.get(t.model.encoder, t.model.encoder)
     text = f"{encoder}, {t.model.decoder} decoders"
     if t.weights == "imagenet":
         return f"{text}, encoder from ImageNet weights"
-    # of a path or an address the name alone: the rest is one machine's
+    # only the file name of a path or address: the rest belongs to one machine
     return text if t.weights == "none" else f"{text}, encoder from {PurePosixPath(t.weights).name}"
 
 
 def seeds_sentence(seeds: Sequence[int]) -> str:
-    """Return over which seeds the figures are averaged."""
+    """Return a sentence on the seeds over which figures are averaged."""
     if len(seeds) == 1:
         return f"one seed ({seeds[0]}): single values, their spread is unknown"
     return f"{len(seeds)} seeds ({', '.join(map(str, seeds))}): mean ± sample standard deviation"

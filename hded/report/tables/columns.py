@@ -1,4 +1,4 @@
-"""The columns of Tables II-IV: a metric under a protocol, how it is looked up and shown."""
+"""The columns of Tables II to IV: a metric under a protocol, and how it is displayed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ HEADLINES = {  # depth protocols of the paper's layout
 
 @dataclass(frozen=True, slots=True)
 class MetricColumn:
-    """One column: a metric under a protocol."""
+    """A metric under a protocol, as a column."""
 
     kind: str
     protocol: str
@@ -44,20 +44,20 @@ class MetricColumn:
 
     @property
     def higher(self) -> bool | None:
-        """Return whether more is better; None for the bound, which is no achievement."""
+        """Return whether more is better; None for the bound, which is not a score."""
         if self.metric == BOUND:
             return None
         return self.metric in HIGHER_IS_BETTER or self.metric.endswith("_gain")
 
     @property
     def column(self) -> Column:
-        """The column of the printed table."""
+        """The column's heading in the table."""
         arrow = "" if self.higher is None else (" ↑" if self.higher else " ↓")
         label = MEASURES[self.metric][0] + arrow
         return Column(f"{self.protocol}.{self.metric}", label, self.group)
 
     def value(self, run: Run, method: str) -> float | None:
-        """Look up one run's figure."""
+        """Return one run's figure."""
         if self.metric == BOUND:
             deltas = [run.value(DEPTH, self.protocol, method, f"delta{k}") for k in (1, 2, 3)]
             known = [delta for delta in deltas if delta is not None]
@@ -71,13 +71,13 @@ class MetricColumn:
         return run.value(self.kind, self.protocol, "gain", metric)
 
     def cell(self, values: Sequence[float]) -> Cell:
-        """Return the cell for one value a seed."""
+        """Return the cell for the values of all seeds."""
         signed = self.metric.endswith("_gain")
         return measured(values, MEASURES[self.metric][1], signed=signed)
 
 
 def main_columns(key: str, runs: Sequence[Run]) -> list[MetricColumn]:
-    """Columns of the paper's layout: headline depth, then all_in_focus."""
+    """Return the columns of the paper's layout: headline depth, then all_in_focus."""
     if key in HEADLINES:
         depth = HEADLINES[key]
     else:

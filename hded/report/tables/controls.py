@@ -1,4 +1,4 @@
-"""Does the network use blur? Networks on images without any, or with another's."""
+"""Controls: does the network use blur? Tested on images without blur, or with another blur."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,15 +15,15 @@ from hded.report.tables.model import Column, Part, Row, Table, missing
 
 METRICS = ("rmse", "abs_rel", "delta1", "psnr", "psnr_gain")
 INTRO = (
-    "A network that reads depth off blur must do worse without blur to read (trained and tested on "
-    "all-in-focus images, it has only what a scene looks like) and much worse with blur that means "
-    "other depths (tested on pictures focused elsewhere than in training). One that does equally "
-    "well everywhere does not use blur.",
+    "A network that estimates depth from blur must do worse without blur (trained and tested on "
+    "all-in-focus images, where only the scene's appearance is left) and much worse with "
+    "misleading blur (tested on images focused elsewhere than in training). A network that does "
+    "equally well in all three does not use blur.",
 )
 
 
 def build_controls(selection: Selection, descriptions: Mapping[str, str]) -> Table | None:
-    """Build the table of controls beside the full network; None where no control was run."""
+    """Return the table of controls beside the full network; None where no control was run."""
     parts = []
     for dataset in selection.datasets:
         variants = [v for v in selection.variants if selection.of(dataset, v)[0].control]
@@ -78,7 +78,7 @@ def _row(
 
 
 def with_control(description: str, run: Run) -> str:
-    """Return a variant's description, with what makes `run` a control unless it says so itself."""
+    """Return a variant's description, with what makes `run` a control unless it says so."""
     if run.control in description:
         return description
     return "; ".join(text for text in (description, run.control) if text)

@@ -1,4 +1,4 @@
-"""Differences, each with its confidence interval: what is more than chance."""
+"""Differences between networks, with confidence intervals."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -28,7 +28,7 @@ from hded.report.tables.model import Cell, Column, Part, Row, Table, missing, nu
 from hded.report.tables.published import published
 
 MEASURED = {DEPTH: ("rmse", "abs_rel", "delta1"), ALL_IN_FOCUS: ("psnr", "ssim")}
-# two networks are compared by what each makes of its own input
+# two networks are compared by their gains over their own inputs
 BETWEEN = {DEPTH: ("network", ""), ALL_IN_FOCUS: ("gain", "_gain")}
 BASELINES = {DEPTH: ("median", "training-median depth"), ALL_IN_FOCUS: ("input", "defocused input")}
 EXTRA_DIGIT = 1  # beyond the tables': a difference is smaller than what it is of
@@ -46,27 +46,27 @@ COLUMNS = (
 INTERVAL = (
     "Mean of the first minus mean of the second over the same test images, with the "
     f"{LEVEL:.0%} percentile interval of a paired bootstrap ({RESAMPLES:,} resamples): images are "
-    "drawn anew for both at once, trainings (seeds) for each apart. An interval that holds 0 does "
-    "not tell the two apart. Means are over images, whatever a protocol pools."
+    "resampled for both networks together, trainings (seeds) for each separately. An interval that "
+    "contains 0 does not separate the two. Means are over images, also where a protocol pools."
 )
 CAVEATS = (
-    "Images of one room resemble each other, so intervals are rather too narrow than too wide; so "
-    "are they with few seeds, whose spread two or three hardly show. Each interval is for its own "
-    "difference alone: where nothing differed, one of twenty would still miss 0."
+    "Images of one room resemble each other, and two or three seeds hardly show their spread: both "
+    "make intervals too narrow. Each interval is for its own difference alone: without any true "
+    "difference, one of twenty would still exclude 0."
 )
 PUBLISHED = (
     "The paper gives no interval: its Table III prints {gain} dB as what the depth head adds to "
     "deblurring (its two rows differ by {rows:.3f} dB), here full − deblur_only in PSNR gain."
 )
-COPIES = "The defocused copies of one photograph are averaged first, and count as one image."
-ONE_SEED = "this pair of networks: one seed each, so nothing is said about other trainings"
-ONE_TRAINING = "this network: one seed, so nothing is said about other trainings"
-SAME_TRAININGS = "the same trainings on both sides, drawn together"
+COPIES = "The renderings of one frame are averaged first, and count as one image."
+ONE_SEED = "this pair of networks: one seed each, so the interval does not cover other trainings"
+ONE_TRAINING = "this network: one seed, so the interval does not cover other trainings"
+SAME_TRAININGS = "the same trainings on both sides, resampled together"
 NO_INTERVAL = "no interval: fewer than two images, or a perfect image's infinite PSNR"
 
 
 def build_differences(selection: Selection) -> Table:
-    """Build the table; without the main variant, all pairs of variants are compared."""
+    """Return the table; without the main variant, all pairs of variants are compared."""
     parts = []
     pairs = _pairs(selection.variants)
     for dataset in selection.datasets:
@@ -97,7 +97,7 @@ def build_differences(selection: Selection) -> Table:
         )
         intro.append(PUBLISHED.format(gain=gain, rows=float(both) - float(one)))
     intro += [COPIES] if any("source_frame" in run.rows[DEPTH] for run in selection.runs) else []
-    title = "Differences, and what is chance"
+    title = "Differences, with confidence intervals"
     return Table("F", "differences", title, tuple(parts), (*intro, CAVEATS))
 
 
@@ -121,15 +121,15 @@ def _against_baselines(runs: Sequence[Run]) -> list[Row]:
             continue  # its input is the sharp image itself
         for protocol in runs[0].protocols_of(kind)[:1]:
             for metric in MEASURED[kind]:
-                spec = MetricColumn(kind, protocol.name, "", metric)
+                column = MetricColumn(kind, protocol.name, "", metric)
                 names = runs[0].variant, title
-                values = _values(runs, spec, "network"), _values(runs[:1], spec, method)
-                rows += _row(_title(names), names, protocol.title, spec, *values, trained=1)
+                values = _values(runs, column, "network"), _values(runs[:1], column, method)
+                rows += _row(_title(names), names, protocol.title, column, *values, trained=1)
     return rows
 
 
 def shared_protocol(kind: str, first: Run, second: Run) -> Protocol | None:
-    """Return the protocol that two runs are compared by: the first's first that the second has.
+    """Return the first protocol of the first run that the second run has, too.
 
     None for images that were in focus: there is nothing to gain.
     """
@@ -142,9 +142,9 @@ def shared_protocol(kind: str, first: Run, second: Run) -> Protocol | None:
 def compare_networks(
     first: Sequence[Run], second: Sequence[Run], names: tuple[str, str], title: str = ""
 ) -> list[Row]:
-    """Return a row for each measure that both have a head for; none on different frames.
+    """Return a row for each metric that both have a head for; no row for different frames.
 
-    first, second: the runs of one network each, one a seed; title: what rows' names begin with.
+    first, second: the runs of one network each; title: the beginning of the rows' names.
     """
     if first[0].frames != second[0].frames:
         return []
@@ -155,9 +155,9 @@ def compare_networks(
         if protocol is None:
             continue
         for metric in MEASURED[kind]:
-            spec = MetricColumn(kind, protocol.name, "", metric + suffix)
-            values = _values(first, spec, method), _values(second, spec, method)
-            rows += _row(title, names, protocol.title, spec, *values, tied=tied)
+            column = MetricColumn(kind, protocol.name, "", metric + suffix)
+            values = _values(first, column, method), _values(second, column, method)
+            rows += _row(title, names, protocol.title, column, *values, tied=tied)
     return rows
 
 
@@ -165,10 +165,10 @@ def _title(names: tuple[str, str]) -> str:
     return f"{names[0]} − {names[1]}: "
 
 
-def _values(runs: Sequence[Run], spec: MetricColumn, method: str) -> NDArray[np.float64] | None:
-    """Figures of each photograph (seeds, images), in the frames' order."""
-    metric = spec.metric.removesuffix("_gain")
-    rows = [run.per_photograph(spec.kind, spec.protocol, method, metric) for run in runs]
+def _values(runs: Sequence[Run], column: MetricColumn, method: str) -> NDArray[np.float64] | None:
+    """Return the figures of each frame (seeds, frames), in the frames' order."""
+    metric = column.metric.removesuffix("_gain")
+    rows = [run.per_frame(column.kind, column.protocol, method, metric) for run in runs]
     known = [row.to_numpy(np.float64) for row in rows if row is not None]
     return np.stack(known) if known else None
 
@@ -177,24 +177,24 @@ def _row(
     title: str,
     names: tuple[str, str],
     protocol: str,
-    spec: MetricColumn,
+    column: MetricColumn,
     first: NDArray[np.float64] | None,
     second: NDArray[np.float64] | None,
     trained: int = 2,
     tied: bool = False,
 ) -> list[Row]:
-    """Return the difference's row.
+    """Return the row of a difference.
 
     trained: how many of the two are networks; tied: whether both are the same trainings.
     """
     if first is None or second is None:
         return []
-    cells = Cell(protocol, protocol), *_cells(spec, names, first, second, trained, tied)
-    return [Row("plain", f"{title}{MEASURES[spec.metric][0]}", cells)]
+    cells = Cell(protocol, protocol), *_cells(column, names, first, second, trained, tied)
+    return [Row("plain", f"{title}{MEASURES[column.metric][0]}", cells)]
 
 
 def _cells(
-    spec: MetricColumn,
+    column: MetricColumn,
     names: tuple[str, str],
     first: NDArray[np.float64],
     second: NDArray[np.float64],
@@ -202,15 +202,15 @@ def _cells(
     tied: bool,
 ) -> tuple[Cell, ...]:
     found = paired_difference(first, second, same_networks=tied)
-    digits = MEASURES[spec.metric][1] + EXTRA_DIGIT
+    digits = MEASURES[column.metric][1] + EXTRA_DIGIT
 
     def figure(value: float, *, signed: bool = False) -> Cell:
         if np.isnan(value):
             return missing(NO_INTERVAL)
         return Cell(number(value, digits, signed=signed), repr(value))
 
-    better = names[0] if (found.sign > 0) == spec.higher else names[1]
-    verdict = f"{better} is better" if found.sign else "not told apart"
+    better = names[0] if (found.sign > 0) == column.higher else names[1]
+    verdict = f"{better} is better" if found.sign else "not separated"
     alone = trained == 1 or tied
     notes = (SAME_TRAININGS,) if tied else ()
     if found.seeds == (1, 1):

@@ -1,4 +1,4 @@
-"""What each term of the loss does to the encoder, in numbers."""
+"""Table E: the gradients of the loss terms at the encoder."""
 
 import math
 from collections.abc import Sequence
@@ -21,18 +21,18 @@ COLUMNS = (
 NEVER_ZERO = "the depth loss had no gradient there"
 INTRO = (
     "Norms of the losses' gradients at the encoder's output (all five maps), on the first batch of "
-    "each epoch, as the losses enter the total: 1 is an equal say over the encoder, 0.01 that "
-    "deblurring moves it a hundredth as much as depth does. Adam makes up for that in a decoder, "
-    "which has one loss, but not in the encoder, which has both. Where both heads start at zero "
-    "(network.init: identity) the first batch of all moves no encoder: the first gradient is then "
-    "the second epoch's.",
+    "each epoch, as the losses enter the total. A ratio of 1 means that both tasks move the "
+    "encoder equally, 0.01 that deblurring moves it a hundredth as much as depth. Adam compensates "
+    "for this in a decoder, which has one loss, but not in the encoder, which has both. Where both "
+    "heads start at zero (network.init: identity) the very first batch does not move the encoder: "
+    "the first gradient is then the second epoch's.",
     f"The last column scales the same gradients to the paper's weights, λ = {PAPER_LAMBDA} with "
-    "depth in metres: what that λ would have done to this network.",
+    "depth in metres: the effect that this λ would have had on this network.",
 )
 
 
 def build_balance(selection: Selection) -> Table | None:
-    """Build the table; None where no network with two heads has measured gradients."""
+    """Return the table; None where no network with two heads has measured gradients."""
     parts = []
     for dataset in selection.datasets:
         runs: list[Run] = []
@@ -71,6 +71,6 @@ def _cell(values: Sequence[float]) -> Cell:
     if not len(values):
         return missing(NEVER_ZERO)
     value = float(sum(values) / len(values))
-    # two digits that count, however small: 0.0002 is the answer, 0.000 is none
+    # two significant digits, however small the value: 0.0002, not 0.000
     digits = 3 if value == 0 or value >= 0.01 else 1 - math.floor(math.log10(value))
     return Cell(number(value, digits), value=repr(value))

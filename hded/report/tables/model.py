@@ -25,7 +25,7 @@ KIND_PREFIXES = {"paper": "Paper: ", "ours": "Ours: ", "baseline": "Baseline: ",
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`key` names it in the CSV; neighbours of one `group` share a heading."""
+    """A column; `key` names it in the CSV, and neighbours of one `group` share a heading."""
 
     key: str
     label: str
@@ -35,7 +35,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What is displayed, the value behind it, and the notes on it; a missing cell has a note."""
+    """The displayed text, its full value, and its notes; an empty cell has a note."""
 
     text: str
     value: str = ""  # for the CSV, full precision; "" where there is none
@@ -47,7 +47,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One method, layer, camera or depth."""
+    """A row: a method, layer, camera or depth."""
 
     kind: Kind
     label: str
@@ -57,13 +57,13 @@ class Row:
 
     @property
     def named(self) -> str:
-        """The label with whose row it is: the paper's, ours, or a baseline's."""
+        """The label and the row's kind: the paper's, ours, or a baseline."""
         return KIND_PREFIXES[self.kind] + self.label
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows under one set of columns, and the protocols that they were measured under."""
+    """Rows under one set of columns, and the protocols by which they were measured."""
 
     title: str
     columns: tuple[Column, ...]
@@ -119,7 +119,7 @@ class Table:
 
 
 def missing(*notes: str) -> Cell:
-    """Return a dash with its reason."""
+    """Return an empty cell, a dash, with its reason as a note."""
     return Cell(MISSING, notes=notes)
 
 
@@ -149,14 +149,14 @@ def number(value: float, digits: int, *, signed: bool = False) -> str:
 
 
 def mark_best(rows: Iterable[Row], columns: Sequence[bool | None]) -> tuple[Row, ...]:
-    """Mark the best of our own rows in each column, ties included, where two or more compete.
+    """Return the rows with our best value in each column marked, ties included.
 
     columns: True where higher is better, False where lower is, None where nothing is to be won.
     """
     rows = list(rows)
     ours = [i for i, row in enumerate(rows) if row.kind == "ours"]
     for c, higher in enumerate(columns):
-        # what is displayed decides: nobody wins by a digit that is not shown
+        # values are compared as displayed, not by digits that are not shown
         shown = {i: _displayed(rows[i].cells[c]) for i in ours if rows[i].cells[c].value}
         if higher is None or len(shown) < 2:
             continue
@@ -169,7 +169,7 @@ def mark_best(rows: Iterable[Row], columns: Sequence[bool | None]) -> tuple[Row,
 
 
 def letter(position: int) -> str:
-    """a, b, ... z, aa, ab, ..."""
+    """Return the n-th of a, b, ... z, aa, ab, ..."""
     first, last = divmod(position, 26)
     return (letter(first - 1) if first else "") + ascii_lowercase[last]
 

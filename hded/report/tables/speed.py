@@ -1,4 +1,4 @@
-"""The benchmark's file as a table: speed as a ratio to a named baseline of the same run."""
+"""The benchmark's figures as a table: speed as a ratio to a named baseline of the same run."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ NOT_MEASURED = "not measured for this row"
 
 
 def build_speed(path: Path | None) -> Table | None:
-    """Build the table of `pipeline.benchmark.__main__`'s file; None where there is no such file.
+    """Return the table of the file that `make benchmark` wrote; None where there is none.
 
     Raises HDEDError for a file that is damaged or not of this program.
     """
