@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 TORCH  := torch==2.13.0
-PYTEST := pytest --numprocesses 2 --dist loadgroup
+PYTEST := pytest --numprocesses 2
 BIN    := .venv/bin
 STAMP  := .venv/.ready
 

@@ -11,11 +11,13 @@ for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from support.imports import ROOT
 from support.stores import write_stores
+from xdist.scheduler import LoadScopeScheduling
 
 # the same examples on every run, however slow the machine: a test never fails by chance
 settings.register_profile(
@@ -30,18 +32,25 @@ settings.load_profile("reproducible")
 REAL_DATA = "HDED_REAL_DATA"
 
 
-# files whose tests share something that takes long to make: each stays in one process, and starts
-# first, so that no process is left alone with it at the end
+# files whose tests share something that takes long to make: each stays in one process
 SHARING = ("test_pipeline.py", "test_resume.py")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order and group the tests for pytest-xdist; all others go to whichever process is free."""
-    for item in items:
-        if item.path.name in SHARING:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-    items.sort(key=lambda item: (*SHARING, item.path.name).index(item.path.name))
+class Scheduler(LoadScopeScheduling):
+    """pytest-xdist's: a file of SHARING is one unit, and units of many tests start first.
+
+    All other tests are units of their own, which go to whichever process is free.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.split("::")[0]
+        return path if path.endswith(SHARING) else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
+    """Distribute the tests by `Scheduler`."""
+    return Scheduler(config, log)
 
 
 @pytest.fixture(scope="session")
