@@ -91,6 +91,7 @@ def test_the_kernels_gradients_are_those_of_torch(kernels, size, dtype):
     within(kernels.image_gradient(grad, padded, sigma), expected, tolerance(dtype))
 
 
+@pytest.mark.slow  # the interpreter takes a quarter of a minute
 def test_wide_supports_reach_across_tiles(kernels):
     """One wide pixel among sharp ones, further from a tile than the tile is wide."""
     padded, sigma, grad = example((1, 70), 0.05, 34, count=1)

@@ -80,7 +80,9 @@ def fit_share(rank: int, folder: Path, weighting: Weighting) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("weighting", ["fixed", "uncertainty"])
+@pytest.mark.parametrize(
+    "weighting", ["fixed", pytest.param("uncertainty", marks=pytest.mark.slow)]
+)
 def test_two_processes_train_as_one_that_accumulates_their_half_batches(tmp_path, weighting):
     tiny = write_stores(tmp_path / "tiny", size=SIZE)
     folder = tiny.scenes.folder.parent
@@ -189,11 +191,16 @@ def test_the_stage_trains_on_two_devices_into_one_run(tmp_path):
     assert run["devices"] == 2
     (tracked,) = project.mlflow_runs()
     assert tracked.info.status == "FINISHED"
-    # started by torchrun itself it is the same fit, already done
+
+
+@pytest.mark.slow
+def test_a_finished_fit_of_two_devices_is_not_repeated_by_torchrun_itself(tmp_path):
+    project = Project(tmp_path, SIZE, size_px=64, devices=2, batch_size=4, epochs=1)
+    code, errors = project.run()
+    assert code == 0 and "train:" in errors, errors
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     code, errors = project.run(*torchrun, "--nproc-per-node=2")
-    assert code == 0, errors
-    assert "train:" not in errors
+    assert code == 0 and "train:" not in errors, errors
 
 
 @pytest.mark.parametrize(

@@ -417,7 +417,10 @@ def test_a_batch_of_one_frame_at_the_smallest_size_trains_or_is_refused(stores, 
         assert all(tensor.isfinite().all() for tensor in state.values())
 
 
-@pytest.mark.parametrize("encoder", ["densenet121", "efficientnet_lite0"])
+@pytest.mark.parametrize(
+    "encoder",
+    [pytest.param("densenet121", marks=pytest.mark.slow), "efficientnet_lite0"],
+)
 def test_bfloat16_learns_as_float32_does(stores, encoder):
     decoder = "transposed" if encoder == "densenet121" else "bilinear"
     losses = {}
