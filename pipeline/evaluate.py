@@ -44,7 +44,7 @@ def main() -> None:
     control = ""
     if camera or how.network_input == "sharp":
         defocused = ControlRenderings(scenes, camera, params.defocus.renderer)
-        focus = f"pictures focused at {how.focus_distance_m:g} m" if camera else ""
+        focus = f"images focused at {how.focus_distance_m:g} m" if camera else ""
         control = f"tested on {focus or 'all-in-focus images'}"
     device = resolve_device(how.device, "evaluate.device")
     limit_threads()

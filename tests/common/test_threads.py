@@ -23,7 +23,12 @@ print(json.dumps([torch.get_num_threads(), numba.get_num_threads()]))
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [(["2", "1"], [1, 1]), (["1"], [1, 1]), (["1", "2"], [2, 2]), (["1", "3"], [3, 2])],
+    [
+        (["2", "1"], [1, 1]),
+        (["1", "3"], [3, 2]),
+        pytest.param(["1"], [1, 1], marks=pytest.mark.slow),
+        pytest.param(["1", "2"], [2, 2], marks=pytest.mark.slow),
+    ],
 )
 def test_a_parallel_call_of_numba_leaves_the_numbers(monkeypatch, arguments, expected):
     monkeypatch.setenv("NUMBA_NUM_THREADS", "2")

@@ -167,7 +167,7 @@ def test_one_image_gives_a_difference_and_says_why_no_interval(tmp_path: Path) -
         assert (row[column]["value"], row[column]["note"]) == ("", NO_INTERVAL)
 
 
-def test_copies_of_one_photograph_count_as_one_image(tmp_path: Path) -> None:
+def test_renderings_of_one_frame_count_as_one_image(tmp_path: Path) -> None:
     tree = write_tree(tmp_path, variants=("full", "l1_l1"), frames=6, pictured=1)
     for variant in ("full", "l1_l1"):
         for name in ("depth.csv", "all_in_focus.csv"):
@@ -178,7 +178,7 @@ def test_copies_of_one_photograph_count_as_one_image(tmp_path: Path) -> None:
     table = build_differences(select(tree))
     row = cells(select(tree))["full − l1_l1: RMSE [m]"]
     assert row["images"]["value"] == "3"
-    assert any("copies of one photograph" in sentence for sentence in table.intro)
+    assert any("renderings of one frame" in sentence for sentence in table.intro)
     plain = write_tree(tmp_path / "plain", variants=("full", "l1_l1"), frames=6, pictured=1)
     other = cells(select(plain))["full − l1_l1: RMSE [m]"]
     assert float(row["difference"]["value"]) == pytest.approx(float(other["difference"]["value"]))
