@@ -1,4 +1,4 @@
-"""Looking at what was defocused: how much blur there is, and pictures of it."""
+"""Statistics and example figures of the defocused images."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,13 +16,13 @@ from hded.store import Store
 
 BIN_PX = 0.5
 TABLE_DEPTHS_M = (0.5, 0.7, 1, 1.5, 2, 2.5, 3, 4, 5, 7, 10, 15, 20, 30, 50, 80)
-EXAMPLE_FOCAL_M, EXAMPLE_FOCUS_M = 0.070, 2.0  # of a camera that draws them
+EXAMPLE_FOCAL_M, EXAMPLE_FOCUS_M = 0.070, 2.0  # for a camera that draws them at random
 SHEET_ROWS = 6
 
 
 @dataclass(slots=True)
 class BlurCount:
-    """Counts over all pixels with depth: the signed CoC in bins, and what follows from it.
+    """Statistics of the blur over all pixels with valid depth: a CoC histogram and sums.
 
     |CoC| is at most `max_coc_px`; pixels at that limit are counted as clamped.
     """
@@ -35,13 +35,13 @@ class BlurCount:
 
     def __post_init__(self) -> None:
         steps = int(np.ceil(self.max_coc_px / BIN_PX))
-        # bins around whole and half pixels, so that 0 is the middle of one
+        # bins are centred on whole and half pixels, so that one is centred on 0
         self.edges = BIN_PX * (np.arange(-steps, steps + 2) - 0.5)
         self.counts = np.zeros(len(self.edges) - 1, np.int64)
         self.sums = dict.fromkeys(("sigma", "coc", "sharp", "clamped"), 0.0)
 
     def add(self, coc_px: NDArray[np.float32], depth_m: NDArray[np.float32]) -> None:
-        """Add one picture (H, W); pixels without depth do not count."""
+        """Add one rendering (H, W); pixels without valid depth are not counted."""
         coc = coc_px[depth_m > 0]
         sigma = sigma_of_coc(coc, self.sigma_rule)
         self.counts += np.histogram(coc, self.edges)[0]
@@ -51,13 +51,13 @@ class BlurCount:
         self.sums["clamped"] += np.count_nonzero(np.abs(coc) >= np.float32(self.max_coc_px))
 
     def table(self) -> pd.DataFrame:
-        """Columns coc_px (a bin's middle) and share_percent, of pixels with depth."""
+        """Return the histogram: coc_px (bin centre) and share_percent of pixels with depth."""
         middle = (self.edges[:-1] + self.edges[1:]) / 2
         share = 100 * self.counts / max(1, self.counts.sum())
         return pd.DataFrame({"coc_px": middle, "share_percent": share})
 
     def summary(self) -> dict[str, float]:
-        """Means over pixels with depth [px], and shares of them in percent."""
+        """Return means [px] over the pixels with depth, and shares of them in percent."""
         pixels = max(1, int(self.counts.sum()))
         return {
             "mean_abs_coc_px": self.sums["coc"] / pixels,
@@ -70,11 +70,11 @@ class BlurCount:
 def camera_table(
     cameras: Sequence[AnyCamera], image_width_px: int, max_depth_m: float
 ) -> pd.DataFrame:
-    """Blur over depth: a row for each camera and depth, the given ones first, then every named one.
+    """Return blur against depth, one row per camera and depth: `cameras`, then all named ones.
 
-    Columns: camera; the lens's settings; depth_m, coc_px (signed), sigma_px. A camera that draws
-    its lens is shown by an example: the most frequent focal length, focused at 2 m, its aperture
-    solved for the table's range of depth; one that draws its focus, at 2 m.
+    Columns: camera; the lens's settings; depth_m, coc_px (signed), sigma_px. Random settings are
+    replaced by an example: a focus distance of 2 m, and for a camera that draws its whole lens also
+    the most frequent focal length and the aperture for the table's range of depth.
     """
     depth_m = np.array([d for d in TABLE_DEPTHS_M if d <= max_depth_m])
     named = {f"{name}, as named": camera for name, camera in CAMERAS.items()}
@@ -98,9 +98,10 @@ def camera_table(
 
 
 def input_scores(frames: pd.DataFrame) -> dict[str, Any]:
-    """Mean PSNR [dB] and SSIM of the defocused test frames, and by focus distance where several.
+    """Return the mean PSNR [dB] and SSIM of the test renderings, overall and by focus distance.
 
-    frames: the table of a defocused store, with columns psnr and ssim.
+    frames: the table of a defocused store, with columns psnr and ssim. The means by focus distance
+    are left out where there is only one.
     """
     test = frames[frames["split"] == "test"]
     scores: dict[str, Any] = {"test_frames": len(test), **test[list(IMAGE_METRICS)].mean()}
@@ -111,7 +112,7 @@ def input_scores(frames: pd.DataFrame) -> dict[str, Any]:
 
 
 def pick_for_sheet(frames: pd.DataFrame) -> list[int]:
-    """Choose rows of a defocused store for the sheet: test frames evenly spread, every copy."""
+    """Return rows of a defocused store: all renderings of a few evenly spaced test frames."""
     test = frames[frames["split"] == "test"]
     scenes = test["frame_index"].unique()
     count = max(1, SHEET_ROWS // test["camera_index"].nunique())
@@ -120,9 +121,9 @@ def pick_for_sheet(frames: pd.DataFrame) -> list[int]:
 
 
 def contact_sheet(scenes: Store, defocused: Store, rows: Sequence[int]) -> Figure:
-    """Draw a row a picture: all in focus, signed CoC [px] in one scale, defocused.
+    """Return a figure with one row per rendering: all in focus, signed CoC [px], defocused.
 
-    rows: positions in the defocused store.
+    rows: positions in the defocused store. All CoC maps have the same colour scale.
     """
     camera = defocused.attributes["camera"]
     height, width = scenes.attributes["size"]
@@ -141,7 +142,7 @@ def contact_sheet(scenes: Store, defocused: Store, rows: Sequence[int]) -> Figur
         depth = scenes.read("depth", record["frame_index"])
         coc = defocused.read("coc", row).astype(np.float32)
         axes[0].imshow(scenes.read("rgb", record["frame_index"]))
-        # no depth, no blur: grey, where white would say "in focus"
+        # pixels without depth are grey, because white would mean "in focus"
         axes[1].set_facecolor("0.6")
         masked = np.ma.masked_where(depth <= 0, coc)
         shown = axes[1].imshow(masked, cmap="RdBu_r", vmin=-limit, vmax=limit)

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hded.common.errors import HDEDError, check_choice
 
-NOT_DEFOCUSED = "all in focus"  # in the place of a camera's name, where none blurred
+NOT_DEFOCUSED = "all in focus"  # the camera's name where the images are not defocused
 SENSOR_WIDTH_M = 0.036  # full frame
 D3NET_PIXEL_PITCH_M = 5.6e-6
 SYNDOF_FOCAL_LENGTHS_M = (0.050, 0.070, 0.085)
@@ -32,10 +32,10 @@ Renderer = Literal["gather", "layered"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ThinLens:
-    """A thin lens focused at one distance, in front of a sensor of one pixel pitch.
+    """A thin lens with a fixed focus distance, in front of a sensor with a given pixel pitch.
 
-    Raises HDEDError for a length that is not positive, and for a focus distance at or inside the
-    focal length.
+    Raises HDEDError for a length that is not positive, and for a focus distance that does not
+    exceed the focal length.
     """
 
     focal_length_m: float
@@ -54,42 +54,45 @@ class ThinLens:
                 raise HDEDError(f"lens: {name} is {value}; it must be a positive number")
         if self.focus_distance_m <= self.focal_length_m:
             raise HDEDError(
-                f"lens: focus_distance_m {self.focus_distance_m} is at or inside the focal length "
-                f"{self.focal_length_m}; no sharp image forms there, choose a larger distance"
+                f"lens: focus_distance_m {self.focus_distance_m} does not exceed the focal length "
+                f"{self.focal_length_m}, so no sharp image forms; choose a larger distance"
             )
         check_choice("lens: sigma_rule", self.sigma_rule, SIGMA_RULES)
 
     @property
     def f_number(self) -> float:
-        """Focal length over aperture diameter."""
+        """Return the focal length divided by the aperture diameter."""
         return self.focal_length_m / self.aperture_m
 
     @property
     def _gain_px(self) -> float:
-        """CoC [px] of a point at infinity: D v/S over the pixel pitch."""
+        """Return the CoC [px] of a point at infinity: D v/S divided by the pixel pitch."""
         image_m = self.focal_length_m * self.focus_distance_m
         image_m /= self.focus_distance_m - self.focal_length_m
         return self.aperture_m * image_m / self.focus_distance_m / self.pixel_pitch_m
 
     def coc_px(self, depth_m: ArrayLike) -> NDArray[np.float32]:
-        """Signed CoC diameter [px] of depths [m] of any shape: D (v/S) (x - S)/x, clamped."""
+        """Return the signed CoC diameter [px] at depths x [m] of any shape: D (v/S) (x - S)/x.
+
+        It is clamped to +- `max_coc_px`.
+        """
         depth = np.asarray(depth_m, np.float64)
         valid = np.isfinite(depth) & (depth > 0)
-        x = np.where(valid, depth, self.focus_distance_m)  # CoC 0
-        # a denormal depth overflows to -inf, which the clamp below bounds
+        x = np.where(valid, depth, self.focus_distance_m)  # invalid depth gets a CoC of 0
+        # a denormal depth overflows to -inf; the clamp below makes it finite
         with np.errstate(over="ignore"):
             coc = self._gain_px * (1 - self.focus_distance_m / x)
         return np.clip(coc, -self.max_coc_px, self.max_coc_px).astype(np.float32)
 
     def sigma_px(self, depth_m: ArrayLike) -> NDArray[np.float32]:
-        """Standard deviation [px] of the Gaussian that stands for the blur disc."""
+        """Return the standard deviation [px] of the Gaussian that approximates the blur disc."""
         return sigma_of_coc(self.coc_px(depth_m), self.sigma_rule)
 
 
 def sigma_of_coc(coc_px: ArrayLike, rule: SigmaRule = "quarter") -> NDArray[np.float32]:
-    """Sigma [px] of a signed CoC [px].
+    """Return the Gaussian sigma [px] for a signed CoC [px].
 
-    `quarter`: |CoC|/4 (paper). `syndof`: (|CoC| - 1)/4, none at or below 1 px (SYNDOF).
+    `quarter`: |CoC|/4 (paper). `syndof`: (|CoC| - 1)/4, and 0 at or below 1 px (SYNDOF).
     `d3net`: 0.3 |CoC| (D3-Net).
     """
     check_choice("sigma_rule", rule, SIGMA_RULES)
@@ -104,30 +107,31 @@ def sigma_of_coc(coc_px: ArrayLike, rule: SigmaRule = "quarter") -> NDArray[np.f
 def draw_focus_m(
     depth_m: NDArray, focal_length_m: float, rng: np.random.Generator, focus_if_flat_m: float = 2.0
 ) -> float:
-    """Draw a focus distance [m] as SYNDOF's code does: one of the picture's own depths.
+    """Draw a focus distance [m] from the depths of the frame, as SYNDOF's code does.
 
-    Its distinct depths (here to 1 cm) are ranked from the nearest; the share t of those nearer has
-    a weight of exp(-t^2 / (2 0.5^2)), half a normal distribution. A picture without depth is
-    focused at `focus_if_flat_m`; a lens never inside its focal length.
+    The frame's distinct depths (here to 1 cm) are ranked, nearest first. With t the share of them
+    that are nearer, a depth has the weight exp(-t^2 / (2 0.5^2)), half a normal distribution.
+    Returns `focus_if_flat_m` for a frame without valid depth, and never less than 1.01 times the
+    focal length.
     """
     depth = depth_m[np.isfinite(depth_m) & (depth_m > 0)]
-    # beyond a kilometre a number is damaged
+    # a depth beyond 1 km is damaged data; the clip bounds the histogram's size
     levels = np.flatnonzero(np.bincount(np.rint(np.clip(depth, 0.01, 1000) * 100).astype(np.intp)))
     if not levels.size:
         return focus_if_flat_m
     weight = np.exp(-((np.arange(levels.size) / levels.size) ** 2) / (2 * SYNDOF_FOCUS_SPREAD**2))
     drawn_m = float(rng.choice(levels, p=weight / weight.sum())) / 100
-    # the nearest and farthest depths are not those of whole centimetres
+    # rounding to centimetres may leave the frame's range of depth
     drawn_m = min(max(drawn_m, float(depth.min())), float(depth.max()))
     return max(drawn_m, 1.01 * focal_length_m)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Camera:
-    """A named camera: gives the lens that takes one picture.
+    """A named camera with fixed focal length and aperture.
 
-    `pixel_pitch_m` None means 36 mm over the original image width; `focus_distance_m` None means
-    drawn for each picture (`draw_focus_m`).
+    `pixel_pitch_m` None means 36 mm divided by the original image width. `focus_distance_m` None
+    means that it is drawn for each frame (`draw_focus_m`).
     """
 
     name: str
@@ -139,9 +143,10 @@ class Camera:
     sigma_rule: SigmaRule = "quarter"
 
     def lens(self, depth_m: NDArray, image_width_px: int, rng: np.random.Generator) -> ThinLens:
-        """Return the lens for a picture of this depth map [m], `image_width_px` wide uncropped.
+        """Return the lens for a frame with this depth map [m].
 
-        A camera of fixed focus looks neither at the depth nor at `rng`.
+        image_width_px: width of the original, uncropped image. The depth and `rng` are used only
+        where the focus distance is drawn.
         """
         focus_m = self.focus_distance_m
         if focus_m is None:
@@ -156,9 +161,9 @@ class Camera:
         )
 
     def describe(self, image_width_px: int) -> dict[str, Any]:
-        """Return name and settings, resolved for pictures `image_width_px` wide, for the record.
+        """Return the camera's name and settings for frames that are `image_width_px` wide.
 
-        What is drawn for each picture is None.
+        A setting that is drawn for each frame is None.
         """
         lens = self.lens(np.empty(0), image_width_px, np.random.default_rng(0))
         drawn = {} if self.focus_distance_m else {"focus_distance_m": None}
@@ -167,10 +172,10 @@ class Camera:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyndofCamera:
-    """SYNDOF's random camera (Lee et al. 2019), drawn anew for each picture.
+    """SYNDOF's random camera (Lee et al. 2019), drawn anew for each frame.
 
-    Focal length from 50, 70, 85 mm; focus distance as `draw_focus_m`; the aperture is solved so
-    that the largest CoC is `max_coc_px`.
+    The focal length is 50, 70 or 85 mm, the focus distance is drawn by `draw_focus_m`, and the
+    aperture is chosen so that the frame's largest CoC is `max_coc_px`.
     """
 
     name: str = "syndof"
@@ -178,7 +183,10 @@ class SyndofCamera:
     sigma_rule: SigmaRule = "syndof"
 
     def lens(self, depth_m: NDArray, image_width_px: int, rng: np.random.Generator) -> ThinLens:
-        """Draw a lens for a picture of this depth map [m], `image_width_px` wide uncropped."""
+        """Draw a lens for a frame with this depth map [m].
+
+        image_width_px: width of the original, uncropped image.
+        """
         weights = np.asarray(SYNDOF_FOCAL_WEIGHTS)
         focal_m = float(rng.choice(SYNDOF_FOCAL_LENGTHS_M, p=weights / weights.sum()))
         focus_m = draw_focus_m(depth_m, focal_m, rng)
@@ -193,7 +201,7 @@ class SyndofCamera:
         depth_range_m: tuple[float, float],
         image_width_px: int,
     ) -> ThinLens:
-        """Open the aperture until the largest CoC over a range of depth [m] is `max_coc_px`."""
+        """Return the lens whose largest CoC over a range of depth [m] is `max_coc_px`."""
         lens = ThinLens(
             focal_length_m=focal_length_m,
             aperture_m=1.0,
@@ -203,12 +211,12 @@ class SyndofCamera:
             sigma_rule=self.sigma_rule,
         )
         largest = float(np.abs(lens.coc_px(depth_range_m)).max())
-        # CoC is proportional to the aperture; a flat scene in focus keeps a common f/2.8
+        # the CoC is proportional to the aperture; if all depth is in focus, f/2.8 is as good as any
         aperture_m = self.max_coc_px / largest if largest else focal_length_m / 2.8
         return replace(lens, aperture_m=aperture_m, max_coc_px=self.max_coc_px)
 
     def describe(self, image_width_px: int) -> dict[str, Any]:
-        """Return name and settings for the record; what is drawn for each picture is None."""
+        """Return the camera's name and settings; a setting drawn for each frame is None."""
         drawn = ("f_number", "focal_length_m", "aperture_m", "focus_distance_m")
         return {
             "name": self.name,
@@ -223,7 +231,10 @@ AnyCamera = Camera | SyndofCamera
 
 
 def describe_cameras(cameras: Sequence[AnyCamera], image_width_px: int) -> dict[str, Any]:
-    """Describe cameras that differ in focus distance alone: as one, with a list of distances."""
+    """Return one description of cameras that differ only in focus distance.
+
+    Its `focus_distance_m` is a list where there are several cameras.
+    """
     records = [camera.describe(image_width_px) for camera in cameras]
     if len(records) == 1:
         return records[0]

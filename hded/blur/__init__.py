@@ -1,16 +1,17 @@
-"""Per-pixel Gaussian blur: each output pixel averages its neighbourhood with its *own* sigma.
+"""Spatially varying Gaussian blur: every output pixel averages its neighbours with its own sigma.
 
     out(p) = sum_q w(q - p; s_p) rgb(q) / sum_q w(q - p; s_p),   |q - p|_inf <= ceil(3 s_p)
 
-A gather on sRGB values with edge-repeating borders (numpy `symmetric`, scipy `reflect`), repeated
-as often as the support needs; sigma below 0.1 px leaves the pixel alone. Sigma is taken as float32
-everywhere, since the support jumps where 3 sigma is an integer.
+This is a gather on sRGB values. Borders are mirrored with the edge repeated (numpy `symmetric`,
+scipy `reflect`), as often as the support needs. A pixel with sigma below 0.1 px is not changed. All
+implementations round sigma to float32, because the support jumps where 3 sigma is an integer.
 
-- `gaussian_gather_reference`: the formula as written, float64, one pixel at a time. The truth.
-- `gaussian_gather`: the same on numpy arrays in float32, on all cores.
-- `hded.blur.batch.gaussian_gather_batch`: the same on batches of torch tensors, differentiable, on
-  a GPU by Triton kernels (not imported here, where nothing needs torch).
-- `layered_blur`: another renderer, which knows what lies in front.
+- `gaussian_gather_reference`: the formula as written, in float64, one pixel at a time; the others
+  are tested against it.
+- `gaussian_gather`: the same for numpy arrays, in float32, on all cores.
+- `hded.blur.batch.gaussian_gather_batch`: the same for batches of torch tensors, differentiable,
+  with Triton kernels on a GPU. It is not imported here, so that this package does not need torch.
+- `layered_blur`: another renderer, which takes occlusion into account.
 """
 
 from hded.blur.cpu import gaussian_gather

@@ -1,12 +1,13 @@
-"""The per-pixel Gaussian on batches of torch tensors, on any device, with gradients.
+"""The per-pixel Gaussian blur for batches of torch tensors, on any device, differentiable.
 
-- On the CPU, in float32, where no gradient is asked for: `gaussian_gather`, image by image.
-- On CUDA with Triton: the kernels of `triton_kernels`, forward and backward.
-- Everywhere else, and in float64 on the CPU: `torch_ops`.
+The implementation is chosen by device:
+- CPU, float32, no gradient needed: `gaussian_gather`, image by image;
+- CUDA with Triton: the forward and backward kernels of `triton_kernels`;
+- otherwise: `torch_ops`.
 
-Autograd sees one step: it keeps the padded image, sigma and the result, and none of the hundreds of
-shifted sums. The gradient is that of the formula within a pixel's support, which jumps where
-3 sigma passes an integer; the jump has none.
+The blur is a single autograd function: it saves the padded image, sigma and the result, and not the
+hundreds of shifted sums. The gradient treats the support as constant, although it jumps where
+3 sigma passes an integer.
 """
 
 import importlib.util
@@ -31,28 +32,31 @@ def gaussian_gather_batch(
 ) -> Tensor:
     """Blur rgb (B, 3, H, W) by sigma_px (B, H, W) or (B, 1, H, W) -> (B, 3, H, W) in rgb's dtype.
 
-    `gaussian_gather` of every image, within 1e-5, any strides; rgb in [0, 1], float32 or float64,
-    and sigma either, on one device. With `margin_px` rgb is (B, 3, H + 2 margin, W + 2 margin).
-    Weights are made in rgb's dtype; the support, and that sigma below 0.1 px leaves a pixel alone
-    (gradient of sigma 0), follow sigma as float32. Differentiable once, in rgb and in sigma.
+    Equals `gaussian_gather` of every image within 1e-5. rgb is in [0, 1]; rgb and sigma are float32
+    or float64, of any strides, on one device. With `margin_px`, rgb is (B, 3, H + 2 margin,
+    W + 2 margin). Weights are computed in rgb's dtype. Sigma rounded to float32 decides the support
+    and whether a pixel stays unchanged (below 0.1 px; the gradient of sigma is then 0).
+    Differentiable once, with respect to rgb and sigma.
 
-    The largest sigma and the checks of the values cost one wait for the device. `max_sigma_px`
-    promises a bound and saves both: a larger sigma then counts as the bound (without gradient), a
-    negative one as 0, and a NaN makes its own pixel NaN, or is refused where the CPU blurs.
-    Raises HDEDError for shapes, dtypes and devices that do not fit, and, without that promise, for
-    a sigma or a pixel that is NaN or infinite, or a sigma that is negative.
+    Finding the largest sigma and checking the values takes one synchronisation with the device,
+    which an upper bound `max_sigma_px` avoids. Sigma is then clamped to [0, max_sigma_px], without
+    gradient outside; a NaN makes its own output pixel NaN, or is an error where the CPU
+    implementation runs. Raises HDEDError for shapes, dtypes and devices that do not fit, and,
+    without `max_sigma_px`, for NaN or infinite values and for a negative sigma.
     """
     sigma = _check_form(rgb, sigma_px, margin_px)
     if max_sigma_px is not None:
         if not 0 <= max_sigma_px < math.inf:
-            raise HDEDError(f"blur: max_sigma_px is {max_sigma_px}; a finite length is needed")
+            raise HDEDError(
+                f"blur: max_sigma_px is {max_sigma_px}; it must be finite and at least 0"
+            )
         sigma = sigma.clamp(0, max_sigma_px)
     gradient = torch.is_grad_enabled() and (rgb.requires_grad or sigma.requires_grad)
     if rgb.device.type == "cpu" and rgb.dtype == torch.float32 and not gradient:
         return _by_numba(rgb.detach(), sigma.detach(), margin_px)
     largest = _largest_sigma(rgb, sigma) if max_sigma_px is None else max_sigma_px
     radius = radius_px(float(np.float32(largest)))
-    # an even padding: the kernels take columns by twos
+    # the padding must be even, because the kernels process columns in pairs
     pad = radius + radius % 2
     return _Gather.apply(rgb, sigma.to(rgb.dtype), margin_px, pad)
 
@@ -82,16 +86,16 @@ def _check_form(rgb: Tensor, sigma: Tensor, margin_px: int) -> Tensor:
 
 
 def _largest_sigma(rgb: Tensor, sigma: Tensor) -> float:
-    """Return the largest sigma; raises HDEDError for values that are no lengths or no colours.
+    """Return the largest sigma; raises HDEDError for NaN, infinite or negative values.
 
-    All is asked of the device at once: extremes are NaN where a value is.
+    The device is synchronised once for all checks. The extremes are NaN if any value is.
     """
     extremes = (*sigma.detach().float().aminmax(), *rgb.detach().aminmax())
     least, largest, darkest, brightest = torch.stack([x.to(rgb.dtype) for x in extremes]).tolist()
     if not (least >= 0 and largest < math.inf):
         raise HDEDError("blur: sigma has NaN, infinite or negative pixels; mask them to 0")
     if not (math.isfinite(darkest) and math.isfinite(brightest)):
-        raise HDEDError("blur: rgb has NaN or infinite pixels; give finite values in [0, 1]")
+        raise HDEDError("blur: rgb has NaN or infinite pixels; pass finite values in [0, 1]")
     return largest
 
 
@@ -104,7 +108,7 @@ def _by_numba(rgb: Tensor, sigma: Tensor, margin_px: int) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """The blur of rgb (B, 3, H + 2 margin, W + 2 margin) by sigma (B, H, W), of one dtype."""
+    """The blur of rgb (B, 3, H + 2 margin, W + 2 margin) by sigma (B, H, W) of the same dtype."""
 
     @staticmethod
     def forward(ctx, rgb: Tensor, sigma: Tensor, margin_px: int, pad: int) -> Tensor:
@@ -135,7 +139,7 @@ class _Gather(torch.autograd.Function):
 
 
 def _operations(tensor: Tensor) -> ModuleType:
-    """The module whose forward, image_gradient and sigma_gradient serve this tensor's device."""
+    """Return the module that implements the blur and its gradients on this tensor's device."""
     if tensor.is_cuda and _has_triton():
         from hded.blur import triton_kernels
 
@@ -149,15 +153,16 @@ def _has_triton() -> bool:
 
 
 def _fold(gradient: Tensor, indices: NDArray[np.intp], size: int, dim: int) -> Tensor:
-    """Add up what repeated borders gave: position i along `dim` goes to indices[i] of `size`.
+    """Sum the gradients of repeated border pixels: position i along `dim` is added to indices[i].
 
-    Mirrored runs are added one after another, so that the order of sums is fixed on every device.
+    Returns the gradient with `size` positions along `dim`. Mirrored runs are added one after
+    another, so that the order of summation is the same on every device.
     """
     shape = list(gradient.shape)
     shape[dim] = size
     total = gradient.new_zeros(shape)
     start = 0
-    # an axis turns round where it repeats its edge
+    # the mirrored axis reverses direction where the edge index repeats
     for run in np.split(indices, np.flatnonzero(np.diff(indices) == 0) + 1):
         piece = gradient.narrow(dim, start, len(run))
         if run[0] > run[-1]:

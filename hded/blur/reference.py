@@ -1,4 +1,4 @@
-"""The per-pixel Gaussian as its formula is written: float64, one pixel at a time."""
+"""Reference implementation of the per-pixel Gaussian blur: float64, one pixel at a time."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ from hded.blur.support import MIN_SIGMA_PX, border_indices, check_image, radius_
 def gaussian_gather_reference(
     rgb: NDArray, sigma_px: NDArray, margin_px: int = 0
 ) -> NDArray[np.float64]:
-    """Blur exactly: the same arguments and errors as `gaussian_gather`, float64, slowly."""
+    """Blur as `gaussian_gather` does, with its arguments and errors, but in float64 and slowly."""
     rgb, sigma32 = check_image(rgb, sigma_px, margin_px)
     image = rgb / 255.0 if rgb.dtype == np.uint8 else rgb.astype(np.float64)
     sigma = sigma32.astype(np.float64)

@@ -1,4 +1,4 @@
-"""One picture through a lens: depth -> circle of confusion -> blur -> 8 bits."""
+"""Rendering of a defocused image: depth -> circle of confusion -> blur -> 8 bits."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,10 @@ from hded.optics import AnyCamera, Camera, Renderer, ThinLens, sigma_of_coc
 def render_defocused(
     rgb: NDArray[np.uint8], depth_m: NDArray[np.float32], lens: ThinLens, renderer: Renderer
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return the defocused picture (H, W, 3) and its signed CoC (H, W) [px].
+    """Return the defocused image (H, W, 3) and its signed CoC (H, W) [px].
 
-    rgb: (H, W, 3), all in focus; depth_m: (H, W), 0 where unknown (left sharp). `gather`: each
-    pixel averages its surroundings; `layered`: nearer light covers what lies behind.
+    rgb: (H, W, 3), all in focus; depth_m: (H, W), 0 where invalid (not blurred). renderer:
+    `gather` (each pixel averages its neighbours) or `layered` (with occlusion).
     """
     coc = lens.coc_px(depth_m)
     sigma = sigma_of_coc(coc, lens.sigma_rule)

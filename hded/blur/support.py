@@ -1,4 +1,4 @@
-"""What every form of the per-pixel Gaussian shares: support, borders, and checks of arguments."""
+"""Support, borders and argument checks shared by all implementations of the blur."""
 
 import math
 
@@ -12,23 +12,23 @@ SUPPORT_SIGMAS = 3.0
 
 
 def radius_px(sigma_px: float) -> int:
-    """Support either side of the centre; 0 for a sigma that leaves the pixel alone."""
+    """Return the radius [px] of the support; 0 where sigma is too small to blur."""
     if sigma_px < np.float32(MIN_SIGMA_PX):
         return 0
     return math.ceil(SUPPORT_SIGMAS * sigma_px)
 
 
 def radii_px(sigma_px: NDArray[np.float32]) -> NDArray[np.int64]:
-    """`radius_px` of every pixel."""
+    """Return `radius_px` for every pixel."""
     radius = np.ceil(SUPPORT_SIGMAS * sigma_px.astype(np.float64)).astype(np.int64)
     return np.where(sigma_px < np.float32(MIN_SIGMA_PX), 0, radius)
 
 
 def border_indices(length: int, margin_px: int, radius: int) -> NDArray[np.intp]:
-    """Where `length` positions and `radius` more on either side lie in an axis with a margin.
+    """Return indices into an axis for `length` positions and `radius` more on either side.
 
-    The axis has length + 2 margin_px values; beyond them it is mirrored, edges repeated, as often
-    as needed.
+    The axis has length + 2 margin_px values. Beyond them it is mirrored with the edge repeated, as
+    often as needed.
     """
     inside = np.arange(length + 2 * margin_px)
     beyond = radius - margin_px
@@ -48,7 +48,7 @@ def check_image(
     if rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
         raise HDEDError(f"blur: rgb has shape {rgb.shape}; (H, W, 3) with H, W > 0 is needed")
     if rgb.dtype != np.uint8 and not np.issubdtype(rgb.dtype, np.floating):
-        raise HDEDError(f"blur: rgb is {rgb.dtype}; uint8, or floats in [0, 1], are needed")
+        raise HDEDError(f"blur: rgb is {rgb.dtype}; pass uint8, or floats in [0, 1]")
     if margin_px < 0 or sigma.shape != tuple(n - 2 * margin_px for n in rgb.shape[:2]):
         raise HDEDError(
             f"blur: sigma has shape {sigma.shape}, the image {rgb.shape[:2]}"
@@ -61,5 +61,5 @@ def check_image(
     if not np.isrealobj(sigma) or not (np.isfinite(sigma).all() and (sigma >= 0).all()):
         raise HDEDError("blur: sigma has NaN, infinite or negative pixels; mask them to 0")
     if rgb.dtype != np.uint8 and not np.isfinite(rgb).all():
-        raise HDEDError("blur: rgb has NaN or infinite pixels; give finite values in [0, 1]")
+        raise HDEDError("blur: rgb has NaN or infinite pixels; pass finite values in [0, 1]")
     return rgb, sigma

@@ -1,6 +1,6 @@
 """Errors of one image: pure functions of arrays, in float64.
 
-How a benchmark uses them (mask, crop, cap, pooling) is the business of `hded.evaluation.protocols`.
+Masks, crops, caps and pooling are defined in `hded.evaluation.protocols`.
 """
 
 import math
@@ -17,15 +17,15 @@ HIGHER_IS_BETTER = frozenset({"delta1", "delta2", "delta3", "psnr", "ssim"})
 
 
 def depth_errors(pred: NDArray, gt: NDArray, valid: NDArray) -> dict[str, float]:
-    """Standard depth errors over the valid pixels (Eigen et al. 2014).
+    """Return the standard depth errors over the valid pixels (Eigen et al. 2014).
 
     pred, gt: arrays of one shape, metres, positive where `valid` (bool, same shape) is true.
-    Gives rmse [m], abs_rel, log10, and delta1..3: the share of pixels whose ratio to the truth,
-    either way up, is under 1.25, 1.25^2, 1.25^3. All are NaN where no pixel is valid.
+    Keys: rmse [m], abs_rel, log10, and delta1..3, the share of pixels with max(pred / gt,
+    gt / pred) below 1.25, 1.25^2, 1.25^3. All are NaN where no pixel is valid.
     Raises HDEDError for shapes that differ, and for a prediction that is not a positive number.
     """
     if valid.dtype != np.bool_:
-        raise HDEDError(f"depth errors: valid is {valid.dtype}; a mask of bool is needed")
+        raise HDEDError(f"depth errors: valid is {valid.dtype}; pass a mask of bool")
     if not pred.shape == gt.shape == valid.shape:
         raise HDEDError(f"depth errors: shapes {pred.shape}, {gt.shape}, {valid.shape} differ")
     pred, gt = pred[valid].astype(np.float64), gt[valid].astype(np.float64)
@@ -34,7 +34,8 @@ def depth_errors(pred: NDArray, gt: NDArray, valid: NDArray) -> dict[str, float]
     if not (np.isfinite(pred).all() and (pred > 0).all()):
         raise HDEDError(
             "depth errors: the prediction has NaN, infinite or non-positive pixels where the "
-            "truth is valid; clip it to the protocol's range, and look for a diverged network"
+            "ground truth is valid; clip it to the protocol's range, or check whether training "
+            "diverged"
         )
     error = pred - gt
     ratio = np.maximum(pred / gt, gt / pred)
@@ -48,7 +49,7 @@ def depth_errors(pred: NDArray, gt: NDArray, valid: NDArray) -> dict[str, float]
 
 
 def psnr(image: NDArray, reference: NDArray) -> float:
-    """Peak signal-to-noise ratio [dB], range 1, over all pixels and channels.
+    """Return the peak signal-to-noise ratio [dB], data range 1, over all pixels and channels.
 
     image, reference: (H, W, 3) uint8, or floats in [0, 1]. Infinite for equal images.
     """
@@ -58,7 +59,7 @@ def psnr(image: NDArray, reference: NDArray) -> float:
 
 
 def ssim(image: NDArray, reference: NDArray) -> float:
-    """Structural similarity, mean over pixels and channels.
+    """Return the structural similarity, mean over pixels and channels.
 
     image, reference: (H, W, 3) uint8, or floats in [0, 1].
     """
@@ -68,7 +69,7 @@ def ssim(image: NDArray, reference: NDArray) -> float:
 
 def _check_shapes(image: NDArray, reference: NDArray) -> None:
     if image.shape != reference.shape:
-        raise HDEDError(f"image of shape {image.shape}, reference {reference.shape}: they differ")
+        raise HDEDError(f"image shape {image.shape} differs from reference {reference.shape}")
 
 
 def _unit(image: NDArray) -> NDArray[np.float64]:

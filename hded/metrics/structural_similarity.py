@@ -1,7 +1,7 @@
-"""Structural similarity (Wang et al. 2004): for the loss in torch, for the metric in float64.
+"""Structural similarity (Wang et al. 2004): in torch for the loss, in float64 for the metric.
 
-11x11 Gaussian window of sigma 1.5, only positions where it fits ("valid"), data range 1,
-C1 = 0.01^2, C2 = 0.03^2: what pytorch-msssim computes with `data_range=1`.
+11x11 Gaussian window of sigma 1.5, only at positions where it fits into the image ("valid"), data
+range 1, C1 = 0.01^2, C2 = 0.03^2, as in pytorch-msssim with `data_range=1`.
 """
 
 from functools import cache
@@ -22,7 +22,7 @@ C2 = 0.03**2
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Mean SSIM of each image: x, y (B, C, H, W) in [0, 1] -> (B,). Differentiable.
+    """Return the mean SSIM of each image: x, y (B, C, H, W) in [0, 1] -> (B,). Differentiable.
 
     Raises HDEDError where an image is smaller than the window.
     """
@@ -38,12 +38,12 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
 
 @cache
 def _window_on(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Keep the window where it is needed: a copy in each step would wait for the GPU."""
+    """Return the window on a device; cached, because copying it in each step would stall a GPU."""
     return torch.as_tensor(_window(), dtype=dtype, device=device)
 
 
 def ssim_float64(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Mean SSIM of one image: x, y (H, W, C) float64 in [0, 1].
+    """Return the mean SSIM of one image: x, y (H, W, C) float64 in [0, 1].
 
     Raises HDEDError where an image is smaller than the window.
     """
@@ -53,7 +53,7 @@ def ssim_float64(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 
 
 def _similarity(mean_x, mean_y, xx, yy, xy):
-    """The SSIM index from the five local moments; tensors or numbers."""
+    """Return the SSIM index from the five local moments, tensors or numbers."""
     var_x, var_y, cov = xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
     structure = (2 * cov + C2) / (var_x + var_y + C2)
@@ -65,9 +65,9 @@ _similarity_of_numbers = njit(cache=True)(_similarity)
 
 @njit(nogil=True, cache=True)
 def _similarity_of_rows(x, y, window):
-    """Mean index of each row of positions: x, y (H, W, C) -> (H - 10,).
+    """Return the mean index of each row of window positions: x, y (H, W, C) -> (H - 10,).
 
-    One row of moments at a time stays in the cache, where whole-image filters wait for memory.
+    One row of moments at a time fits in the cache, unlike filters over the whole image.
     """
     height, width, channels = x.shape
     x, y = x.reshape(height, -1), y.reshape(height, -1)
@@ -106,4 +106,4 @@ def _window() -> NDArray[np.float64]:
 
 def _check_size(height: int, width: int) -> None:
     if min(height, width) < WINDOW:
-        raise HDEDError(f"SSIM of a {height}x{width} image: {WINDOW}x{WINDOW} at least is needed")
+        raise HDEDError(f"SSIM of a {height}x{width} image: needs at least {WINDOW}x{WINDOW} px")
