@@ -1,4 +1,4 @@
-"""A trained network, used: on images, on photographs of any size, and as ONNX."""
+"""Inference with a trained network: on images, on photographs of any size, and ONNX export."""
 
 from hded.inference.predictor import Predictor, load_predictor, save_weights
 

@@ -1,4 +1,4 @@
-"""A trained network as ONNX, free in its size."""
+"""ONNX export of a trained network, for images of any size."""
 
 import logging
 import warnings
@@ -13,7 +13,7 @@ from hded.network.hded import STRIDE
 
 
 class _Portable(nn.Module):
-    """The network with its padding written as a choice of rows and columns, for any size."""
+    """The network with its padding expressed by `index_select`, so that any size can be traced."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -27,29 +27,30 @@ class _Portable(nn.Module):
 
 
 def _reflected(length: int) -> Tensor:
-    """0 ... length - 1, then back again, up to a multiple of the network's stride."""
+    """Return indices that reflect-pad an axis at its end to a multiple of the network's stride."""
     places = torch.arange((length + STRIDE - 1) // STRIDE * STRIDE)
     return (length - 1) - ((length - 1) - places).abs()
 
 
 def export_onnx(predictor: Predictor, path: Path) -> None:
-    """Write the network's heads as ONNX: `rgb` (1, 3, H, W) in [-1, 1], H and W of 17 or more.
+    """Write the network as ONNX: input `rgb` (1, 3, H, W) in [-1, 1], with H and W at least 17.
 
-    Outputs are named as the heads and hold what `HDEDNet.forward` gives. A network trained on
-    squashed frames still wants its training size. Raises HDEDError without the extra `onnx`.
+    Outputs have the names of the heads and the values of `HDEDNet.forward`. A network trained with
+    the geometry `resize` still needs input of its training size. Raises HDEDError where the extra
+    `onnx` is not installed.
     """
     try:
         import onnxscript  # noqa: F401
     except ImportError:
         raise HDEDError(
-            "export needs the packages onnx and onnxscript; run `pip install '.[onnx]'` in the "
-            "project's folder"
+            "ONNX export needs the packages onnx and onnxscript; run `pip install '.[onnx]'` in "
+            "the project's folder"
         ) from None
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     free = torch.export.Dim.DYNAMIC
     example = torch.zeros(1, 3, 2 * STRIDE, 3 * STRIDE)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own, of its libraries
+        warnings.simplefilter("ignore")  # the exporter warns about its own dependencies
         program = torch.onnx.export(
             _Portable(predictor.network).eval(),
             (example,),

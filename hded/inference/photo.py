@@ -1,7 +1,7 @@
-"""Photographs of any size in, depth and all-in-focus image of the same size out.
+"""Inference on photographs of any size: depth and all-in-focus image at the same size.
 
-A large photograph goes through the network in overlapping tiles that are blended, one row of tiles
-at a time: beyond the photograph and its results, memory does not grow with its height.
+A large photograph is processed in overlapping tiles that are blended, one row of tiles at a time:
+apart from the photograph and its results, memory does not grow with the photograph's height.
 """
 
 from collections.abc import Iterator
@@ -21,19 +21,19 @@ from hded.inference import Predictor
 TILE_PX = 1024
 OVERLAP_PX = 192
 MAX_MM = 65535  # of a 16-bit image: 65.5 m
-PREVIEW = "viridis"  # near is dark, far is light, as in the report
+PREVIEW = "viridis"  # near is dark, far is light, as in the report's figures
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a network says of a photograph (H, W): millimetres uint16, rgb uint8; or None."""
+    """The outputs for a photograph: depth (H, W) [mm] and image (H, W, 3); None without a head."""
 
     depth_mm: NDArray[np.uint16] | None
     all_in_focus: NDArray[np.uint8] | None
 
 
 def read_photo(path: Path | BinaryIO) -> NDArray[np.uint8]:
-    """Read an image as (H, W, 3) sRGB bytes, upright as its EXIF orientation says."""
+    """Read an image as (H, W, 3) sRGB uint8, rotated according to its EXIF orientation."""
     return np.asarray(open_upright(path))
 
 
@@ -43,11 +43,12 @@ def estimate(
     tile_px: int = TILE_PX,
     overlap_px: int = OVERLAP_PX,
 ) -> Estimate:
-    """Estimate from a photograph (H, W, 3), at its own size.
+    """Estimate depth and all-in-focus image of a photograph (H, W, 3), at its own size.
 
-    A network trained on whole squashed frames sees the whole photograph at its training size, and
-    its results are enlarged again. Any other sees native pixels, in tiles where a side is longer
-    than `tile_px`. Raises HDEDError where the overlap leaves tiles no room.
+    For a network trained with the geometry `resize`, the whole photograph is resized to the
+    training size and the outputs are resized back. Any other network gets native pixels, in tiles
+    where a side is longer than `tile_px`. Raises HDEDError unless `overlap_px` is less than
+    `tile_px`.
     """
     if not 0 <= overlap_px < tile_px:
         raise HDEDError(f"overlap {overlap_px} px must be less than the tile's {tile_px} px")
@@ -73,10 +74,11 @@ def estimate(
 def _bands(
     predictor: Predictor, rgb: NDArray[np.uint8], tile_px: int, overlap_px: int
 ) -> Iterator[tuple[slice, dict[str, NDArray]]]:
-    """Return blended results for rows of the photograph, from top to bottom."""
+    """Yield the blended outputs of consecutive bands of rows, from top to bottom."""
     height, width = rgb.shape[:2]
     tops, lefts = (_starts(n, tile_px, overlap_px) for n in (height, width))
-    # (rows not yet given, W, channels) of weighted values, and of the weights
+    # weighted sums of values and sums of weights, of the rows that are not yet yielded: (rows, W,
+    # channels)
     sums: dict[str, NDArray[np.float32]] = {}
     weights = np.zeros((0, width, 1), np.float32)
     given = 0
@@ -111,7 +113,7 @@ def _bands(
 
 
 def _starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Return the first pixel of each tile; the last ends with the photograph."""
+    """Return the first pixel of each tile along one axis; the last tile ends at the border."""
     if length <= tile:
         return [0]
     count = -(-(length - overlap) // (tile - overlap))
@@ -119,7 +121,10 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def _ramp(start: int, stop: int, length: int, overlap: int) -> NDArray[np.float32]:
-    """Weights that rise from a tile's border inwards, save at the photograph's own border."""
+    """Return blending weights that rise inwards from a tile's border, except at the photograph's.
+
+    start, stop: the tile's pixels on an axis of `length`.
+    """
     places = np.arange(stop - start, dtype=np.float32) + 1
     rise = np.full(stop - start, overlap + 1, np.float32)
     if start > 0:
@@ -134,7 +139,7 @@ def _millimetres(depth_m: NDArray) -> NDArray[np.uint16]:
 
 
 def preview(depth_mm: NDArray[np.uint16]) -> Image.Image:
-    """Colour a depth map between its 1st and 99th percentile, near dark and far light."""
+    """Return a colour-mapped depth map, scaled between its 1st and 99th percentile."""
     import matplotlib as mpl
 
     low, high = np.percentile(depth_mm, (1, 99))

@@ -1,4 +1,4 @@
-"""A trained network with what is needed to use it: saved, loaded, applied to one image."""
+"""A trained network with the settings that inference needs: saving, loading, prediction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +22,11 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
-    """A network, and the geometry that it was trained with.
+    """A network and the input geometry that it was trained with.
 
-    The network is put in evaluation mode, on `device`, channels last: in float32 on a CPU that is
-    faster for the paper's network (`make benchmark`), with the same figures to rounding.
+    The network is put in evaluation mode, on `device`, in channels-last memory format, which is
+    faster for the paper's network in float32 on a CPU (`make benchmark`); outputs are equal up to
+    rounding.
     """
 
     network: HDEDNet
@@ -37,18 +38,18 @@ class Predictor:
         self.network.to(self.device, memory_format=torch.channels_last).eval()
 
     def __call__(self, defocused: NDArray[np.uint8]) -> dict[str, NDArray]:
-        """Estimate from one image (H, W, 3) uint8.
+        """Return the outputs for one image (H, W, 3) uint8.
 
-        `depth` float32 metres (h, w) and `all_in_focus` uint8 (h, w, 3), by the network's heads.
-        (h, w) is the image's size, or size_px x size_px for a network trained on squashed frames.
+        Keys, as the network has heads: `depth`, float32 (h, w) [m], and `all_in_focus`, uint8
+        (h, w, 3). (h, w) is the image's size, or size_px x size_px for the geometry `resize`.
         """
         return self.batch([defocused])[0]
 
     @torch.no_grad()
     def batch(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, NDArray]]:
-        """Estimate from images of one size at once: each gives what it gives alone, to rounding.
+        """Return the outputs for images of one size; equal to single predictions up to rounding.
 
-        Raises HDEDError for an output that is not finite: of a network that diverged.
+        Raises HDEDError for an output that is not finite, a sign that training diverged.
         """
         if self.geometry == "resize":
             images = [resize_rgb(image, (self.size_px, self.size_px)) for image in images]
@@ -57,8 +58,8 @@ class Predictor:
         for head, output in outputs.items():
             if not output.isfinite().all():
                 raise HDEDError(
-                    f"the {head.replace('_', '-')} head gives numbers that are not finite: its "
-                    "network has diverged; train it with a lower train.lr"
+                    f"the {head.replace('_', '-')} head's output is not finite: training has "
+                    "diverged; train again with a lower train.lr"
                 )
         arrays: dict[str, NDArray] = {}
         if "depth" in outputs:
@@ -75,7 +76,7 @@ def save_weights(
     geometry: Geometry,
     size_px: int,
 ) -> None:
-    """Write a state dict with the arguments of `HDEDNet` that it belongs to."""
+    """Write a state dict with the arguments of `HDEDNet` that rebuild its network."""
     content = {
         "format": FORMAT,
         "network": dict(network),
@@ -84,7 +85,7 @@ def save_weights(
         "state_dict": dict(state),
     }
     draft = path.with_suffix(".part")
-    with draft.open("wb") as stream:  # whose errors say why, where torch's own writer does not
+    with draft.open("wb") as stream:  # its errors name the cause; those of torch's writer do not
         torch.save(content, stream)
     draft.replace(path)
 
@@ -92,10 +93,10 @@ def save_weights(
 def load_predictor(
     path: Path, device: torch.device | str = "cpu", heads: Sequence[str] | None = None
 ) -> Predictor:
-    """Load what `save_weights` wrote; nothing in the file is executed (`weights_only`).
+    """Load what `save_weights` wrote; no code in the file is executed (`weights_only`).
 
-    heads: keep these alone, to save the others' time; None keeps all. What is kept gives the same
-    output as in the whole network.
+    heads: the heads to keep, to save the time of the others; None keeps all. A kept head's output
+    does not change. Raises HDEDError for a missing file and for one of another format.
     """
     try:
         content = load_tensors(path)
@@ -115,7 +116,7 @@ def load_predictor(
         geometry, size_px = content["geometry"], content["size_px"]
     except FileNotFoundError:
         raise HDEDError(f"{path}: no such file; train a network first (`dvc repro`)") from None
-    # what other programs wrote fits nowhere
+    # files of other programs lack some key, or hold values of another type
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise HDEDError(f"{path}: not a checkpoint of this program ({str(error)[:200]})") from error
+        raise HDEDError(f"{path}: not weights of this program ({str(error)[:200]})") from error
     return Predictor(network, geometry, size_px, torch.device(device))
