@@ -1,10 +1,10 @@
-"""Two runs side by side: differences with their intervals, changed settings, the same scenes.
+"""Compare two runs: differences with confidence intervals, changed settings, examples.
 
     python -m pipeline.compare RUN RUN [--out reports/comparison.html]
 
-RUN is a network that is here, as nyu/full/0, or an MLflow run: its id, the beginning of it, or its
-name (of several, the one started last). Everything is read from MLflow, so that a run which a later
-`dvc repro` replaced can still be compared.
+RUN is a trained network in this folder, such as nyu/full/0, or an MLflow run: its id, a prefix of
+the id, or its name (of several with one name, the latest). Everything is read from MLflow, so that
+runs which a later `dvc repro` replaced can still be compared.
 """
 
 from pathlib import Path
@@ -29,8 +29,8 @@ def main() -> None:
     found = [find_evaluated(_run_id(text)) for text in args.runs]
     if found[0].run_id == found[1].run_id:
         raise HDEDError(
-            f"compare: {args.runs[0]} and {args.runs[1]} are one run, {found[0].run_id}; where a "
-            "name has several runs, give ids"
+            f"compare: {args.runs[0]} and {args.runs[1]} are one run, {found[0].run_id}; if "
+            "several runs have this name, give their ids"
         )
     with TemporaryDirectory() as folder:
         runs = []
@@ -40,17 +40,17 @@ def main() -> None:
             runs.append(read_run(place / "evaluation", place))
         settings = found[0].params, found[1].params
         print(write_comparison((runs[0], runs[1]), _names(*found), settings, args.out))
-    print(f"{args.out}: the same scenes side by side")
+    print(f"wrote {args.out}")
 
 
 def _run_id(text: str) -> str:
-    """Return the MLflow run of a trained network's folder, and any other text unchanged."""
+    """Return the MLflow run id of a trained network's folder; any other text is not changed."""
     path = stage.TRAINED / text / "run.json"
     return read_record(TrainingRecord, path).run_id if path.is_file() else text
 
 
 def _names(first: Evaluated, second: Evaluated) -> tuple[str, str]:
-    """Tell two runs of one name apart by their ids."""
+    """Return the names of two runs, with the beginning of their ids if the names are equal."""
     if first.name != second.name:
         return first.name, second.name
     return f"{first.name} {first.run_id[:SHORT_ID]}", f"{second.name} {second.run_id[:SHORT_ID]}"

@@ -1,9 +1,9 @@
-"""Stage `evaluate`: measure one trained network, data/evaluated/<dataset>/<variant>/<seed>.
+"""Stage `evaluate`: evaluate one trained network, data/evaluated/<dataset>/<variant>/<seed>.
 
     python -m pipeline.evaluate --dataset nyu --variant full --seed 0
 
-Per-image rows first (depth.csv, all_in_focus.csv), aggregates from them (metrics.json), the
-protocols beside them (evaluation.json), error curves, and a few scenes as pictures.
+Writes per-image errors (depth.csv, all_in_focus.csv), aggregates (metrics.json), the protocols
+(evaluation.json), error curves, and a few examples as images.
 """
 
 import math
@@ -44,7 +44,7 @@ def main() -> None:
     control = ""
     if camera or how.network_input == "sharp":
         defocused = ControlRenderings(scenes, camera, params.defocus.renderer)
-        focus = f"pictures focused at {how.focus_distance_m:g} m" if camera else ""
+        focus = f"images focused at {how.focus_distance_m:g} m" if camera else ""
         control = f"tested on {focus or 'all-in-focus images'}"
     device = resolve_device(how.device, "evaluate.device")
     limit_threads()
@@ -86,7 +86,7 @@ def main() -> None:
     name = (args.dataset, args.variant, args.seed)
     summary = summarise(result)
     stage.write_json(stage.plot_path(stage.METRICS, *name, ".json"), summary)
-    errors = result.by_depth.table()  # without a row where the network has no depth head
+    errors = result.by_depth.table()  # empty if the network has no depth head
     errors["depth_m"] = (errors["bin_low"] + errors["bin_high"]) / 2
     errors = errors.rename(columns={"rmse": "rmse_m"})[["depth_m", "rmse_m"]]
     errors.to_csv(stage.plot_path(stage.ERRORS, *name, ".csv"), index=False)
@@ -106,7 +106,7 @@ def main() -> None:
         "stage": "evaluate",
     }
     with track(run.run_name, tags, run.run_id) as tracker:
-        tracker.metrics(summary)  # short names, which sort before the protocols' long ones
+        tracker.metrics(summary)  # short names, so that MLflow lists them before the others
         tracker.metrics(flatten(result.metrics, "test/", separator="/"))
         tracker.dataset(
             args.dataset,
@@ -124,9 +124,9 @@ def main() -> None:
 
 
 def summarise(result: Evaluation) -> dict[str, float]:
-    """Return the few figures of `dvc metrics show`: headline depth, native all_in_focus, baselines.
+    """Return the metrics for `dvc metrics show`: headline depth, native all_in_focus, baselines.
 
-    A perfect image's infinite PSNR is left out: JSON has no word for it.
+    The infinite PSNR of a perfect image is left out, because JSON has no infinity.
     """
     summary: dict[str, float] = {}
     depth = next(iter(result.metrics["depth"].values()))

@@ -1,11 +1,11 @@
-"""DVC's own files made whole after a kill, which it would refuse to go on with.
+"""Repair of DVC's own files after it was killed while writing them.
 
     python -m pipeline.lock
 
-`make repro` does it first. DVC writes dvc.lock in place. While a stage runs it does not write, so
-each stage keeps a copy that is whole; what was noted after it is one stage, which runs again. It
-writes .dvc/tmp/rwlock in place too, what each process reads and writes: after a kill that is of no
-use any more, and goes.
+`make repro` runs this first. DVC writes dvc.lock in place, and refuses to run with a truncated one.
+It does not write while a stage runs, so each stage first makes a backup of dvc.lock. A restored
+backup lacks at most one stage, which runs again. DVC also writes .dvc/tmp/rwlock in place (the
+files that running processes read and write); a damaged one is deleted.
 """
 
 import json
@@ -23,14 +23,14 @@ from hded.common import cli
 LOCK = Path("dvc.lock")
 KEPT = Path(".dvc/tmp/dvc.lock.kept")
 USERS = Path(".dvc/tmp/rwlock")
-STAGE = "DVC_STAGE"  # set by DVC for what it runs
+STAGE = "DVC_STAGE"  # environment variable that DVC sets for a stage
 
 
 def keep() -> None:
-    """Copy dvc.lock, in the project's folder, where DVC has read it to run this stage."""
+    """Back up dvc.lock of the project's folder, if DVC runs this process as a stage."""
     if STAGE not in os.environ:
-        return  # nobody has: it may be cut
-    # a disk that takes no copy must not end a stage that does not need it
+        return  # DVC has not read the file, so it may be truncated
+    # a failed backup must not stop the stage
     with suppress(OSError):
         if LOCK.is_file() and KEPT.parent.is_dir():
             draft = KEPT.with_suffix(".part")
@@ -39,9 +39,9 @@ def keep() -> None:
 
 
 def mend() -> None:
-    """Put the copy in the place of a dvc.lock that was cut short; without one, remove it."""
+    """Replace a truncated dvc.lock by the backup, or delete it if there is none."""
     if not _is_json(USERS):
-        time.sleep(1)  # unless another DVC was just writing it
+        time.sleep(1)  # another DVC process may be writing it
         if not _is_json(USERS):
             USERS.unlink(missing_ok=True)
     if not LOCK.is_file() or _whole(LOCK):
@@ -50,14 +50,14 @@ def mend() -> None:
         draft = LOCK.with_name(f"{LOCK.name}.part")
         shutil.copyfile(KEPT, draft)
         draft.replace(LOCK)
-        print("dvc.lock was cut short by a kill: taken back to the last stage's start")
+        print("dvc.lock was truncated: restored from the backup of the last stage")
     else:
         LOCK.unlink()
-        print("dvc.lock was cut short by a kill: every stage is looked at anew")
+        print("dvc.lock was truncated: deleted, DVC will check every stage again")
 
 
 def _is_json(path: Path) -> bool:
-    """Return whether a file is whole, or not there."""
+    """Return whether a file is valid JSON or does not exist."""
     try:
         json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -68,7 +68,7 @@ def _is_json(path: Path) -> bool:
 
 
 def _whole(path: Path) -> bool:
-    """Return whether DVC would take a dvc.lock; a truncated one may still be valid YAML."""
+    """Return whether a dvc.lock is complete; a truncated one may still be valid YAML."""
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from voluptuous import Invalid
 

@@ -1,8 +1,8 @@
-"""Keep what `run` of params.yaml selects: reports/results/NAME, for version control.
+"""Write the results that `run` of params.yaml selects to reports/results/NAME, for version control.
 
     python -m pipeline.publish --name nyu      # after `dvc repro`
 
-No photograph of the dataset is written.
+No image of the dataset is written.
 """
 
 import re
@@ -18,7 +18,7 @@ def main() -> None:
     """Write the page, its figures and its plots."""
     name = stage.parser(__doc__, "name").parse_args().name
     if not re.fullmatch(r"\w[\w.-]*", name):
-        raise HDEDError(f"--name: {name!r} is no folder's name; use letters, digits, - and _")
+        raise HDEDError(f"--name: {name!r} is not a folder name; use letters, digits, - and _")
     params = load_params(stage.PARAMS)
     run = params.run
     selection = read_selection(

@@ -1,4 +1,4 @@
-"""Stage `report`: Tables I-IV and a page to look at, from everything evaluated.
+"""Stage `report`: Tables I-IV and an HTML page about all evaluated networks.
 
 python -m pipeline.report
 """

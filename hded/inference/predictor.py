@@ -58,7 +58,7 @@ class Predictor:
         for head, output in outputs.items():
             if not output.isfinite().all():
                 raise HDEDError(
-                    f"the {head.replace('_', '-')} head's output is not finite: training has "
+                    f"the output of the {head.replace('_', '-')} head is not finite: training has "
                     "diverged; train again with a lower train.lr"
                 )
         arrays: dict[str, NDArray] = {}

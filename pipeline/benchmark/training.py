@@ -1,4 +1,4 @@
-"""Training speed of the paper's network, against a plain loop over a DataLoader in the same run."""
+"""Training speed of the paper's network, against a plain PyTorch loop in the same run."""
 
 import statistics
 import time
@@ -22,17 +22,17 @@ from pipeline.lib import provenance
 
 SIZE_PX = 256
 BATCH = 4  # the paper's
-STEPS = {"cpu": 4, "cuda": 60}  # after a warm-up
+STEPS = {"cpu": 4, "cuda": 60}  # timed steps, after a warm-up
 WORKERS = 2
 GPU_BATCHES = (4, 32)
-# dense bfloat16 arithmetic a second, by the makers' data sheets
+# dense bfloat16 FLOP/s, by the manufacturer's data sheets
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-# the first epoch warms up: compilers, caches, the device's own start
+# the first epoch is a warm-up: compilers, caches, start of the device
 SETTINGS = Train(epochs=2, batch_size=BATCH, checkpoint="last", checkpoint_minutes=1e9)
 
 
 class _Samples(Dataset):
-    """Crops as most training scripts make them: a frame is read when its sample is asked for."""
+    """Random crops in the usual way: a frame is read when its sample is requested."""
 
     def __init__(self, scenes: Store, defocused: Store, rows: np.ndarray, size_px: int) -> None:
         self.scenes, self.defocused, self.rows, self.size_px = scenes, defocused, rows, size_px
@@ -59,7 +59,7 @@ class _Samples(Dataset):
 
 
 def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, Any]:
-    """Measure the plain loop and ours at each precision; give the section of the file."""
+    """Return the benchmark's section on the plain loop and on ours at each precision."""
     steps = STEPS[device.type]
     baseline = "plain loop, eager float32, DataLoader"
     rows = [{"name": baseline, **_rates(_plain(scenes, defocused, device, steps), BATCH)}]
@@ -83,10 +83,10 @@ def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, 
             row["peak_share"] = training / row["seconds"] / peak
     text = (
         f"the paper's network (41,414,400 parameters) on crops of {SIZE_PX}x{SIZE_PX} px, batch "
-        f"{BATCH} where no other is named, Adam, both heads and every loss: "
-        f"{training / 1e9:.0f} GFLOP a sample, {forward / 1e9:.0f} of them forward; the median of "
+        f"size {BATCH} unless stated, Adam, both heads and every loss: "
+        f"{training / 1e9:.0f} GFLOP per sample, {forward / 1e9:.0f} of them forward; median of "
         f"{steps} steps after a warm-up. The baseline's {WORKERS} workers read each frame from the "
-        f"store; ours are in memory. On {provenance.hardware(device)}"
+        f"store; our frames are in memory. On {provenance.hardware(device)}"
     )
     return {
         "title": f"Training on {'a GPU' if device.type == 'cuda' else 'the CPU'}",
@@ -123,7 +123,7 @@ def _plain(
         optimizer.zero_grad()
         terms["total"].backward()
         optimizer.step()
-        terms["total"].item()  # as such loops print it; waits for the device
+        terms["total"].item()  # such loops usually print it; synchronises with the device
         times.append(time.perf_counter() - start)
         waited.append(ready - start)
     return times[2:], sum(waited[2:]) / sum(times[2:])
@@ -136,7 +136,7 @@ def _ours(
     indices = np.resize(scenes.indices("train"), (steps + 1) * settings.batch_size)
     frames = Frames(scenes, defocused, indices, "crop", SIZE_PX)
     frames.reside(device)
-    torch.compiler.reset()  # else the sizes of the last way decide what is compiled
+    torch.compiler.reset()  # forget the sizes that were compiled for the previous settings
     ends: list[float] = []
     asked: Callable[[], bool] = lambda: ends.append(time.perf_counter()) or False  # noqa: E731
     result = fit(HDEDNet(), HDEDLoss(Loss()), frames, None, settings, device, should_stop=asked)
@@ -144,7 +144,7 @@ def _ours(
 
 
 def flops_a_sample() -> tuple[int, int]:
-    """Count the arithmetic of the paper's network on one crop: forward, and forward and back."""
+    """Return the FLOPs of the paper's network for one crop: forward, and forward and backward."""
     with torch.device("meta"):
         network, image = HDEDNet().eval(), torch.zeros(1, 3, SIZE_PX, SIZE_PX)
     counts = []

@@ -1,4 +1,4 @@
-"""How a stage that may last hours is run: on several devices, and stopped without loss."""
+"""Running a long stage: on several devices, with graceful shutdown."""
 
 import logging
 import os
@@ -17,11 +17,15 @@ from hded.common.threads import limit_threads
 from hded.training.distributed import Group
 from pipeline.lib.device import resolve_device
 
-RANK = "LOCAL_RANK"  # set by torchrun; WORLD_SIZE some schedulers set too
+RANK = "LOCAL_RANK"  # set by torchrun only; some schedulers also set WORLD_SIZE
 
 
 def relaunch_on_devices(devices: int, module: str) -> None:
-    """Let torchrun run `devices` of this process and exit as they do; not one that it started."""
+    """Replace this process by `devices` processes of torchrun, and exit with their status.
+
+    Returns at once for one device, and in a process that torchrun started. Raises HDEDError where
+    torchrun started another number of processes.
+    """
     if devices > 1 and RANK not in os.environ:
         _torchrun(devices, module)
     started = int(os.environ["WORLD_SIZE"]) if RANK in os.environ else 1
@@ -36,18 +40,18 @@ def _torchrun(devices: int, module: str) -> NoReturn:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    # the processes share the cores; without a number, torchrun sets one thread and warns
+    # the processes share the cores; without this, torchrun would set one thread and warn
     threads = max(1, torch.get_num_threads() // devices)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
     options = ["--standalone", f"--nproc-per-node={devices}", "-m", module]
-    # what goes wrong its processes say themselves
+    # the processes print their own errors
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         run(parse_args([*options, *sys.argv[1:]]))
     except ChildFailedError as error:
         status = error.get_first_failure()[1].exitcode
-        sys.exit(status if status > 0 else 128 - status)  # of a signal, as a shell has it
+        sys.exit(status if status > 0 else 128 - status)  # a signal, as in a shell
     except SignalException as error:
         sys.exit(128 + int(error.sigval))
     sys.exit(0)
@@ -55,7 +59,7 @@ def _torchrun(devices: int, module: str) -> NoReturn:
 
 @contextmanager
 def group(name: str) -> Iterator[tuple[Group, torch.device]]:
-    """Return this process's group and the device that `train.device` names for it."""
+    """Yield this process's group and its device, for the value `name` of `train.device`."""
     name = resolve_device(name, "train.device")
     limit_threads()
     if RANK not in os.environ:
@@ -64,11 +68,12 @@ def group(name: str) -> Iterator[tuple[Group, torch.device]]:
     rank = int(os.environ[RANK])
     if name == "cuda" and rank >= torch.cuda.device_count():
         raise HDEDError(
-            f"train.devices: process {rank + 1} has no GPU, there are {torch.cuda.device_count()}"
+            f"train.devices: process {rank + 1} has no GPU, there are only "
+            f"{torch.cuda.device_count()}; lower train.devices"
         )
     if name == "cuda":
         torch.cuda.set_device(rank)
-    # gloo beside nccl: flags, sums and random states are on the host
+    # gloo in addition to nccl, because flags, sums and random states are on the host
     dist.init_process_group("cpu:gloo,cuda:nccl" if name == "cuda" else "gloo")
     try:
         yield (
@@ -81,10 +86,10 @@ def group(name: str) -> Iterator[tuple[Group, torch.device]]:
 
 @contextmanager
 def graceful_shutdown() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C, or a SIGTERM, into a flag that is asked for; give the question.
+    """Yield a function that returns True once Ctrl-C or SIGTERM has asked the process to stop.
 
-    A second Ctrl-C interrupts at once. torchrun passes a Ctrl-C on as SIGTERM, which is no second.
-    Where torchrun itself was killed, its processes stop too.
+    A second Ctrl-C interrupts at once; a SIGTERM in between, as torchrun sends it after a Ctrl-C,
+    does not count. The function also returns True where torchrun itself was killed.
     """
     seen: list[int] = []
     parent = os.getppid() if RANK in os.environ else None

@@ -1,4 +1,4 @@
-"""A trained network logged as a model that `mlflow models serve` can serve."""
+"""Logging of a trained network as a model for `mlflow models serve`."""
 
 import os
 import warnings
@@ -12,14 +12,14 @@ from pipeline.lib.tracking import Tracker
 
 
 def log_model(tracker: Tracker, weights: Path, heads: Sequence[str]) -> None:
-    """Log what `save_weights` wrote as the run's artifact `model`, with the code that it needs."""
+    """Log the file of `save_weights` as the run's artifact `model`, with the code that it needs."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import pyfunc
 
     from pipeline.lib import serving
 
     with TemporaryDirectory() as folder, warnings.catch_warnings():
-        # an example would be a photograph, and need the network run for its answer
+        # an input example would be a photograph, and MLflow would run the network on it
         warnings.filterwarnings("ignore", ".*An input example was not provided")
         model = Path(folder) / "model"
         pyfunc.save_model(

@@ -1,4 +1,4 @@
-"""What a figure was taken on: hardware, versions, commit."""
+"""Provenance of a result: hardware, versions, commit."""
 
 import platform
 import subprocess
@@ -9,14 +9,14 @@ import torch
 
 
 def hardware(device: torch.device, devices: int = 1) -> str:
-    """Name the processor that did the work, and how many of it `devices` processes had."""
+    """Return the name of the processor, and the number of GPUs or threads of all processes."""
     if device.type == "cuda":
         return f"{devices} x {torch.cuda.get_device_name(device)}"
     return f"{devices * torch.get_num_threads()} CPU threads, {_cpu()}"
 
 
 def commit() -> str:
-    """Return the commit, with `+` where the tree has changes; "none" outside git."""
+    """Return the commit, with `+` if the working tree has changes; "none" outside git."""
     git = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
@@ -34,7 +34,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def _cpu() -> str:
-    """Name the processor as Linux does, else by its architecture."""
+    """Return the processor's name from /proc/cpuinfo, or else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

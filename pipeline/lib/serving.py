@@ -1,8 +1,9 @@
 """The trained network as an MLflow model, for `mlflow models serve`.
 
-MLflow runs this file where the model is loaded ("models from code"), so that nothing is unpickled.
-A request holds photographs as files in base64, one a row of the column `image`; the answer has a
-row for each, with `depth_mm` (PNG, 16-bit) and `all_in_focus` (PNG) in base64, as the heads give.
+MLflow runs this file to load the model ("models from code"), so that nothing is unpickled. A
+request has one image file per row, base64-encoded, in the column `image`. The response has a row
+for each, with the columns `depth_mm` (16-bit PNG) and `all_in_focus` (PNG), base64-encoded, for the
+heads that the network has.
 """
 
 import base64
@@ -28,7 +29,7 @@ PACKAGES = ("torch", "numpy", "pandas", "pillow", "zarr", "scipy", "numba", "tqd
 
 
 class ServedNetwork(PythonModel):
-    """A network that answers with files."""
+    """MLflow's interface to a network: base64-encoded image files in and out."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the weights that were logged with the model."""
@@ -37,7 +38,7 @@ class ServedNetwork(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None
     ) -> pd.DataFrame:
-        """Return a row of files for each row's `image`; raises HDEDError for one that is none."""
+        """Return a row of output files for each input; raises HDEDError for an invalid image."""
         rows = []
         for number, text in enumerate(model_input[COLUMN]):
             try:
@@ -51,7 +52,7 @@ class ServedNetwork(PythonModel):
 
 
 def signature(heads: Sequence[str]) -> ModelSignature:
-    """Return the columns of a request and of its answer."""
+    """Return the columns of a request and of its response."""
     answer = [ColSpec(DataType.string, OUTPUTS[head]) for head in heads]
     return ModelSignature(Schema([ColSpec(DataType.string, COLUMN)]), Schema(answer))
 

@@ -1,4 +1,4 @@
-"""What every stage shares: its command line, and where files lie."""
+"""Command line and file paths shared by all stages."""
 
 import json
 import os
@@ -18,15 +18,15 @@ TRAINED = Path("data/trained")  # <dataset>/<variant>/<seed>/
 EVALUATED = Path("data/evaluated")  # <dataset>/<variant>/<seed>/
 REPORTS = Path("reports")
 DEFOCUS_REPORT = REPORTS / "defocus"  # <dataset>/: contact sheet, histogram, the input's scores
-BENCHMARK = REPORTS / "benchmark.json"  # of `make benchmark`
-# <dataset>-<variant>-<seed>: what `dvc metrics` and `dvc plots` show
+BENCHMARK = REPORTS / "benchmark.json"  # written by `make benchmark`
+# files <dataset>-<variant>-<seed> that `dvc metrics` and `dvc plots` show
 METRICS = REPORTS / "metrics"
-CURVES = REPORTS / "curves"  # of training
-ERRORS = REPORTS / "errors"  # of depth
+CURVES = REPORTS / "curves"  # training curves
+ERRORS = REPORTS / "errors"  # depth errors
 
 
 def parser(doc: str | None, *arguments: str) -> Parser:
-    """Return a parser with required options of these names; `seed` is a number."""
+    """Return a parser with required options of these names; `seed` is an integer."""
     result = Parser(description=doc)
     for name in arguments:
         result.add_argument(f"--{name}", required=True, type=_seed if name == "seed" else str)
@@ -46,31 +46,31 @@ def run(main: Callable[[], None]) -> NoReturn:
 
 
 def plot_path(folder: Path, dataset: str, variant: str, seed: int, suffix: str) -> Path:
-    """Return the file that DVC shows of one network, in a folder that is made if need be."""
+    """Return the path of one network's file for DVC; its folder is created if it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{dataset}-{variant}-{seed}{suffix}"
 
 
 def project_root() -> Path:
-    """Return the project's own folder, also where DVC runs an experiment in a temporary one."""
+    """Return the project's folder, even where DVC runs an experiment in a temporary one."""
     return Path(os.environ.get("DVC_ROOT") or ".").resolve()
 
 
 def checkpoints() -> Path:
-    """Return the folder of checkpoints, which outlive DVC's outs and temporary folders."""
+    """Return the folder of checkpoints, which DVC does not delete."""
     return project_root() / "data" / "checkpoints"
 
 
 def data_dir() -> Path:
-    """Return the folder of verified downloads, which outlive DVC's outs."""
+    """Return the folder of verified downloads, which DVC does not delete."""
     return home(os.environ.get("HDED_DATA_DIR") or "~/.cache/hded")
 
 
 def home(path: str) -> Path:
-    """Return an absolute path, `~` being the user's home; what is nobody's home stays as it is."""
+    """Return an absolute path with `~` expanded; an unknown ~user is not changed."""
     return Path(os.path.expanduser(path)).resolve()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping, keys sorted, so that equal results are equal bytes."""
+    """Write a mapping as JSON with sorted keys, so that equal results give equal bytes."""
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,8 +1,8 @@
-"""MLflow: one run a trained network, found again by the stages that follow.
+"""MLflow tracking: one run per trained network, which later stages continue.
 
-The database is `mlflow.db` in the project's root unless MLFLOW_TRACKING_URI says otherwise; it is
-found from DVC's own root, so experiments in temporary folders log to the same place. Figures are
-buffered and written in one batch, since every call costs about 15 ms.
+The database is `mlflow.db` in the project's root unless MLFLOW_TRACKING_URI is set. The root is
+DVC's, so that experiments in temporary folders log to the same database. Metrics are logged in
+batches, because every call takes about 15 ms.
 """
 
 import json
@@ -24,14 +24,14 @@ from hded.common.secrets import hide_secrets
 from pipeline.lib.stage import project_root
 
 EXPERIMENT = "hded"
-EVALUATION = "evaluation"  # artifact: what the stage `evaluate` writes
-OF_TRAINING = ("run.json", "history.csv")  # artifacts: what the stage `train` writes
+EVALUATION = "evaluation"  # artifact folder: the output of the stage `evaluate`
+OF_TRAINING = ("run.json", "history.csv")  # artifacts: outputs of the stage `train`
 MAX_PARAM_CHARS = 6000
-FIRST_RETRIES = 2  # of the first request: seconds; MLflow's own, for those under way, are minutes
+FIRST_RETRIES = 2  # of the first request, to fail within seconds; MLflow's default takes minutes
 
 
 class Tracker:
-    """One MLflow run. Made by `track`, not directly."""
+    """A handle to one MLflow run, created by `track`."""
 
     def __init__(self, client: Any, run_id: str, uri: str) -> None:
         self._client = client
@@ -39,14 +39,14 @@ class Tracker:
         self.uri = uri
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log settings, nested mappings by dotted names."""
+        """Log settings; nested mappings get dotted names."""
         from mlflow.entities import Param
 
         flat = {k: hide_secrets(str(v))[:MAX_PARAM_CHARS] for k, v in flatten(values).items()}
         self._client.log_batch(self.run_id, params=[Param(k, v) for k, v in flat.items()])
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Log figures of one step in one call."""
+        """Log the metrics of one step in one request."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -58,24 +58,24 @@ class Tracker:
         self._client.set_tag(self.run_id, key, value)
 
     def image(self, path: Path, key: str) -> None:
-        """Log a picture under a name that MLflow's compare view puts side by side."""
+        """Log an image; MLflow's compare view shows images of equal `key` side by side."""
         from PIL import Image
 
-        key = re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", key)  # what MLflow takes
+        key = re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", key)  # characters that MLflow accepts
         with Image.open(path) as image:
             self._client.log_image(self.run_id, image, key=key, step=0, synchronous=True)
 
     def dataset(self, name: str, digest: str, source: str, context: str, **profile: Any) -> None:
-        """Log the data that the run reads, for MLflow's Dataset column and its filters.
+        """Log a dataset that the run reads, for MLflow's Dataset column and its filters.
 
-        digest: of the contents; source: the kind of source, as in params.yaml; context: training,
-        validation or testing; profile: further facts as plain values.
+        digest: hash of the contents; source: kind of source, as in params.yaml; context: training,
+        validation or testing; profile: further properties, as JSON values.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         entity = Dataset(
             name=name,
-            # MLflow keeps one input for each digest in a run, and a run reads several splits
+            # MLflow keeps only one input per digest, but a run reads several splits
             digest=f"{digest}-{context}",
             source_type=source,
             source=json.dumps({"source": source}),
@@ -85,14 +85,14 @@ class Tracker:
         self._client.log_inputs(self.run_id, datasets=[DatasetInput(entity, tags)])
 
     def artifacts(self, path: Path, folder: str | None = None) -> None:
-        """Log a file, or the files of a folder, under `folder`."""
+        """Log a file, or the files of a folder, into the artifact folder `folder`."""
         log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
         log(self.run_id, str(path), folder)
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """A run that an evaluation was logged to."""
+    """An MLflow run with a logged evaluation."""
 
     run_id: str
     name: str
@@ -100,7 +100,7 @@ class Evaluated:
     client: Any
 
     def fetch(self, folder: Path) -> None:
-        """Write the run's `evaluation`, run.json and history.csv into a new `folder`."""
+        """Download the run's `evaluation`, run.json and history.csv into a new `folder`."""
         from mlflow.exceptions import MlflowException
 
         folder.mkdir(parents=True)
@@ -109,30 +109,32 @@ class Evaluated:
                 self.client.download_artifacts(self.run_id, name, str(folder))
             except (MlflowException, OSError) as error:
                 raise HDEDError(
-                    f"MLflow run {self.run_id} ({self.name}): its artifact {name} cannot be had "
-                    f"({str(error)[:200]}); evaluate it again"
+                    f"MLflow run {self.run_id} ({self.name}): cannot download its artifact {name} "
+                    f"({str(error)[:200]}); evaluate the network again"
                 ) from error
 
 
 def find_evaluated(text: str) -> Evaluated:
-    """Find a run by its id, the beginning of it, or its name; of one name, the one started last.
+    """Return the run with this id, id prefix or name; of several with one name, the latest.
 
-    Raises HDEDError where there is none, or where an id's beginning fits several.
+    Raises HDEDError where there is none, and for an ambiguous id prefix.
     """
     database = Path(_uri().removeprefix("sqlite:///"))
     if _uri().startswith("sqlite:///") and not database.exists():
-        raise HDEDError(f"MLflow: there is no run yet, no {database}; run `dvc repro`")
+        raise HDEDError(f"MLflow: there is no run yet ({database} is missing); run `dvc repro`")
     client, experiment_id = _open()
     runs, token = [], None
     while token is None or token:
         page = client.search_runs([experiment_id], page_token=token)
         runs += page
         token = page.token or ""
-    # the newest come first
+    # MLflow returns the newest runs first
     fitting = [r for r in runs if text and r.info.run_id.startswith(text)]
     if len(fitting) > 1:
-        raise HDEDError(f"MLflow: {len(fitting)} runs have an id that begins with {text}")
-    # a run that took the place of one whose database is gone
+        raise HDEDError(
+            f"MLflow: {len(fitting)} runs have an id that begins with {text}; give more characters"
+        )
+    # a run that replaces one whose database was deleted
     fitting = fitting or [r for r in runs if r.data.tags.get("trained_run_id") == text]
     fitting = fitting or [r for r in runs if r.info.run_name == text]
     if not fitting:
@@ -142,24 +144,24 @@ def find_evaluated(text: str) -> Evaluated:
     for run in fitting:
         if any(f.path == EVALUATION for f in client.list_artifacts(run.info.run_id)):
             return Evaluated(run.info.run_id, run.info.run_name, dict(run.data.params), client)
-    raise HDEDError(f"MLflow: {text} was trained but not evaluated; run `dvc repro`")
+    raise HDEDError(f"MLflow: run {text} was trained but not evaluated; run `dvc repro`")
 
 
 def _open() -> tuple[Any, str]:
-    """Return a client of the database, made where there is none, and the experiment's id."""
-    # read by mlflow at import
+    """Return a client and the experiment's id; the database is created if it is missing."""
+    # MLflow reads these variables when it is imported
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    # its tracebacks, where an error of ours says the same
+    # it logs tracebacks of errors that we report in one line
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     root = project_root()
     uri = _uri()
-    # two processes must not create one new database
-    with _answers(FIRST_RETRIES), FileLock(root / "mlflow.db.lock"):
+    # the lock prevents that two processes create the database at the same time
+    with _mlflow_errors(FIRST_RETRIES), FileLock(root / "mlflow.db.lock"):
         if uri.startswith("sqlite:///"):
             _create(Path(uri.removeprefix("sqlite:///")))
         client = MlflowClient(uri)
@@ -171,8 +173,12 @@ def _open() -> tuple[Any, str]:
 
 
 @contextmanager
-def _answers(retries: int | None = None) -> Iterator[None]:
-    """Say in one line that MLflow failed, after so many `retries` (None: MLflow's own number)."""
+def _mlflow_errors(retries: int | None = None) -> Iterator[None]:
+    """Convert MLflow's errors to one-line HDEDErrors.
+
+    retries: how often a request is repeated; None for MLflow's default. Errors of a disk that is
+    full or read-only are not converted.
+    """
     from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
     from mlflow.exceptions import MlflowException
 
@@ -199,21 +205,21 @@ def _uri() -> str:
 
 @contextmanager
 def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iterator[Tracker]:
-    """Open a run named `name`, or the one with `run_id`, and close it with its true status.
+    """Yield a new run named `name`, or continue the run `run_id`, and set its final status.
 
-    Where `run_id` is not in the database (a fresh clone, a deleted file) a new run takes its place,
-    tagged with the id of the one that was trained.
+    Where `run_id` is not in the database (a fresh clone, a deleted file), a new run is created and
+    tagged with that id.
     """
     client, experiment_id = _open()
     from mlflow.exceptions import MlflowException
 
-    with _answers():
+    with _mlflow_errors():
         run = _find(client, run_id)
         if run is None:
             tags = {**tags, "trained_run_id": run_id} if run_id else tags
             run = client.create_run(experiment_id, run_name=name, tags=dict(tags))
         run_id = run.info.run_id
-        client.update_run(run_id, status="RUNNING")  # one that was taken up again
+        client.update_run(run_id, status="RUNNING")  # a continued run has another status
         for key, value in tags.items():
             client.set_tag(run_id, key, value)
         status: str | None = "FAILED"
@@ -224,7 +230,7 @@ def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iter
             status = "KILLED"
             raise
         except MlflowException:
-            status = None  # it takes none
+            status = None  # a failing server would not accept a status
             raise
         finally:
             if status:
@@ -232,7 +238,7 @@ def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iter
 
 
 def unfinished(fit: Mapping[str, Any] | None, name: str) -> str | None:
-    """Return the run that made `fit`, if it is called `name` and did not come to its end."""
+    """Return the id of the run that began `fit`, if its name is `name` and it did not finish."""
     client, _ = _open()
     run = _find(client, fit["run_id"] if fit else None)
     if run is None or run.info.run_name != name or run.info.status == "FINISHED":
@@ -241,7 +247,7 @@ def unfinished(fit: Mapping[str, Any] | None, name: str) -> str | None:
 
 
 def _find(client: Any, run_id: str | None) -> Any:
-    """Return a run; None where it is not in the database, or was deleted there."""
+    """Return a run; None where it is not in the database or is marked as deleted."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -252,7 +258,7 @@ def _find(client: Any, run_id: str | None) -> Any:
 
 
 def _create(database: Path) -> None:
-    """Create a database beside its name: one that a crash left half made could not be opened."""
+    """Create the database atomically: MLflow cannot open one that a crash left incomplete."""
     from mlflow import MlflowClient
 
     if not database.exists():
@@ -263,9 +269,9 @@ def _create(database: Path) -> None:
 
 
 def portable(uri: str) -> str:
-    """Return a local database by its name alone, and a server without what is secret.
+    """Return a tracking URI without local folders and without secrets.
 
-    Results must not hold paths of one machine; links must lead to the server all the same.
+    Results must not contain paths of one machine, but links must still lead to the server.
     """
     if uri.startswith("sqlite:"):
         return f"sqlite:///{Path(uri).name}"
@@ -273,7 +279,7 @@ def portable(uri: str) -> str:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "", *, separator: str = ".") -> dict[str, Any]:
-    """Nested mappings to one mapping, names joined by `separator`."""
+    """Return nested mappings as one mapping, with keys joined by `separator`."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):

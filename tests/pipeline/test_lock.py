@@ -51,7 +51,7 @@ def test_a_lock_that_was_cut_anywhere_is_put_back_or_is_one_that_dvc_takes(
     for cut in range(len(WHOLE)):
         path.write_text(WHOLE[:cut])
         lock.mend()
-        put_back = "cut short" in capsys.readouterr().out
+        put_back = "truncated" in capsys.readouterr().out
         assert path.read_text() == (WHOLE if put_back else WHOLE[:cut])
         assert Lockfile(repo, "dvc.lock").load()  # raises for what DVC does not take
         left += [] if put_back else [cut]

@@ -244,7 +244,7 @@ def test_controls_are_trained_or_tested_without_the_blur_that_the_network_knows(
         assert scores["full"]["input"]["psnr"] != scores["wrong_focus"]["input"]["psnr"] < 40
         assert scores["sharp_input"]["input"]["ssim"] == pytest.approx(1.0)
         table = (clone.root / "reports/tables/controls.md").read_text(encoding="utf-8")
-        assert "tested on pictures focused at 4 m" in table
+        assert "tested on images focused at 4 m" in table
         assert "tested on all-in-focus images" in table
         check_comparison(clone)
     finally:
@@ -269,7 +269,7 @@ def check_comparison(clone: Clone) -> None:
     assert shown[2] == pytest.approx(shown[0] - shown[1], abs=1.1e-4)
     page = (clone.root / "reports/comparison.html").read_text(encoding="utf-8")
     assert page.count("<article") == 3  # every scene is a fixed one: three are all there are
-    assert "tested on pictures focused at 4 m" in page
+    assert "tested on images focused at 4 m" in page
     for runs, message in (
         (("nyu-full-seed0", "nobody"), "no run has the id or the name 'nobody'; there are make3d-"),
         (("nyu/full/0", "make3d-full-seed0"), "are not the same"),

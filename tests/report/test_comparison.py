@@ -94,7 +94,7 @@ def test_runs_of_other_frames_are_refused(tree: Tree, tmp_path: Path) -> None:
 
 def test_what_each_was_tested_on_is_a_setting(tree: Tree, tmp_path: Path) -> None:
     first, second = run_of(tree, "full"), run_of(tree, "l1_l1")
-    second = replace(second, control="tested on pictures focused at 4 m")
+    second = replace(second, control="tested on images focused at 4 m")
     out = tmp_path / "page.html"
     write_comparison((first, second), ("a", "b"), ({}, {}), out)
     page = out.read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ from hded.report.tables.model import Table
 from hded.report.tables.rendering import to_csv, to_markdown
 from hded.report.write import write_report
 
-CONTROL = "tested on pictures focused at 4 m"
+CONTROL = "tested on images focused at 4 m"
 
 
 @pytest.fixture
