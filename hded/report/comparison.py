@@ -1,4 +1,4 @@
-"""Two runs side by side, as a page of its own: differences, settings, the same scenes."""
+"""HTML page that compares two runs: differences, changed settings, common examples."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,13 +24,13 @@ from hded.report.tables.model import Cell, Column, Part, Row, missing, number
 from hded.report.tables.rendering import part_to_markdown
 
 SIDE_PX, MAP_PX, QUALITY = 560, 300, 88
-BOTH = 4  # a bar's intervals
+BOTH = 4  # intervals of a colour bar
 ABSENT = "not a setting of this run"
 
 
 @dataclass(frozen=True, slots=True)
 class Maps:
-    """Maps on one scale: each with its label, and the bar."""
+    """Maps with labels and a common colour bar."""
 
     images: Sequence[tuple[str, Inlined]]
     bar: Bar
@@ -38,7 +38,7 @@ class Maps:
 
 @dataclass(frozen=True, slots=True)
 class PairView:
-    """One scene in both runs; a map that neither can give is None."""
+    """One example in both runs; maps that neither network can give are None."""
 
     frame: str
     scores: str
@@ -55,18 +55,18 @@ def write_comparison(
     settings: tuple[Mapping[str, str], Mapping[str, str]],
     out: Path,
 ) -> str:
-    """Write the page `out` and give its table of differences as Markdown.
+    """Write the page `out` and return its table of differences as Markdown.
 
-    names: what to call the runs, different; settings: each run's parameters by name. Raises
-    HDEDError where they were not measured on the same scenes, or share no head.
+    names: two different names for the runs; settings: each run's parameters by name. Raises
+    HDEDError where the runs were not evaluated on the same frames, or have no head in common.
     """
     first, second = runs
     _check_same_scenes(runs, names)
     rows = compare_networks([first], [second], names)
     if not rows:
         raise HDEDError(
-            f"compare: {names[0]} and {names[1]} have no head in common whose figures can be "
-            "compared"
+            f"compare: {names[0]} and {names[1]} have no head in common that can be compared; "
+            "choose other runs"
         )
     protocols = [p for kind in (DEPTH, ALL_IN_FOCUS) if (p := shared_protocol(kind, *runs))]
     differences = Part(
@@ -76,7 +76,7 @@ def write_comparison(
         statements=tuple(describe_protocols(runs, protocols)),
         heading="Networks",
     )
-    tested = ({"test pictures": run.control or "as the dataset's"} for run in runs)
+    tested = ({"test renderings": run.control or "the dataset's"} for run in runs)
     changed = _changed(names, *(given | own for given, own in zip(settings, tested, strict=True)))
     page = render(
         "comparison.html.j2",
@@ -96,18 +96,19 @@ def write_comparison(
 
 
 def _check_same_scenes(runs: tuple[Run, Run], names: tuple[str, str]) -> None:
-    """Raise unless both were measured on the same scenes: names alone do not tell."""
+    """Raise HDEDError unless both runs were evaluated on the same frames, by name and content."""
     first, second = runs
     if first.frames != second.frames:
         raise HDEDError(
-            f"compare: {names[0]} was measured on {len(first.frames)} frames of {first.dataset}, "
-            f"{names[1]} on {len(second.frames)} of {second.dataset}, and they are not the same; "
+            f"compare: {names[0]} was evaluated on {len(first.frames)} frames of {first.dataset}, "
+            f"{names[1]} on {len(second.frames)} of {second.dataset}, and the frames differ; "
             "choose runs of one dataset and split"
         )
     if (first.format, first.truth) != (second.format, second.truth):
         raise HDEDError(
-            f"compare: {names[0]} and {names[1]} were measured on frames of the same names and "
-            f"other content (source {first.source} and {second.source}); choose runs of one dataset"
+            f"compare: {names[0]} and {names[1]} were evaluated on frames with the same names but "
+            f"different content (source {first.source} and {second.source}); choose runs of one "
+            "dataset"
         )
 
 
@@ -125,7 +126,7 @@ def _changed(
 
 
 def _views(runs: tuple[Run, Run], names: tuple[str, str]) -> list[PairView]:
-    """Return the scenes that both runs have pictures of, in the frames' order."""
+    """Return the examples that both runs have, in the order of the frames."""
     scenes = [{scene.frame: scene for scene in run.scenes} for run in runs]
     shared = [frame for frame in runs[0].frames if frame in scenes[0] and frame in scenes[1]]
     views = []
@@ -192,7 +193,7 @@ def _errors(maps: Sequence[tuple[str, NDArray]], unit: str) -> Maps | None:
 
 
 def _scores(runs: tuple[Run, Run], names: tuple[str, str], frame: str) -> str:
-    """Return what each scored on this frame."""
+    """Return one line with the scores of both networks on this frame."""
     parts = []
     for kind, metric, label, unit, digits in (
         (ALL_IN_FOCUS, "psnr", "PSNR", "dB", 2),

@@ -1,7 +1,7 @@
-"""A run worth keeping: a short page, figures and plots, without a picture of the dataset.
+"""Results for version control: a short page, CSV files and plots, without images of the dataset.
 
-What a report of the pipeline shows is gone with the next `dvc repro`; this is what stays under
-version control of a run of hours on data that cannot be published.
+The next `dvc repro` overwrites the pipeline's report. These files keep the results of a run of
+hours, on data that must not be published.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ LOSSES = {"train/l1": "-", "train/charbonnier": "--", "train/l1_image": "--"}
 def write_results(selection: Selection, descriptions: Mapping[str, str], out: Path) -> None:
     """Write out/README.md, summary.csv, per_image.csv, history.csv, errors.csv and plots.png.
 
-    Equal inputs give equal bytes, but for the plots' where matplotlib or a font differs.
+    Equal inputs give equal bytes, except for the plots with another matplotlib version or font.
     """
     out.mkdir(parents=True, exist_ok=True)
     runs = list(selection.runs)
@@ -74,7 +74,7 @@ def _summary(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _images(run: Run) -> pd.DataFrame:
-    """Return a row a test image, under the first protocol of depth and of all_in_focus."""
+    """Return one row per test image, under the first protocol of depth and of all_in_focus."""
     table = pd.DataFrame({"frame": run.frames})
     for kind, columns in ((DEPTH, DEPTH_COLUMNS), (ALL_IN_FOCUS, IMAGE_COLUMNS)):
         for protocol in run.protocols_of(kind)[:1]:
@@ -95,7 +95,7 @@ def _page(selection: Selection, descriptions: Mapping[str, str]) -> str:
     for first in firsts:
         whose = f" of {first.dataset}" if len(firsts) > 1 else ""
         lines += [f"Camera{whose}: {camera_sentence(first.camera)}", ""]
-    lines += ["![Training, errors over depth and over blur, gain of each image](plots.png)", ""]
+    lines += ["![Training loss, error against depth and blur, PSNR gain](plots.png)", ""]
     for first in firsts:
         for variant in selection.variants:
             name = f"{first.dataset}/{variant}" if len(firsts) > 1 else variant
@@ -103,8 +103,8 @@ def _page(selection: Selection, descriptions: Mapping[str, str]) -> str:
             lines += [f"## `{name}`", "", *_network(runs, descriptions.get(variant, "")), ""]
     lines += [
         "Files: `summary.csv` (every metric under every protocol), `per_image.csv`, `history.csv` "
-        "(a row an epoch), `errors.csv` (over depth and over the circle of confusion). Written by "
-        "`python -m pipeline.publish`.",
+        "(one row per epoch), `errors.csv` (error against depth and against the circle of "
+        "confusion). Written by `python -m pipeline.publish`.",
         "",
     ]
     tables = (
@@ -114,7 +114,7 @@ def _page(selection: Selection, descriptions: Mapping[str, str]) -> str:
         *(table for table in build_tables(selection, descriptions) if _was_run(table)),
     )
     for table in (table for table in tables if table is not None):
-        # one level below the page's own title
+        # shift headings to one level below the page's title
         lines += [
             f"#{line}" if line.startswith("#") else line for line in _lines(to_markdown(table))
         ]
@@ -122,7 +122,7 @@ def _page(selection: Selection, descriptions: Mapping[str, str]) -> str:
 
 
 def _was_run(table: Table) -> bool:
-    """Return whether any of our networks stands in the table with a figure."""
+    """Return whether the table has a value of any of our networks."""
     rows = [row for part in table.parts for row in part.rows if row.kind == "ours"]
     return any(cell.value for row in rows for cell in row.cells)
 
@@ -144,7 +144,7 @@ def _network(runs: Sequence[Run], description: str) -> list[str]:
     lines += [
         "",
         f"{networks}. {t.weighting}. Trained in {number(minutes, 0)} minutes on {t.hardware}; "
-        f"parameters' digest {t.params_digest}, commit {t.commit}, {versions}.",
+        f"params digest {t.params_digest}, commit {t.commit}, {versions}.",
     ]
     return lines
 
@@ -159,7 +159,7 @@ def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) ->
                 if column in table and table[column].notna().any():
                     training.plot(table["epoch"], table[column], dash, **looks[name])
         training.set(
-            yscale="log", xlabel="epoch", title="training loss: depth in its unit; image dashed"
+            yscale="log", xlabel="epoch", title="training loss: depth (solid), image (dashed)"
         )
         for axes, over, label in (
             (depth, "depth_m", "depth [m]"),
@@ -169,7 +169,8 @@ def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) ->
                 for name, table in _by_network(errors[errors["over"] == over]):
                     middle = (table["bin_low"] + table["bin_high"]) / 2
                     axes.plot(middle, table["rmse"], **looks[name])
-            axes.set(xlabel=label, ylabel="RMSE [m]", ylim=(0, None), title=f"error over {label}")
+            title = f"error against {label}"
+            axes.set(xlabel=label, ylabel="RMSE [m]", ylim=(0, None), title=title)
         if "psnr" in images:
             for name, table in _by_network(images):
                 values = (table["psnr"] - table["input_psnr"]).replace([np.inf, -np.inf], np.nan)
@@ -178,7 +179,7 @@ def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) ->
         gain.axvline(0, color="0.5", linewidth=0.8)
         gain.set(
             xlabel="gain over the input [dB]",
-            ylabel="share of images with less",
+            ylabel="cumulative share of images",
             title="PSNR gain of each image",
         )
         lines = [Line2D([], [], label=name, **look) for name, look in looks.items()]
@@ -187,7 +188,7 @@ def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) ->
 
 
 def _looks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return each network one look for all panels; where lines coincide, the first's is seen."""
+    """Return one line style per network for all panels; earlier networks are drawn on top."""
     names = dict.fromkeys(name for name, _ in _by_network(table))
     return {
         name: {"color": f"C{i}", "linewidth": 1.2, "zorder": 3 - 0.01 * i}
@@ -196,7 +197,7 @@ def _looks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def _by_network(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Return each dataset's, variant's and seed's rows under the name of their line."""
+    """Yield the rows of each dataset, variant and seed, with the label of their line."""
     several = table["dataset"].nunique() > 1
     for (dataset, variant, _), rows in table.groupby(["dataset", "variant", "seed"], sort=False):
         yield f"{dataset}/{variant}" if several else str(variant), rows

@@ -1,4 +1,4 @@
-"""Tables I-IV beside the published numbers, and a self-contained page to look at."""
+"""Writing of the report: Tables I-IV with the published numbers, and a self-contained page."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,11 +32,11 @@ def write_report(
 ) -> None:
     """Write out/tables/{table1,table2,table3,table4,cameras,...}.{md,csv,tex} and out/index.html.
 
-    evaluated, trained: trees of <dataset>/<variant>/<seed>; defocus: what the defocus stage shows,
-    by dataset; benchmark: the file of `pipeline.benchmark`, if there is one; all_variants: every
-    variant of params.yaml and its one-line description; params_yaml: the file's text.
-    Equal inputs give equal bytes. Raises HDEDError for a selected run that is missing, damaged or
-    foreign.
+    evaluated, trained: trees of <dataset>/<variant>/<seed>; defocus: the stage's diagnostics, a
+    folder per dataset; benchmark: the file of `pipeline.benchmark`, if there is one; all_variants:
+    the one-line description of every variant of params.yaml; params_yaml: the file's text.
+    Equal inputs give equal bytes. Raises HDEDError for a selected run whose files are missing,
+    damaged or of another run.
     """
     selection = read_selection(evaluated, trained, datasets, variants, seeds)
     defocused = {name: read_defocused(defocus / name) for name in selection.datasets}

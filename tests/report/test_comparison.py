@@ -87,7 +87,7 @@ def test_runs_of_other_frames_are_refused(tree: Tree, tmp_path: Path) -> None:
     with pytest.raises(HDEDError, match="4 frames of nyu, b on 3 of nyu"):
         write_comparison((first, second), ("a", "b"), ({}, {}), tmp_path / "page.html")
     third = replace(first, truth="of other scenes")
-    with pytest.raises(HDEDError, match="same names and other content"):
+    with pytest.raises(HDEDError, match="same names but different content"):
         write_comparison((first, third), ("a", "b"), ({}, {}), tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
@@ -98,7 +98,7 @@ def test_what_each_was_tested_on_is_a_setting(tree: Tree, tmp_path: Path) -> Non
     out = tmp_path / "page.html"
     write_comparison((first, second), ("a", "b"), ({}, {}), out)
     page = out.read_text(encoding="utf-8")
-    assert "test pictures" in page and "No setting of the two runs differs" not in page
+    assert "test renderings" in page and "No setting of the two runs differs" not in page
 
 
 def test_equal_runs_give_equal_bytes(tree: Tree, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_networks_that_do_the_same_are_not_told_apart(tmp_path: Path) -> None:
     assert len(compared) == 5
     for row in compared:
         assert float(row["difference"]["value"]) == 0
-        assert row["verdict"]["value"] == "not told apart"
+        assert row["verdict"]["value"] == "not significant"
 
 
 def test_one_image_gives_a_difference_and_says_why_no_interval(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_copies_of_one_photograph_count_as_one_image(tmp_path: Path) -> None:
     table = build_differences(select(tree))
     row = cells(select(tree))["full − l1_l1: RMSE [m]"]
     assert row["images"]["value"] == "3"
-    assert any("copies of one photograph" in sentence for sentence in table.intro)
+    assert any("renderings of one frame" in sentence for sentence in table.intro)
     plain = write_tree(tmp_path / "plain", variants=("full", "l1_l1"), frames=6, pictured=1)
     other = cells(select(plain))["full − l1_l1: RMSE [m]"]
     assert float(row["difference"]["value"]) == pytest.approx(float(other["difference"]["value"]))

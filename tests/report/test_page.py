@@ -158,8 +158,8 @@ def test_variants_without_a_head_alone_make_a_page(tmp_path: Path) -> None:
     tree = write_tree(tmp_path, variants=("deblur_only",), frames=2, pictured=2, camera="syndof")
     text = report(tree, tmp_path / "out")
     assert "No depth error is shown: deblur_only has no depth head" in text
-    assert "No curve: this camera is drawn anew for each picture." in text
-    assert "focal length drawn for each picture" in text
+    assert "No curve: this camera is drawn anew for each frame." in text
+    assert "focal length drawn for each frame" in text
     assert "One seed (0): single values" in text
 
 

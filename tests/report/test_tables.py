@@ -430,7 +430,7 @@ def test_a_resize_network_is_measured_at_its_own_size(tmp_path: Path) -> None:
 def test_pictures_of_ones_own_have_their_own_part_and_no_published_rows(tmp_path: Path) -> None:
     tree = write_tree(tmp_path, datasets=("garden",), frames=2, pictured=1, source="folder")
     cells = cells_of(tables_of(tree)["IV"])
-    own = [c for c in cells if c["part"].startswith("garden (own pictures)")]
+    own = [c for c in cells if c["part"].startswith("garden (own images)")]
     assert {c["kind"] for c in own} == {"ours", "baseline"}
     assert any(c["column"] == "headline.rmse" and c["value"] for c in own)
     nyu = [c for c in cells if c["part"] == "NYU-Depth v2" and c["kind"] == "ours"]

@@ -1,1 +1,1 @@
-"""The page: figures, pictures and tables in one HTML file."""
+"""The report's page: figures, example images and tables in one HTML file."""

@@ -1,7 +1,7 @@
-"""Images as data URIs: photographs as JPEG, maps through a colour scale, and the scale's bar.
+"""Images as data URIs: RGB images as JPEG, colour-mapped maps, and colour bars.
 
-- Colour maps are perceptually uniform and rise in lightness, so they survive greyscale print.
-- Pixels without a value are hatched: no grey could be told from a value.
+- Colour maps are perceptually uniform and increase in lightness, so they work in greyscale print.
+- Pixels without a value are hatched, because any plain grey could be mistaken for a value.
 """
 
 import base64
@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-LEVELS = 200  # of a map's palette, before the two of the hatching
+LEVELS = 200  # colours of a map's palette; two more follow for the hatching
 HATCH = ((0x8A, 0x8A, 0x8A), (0xE2, 0xE2, 0xE2))
 HATCH_PX = 4
 LOG_RATIO = 10  # a wider range of depth is coloured on a logarithmic scale
@@ -33,14 +33,14 @@ class Inlined:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A colour bar: its gradient, and ticks as (per cent along it, label)."""
+    """A colour bar: its gradient, and ticks as (position in percent, label)."""
 
     gradient: str
     ticks: tuple[tuple[float, str], ...]
 
 
 def photograph(rgb: NDArray[np.uint8], side_px: int, quality: int) -> Inlined:
-    """Inline rgb (H, W, 3) uint8, the longest side at most `side_px`."""
+    """Return rgb (H, W, 3) uint8 as inlined JPEG whose longest side is at most `side_px`."""
     height, width = _fit(rgb.shape, side_px)
     if (height, width) != rgb.shape[:2]:
         small = Image.fromarray(rgb).resize((width, height), Image.Resampling.LANCZOS)
@@ -50,7 +50,7 @@ def photograph(rgb: NDArray[np.uint8], side_px: int, quality: int) -> Inlined:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """From values to colours: low and high end, linear or logarithmic."""
+    """A colour scale from `low` to `high`, linear or logarithmic."""
 
     low: float
     high: float
@@ -62,7 +62,7 @@ class Scale:
 
     @classmethod
     def from_zero(cls, values: NDArray, unit: str, colours: str, intervals: int) -> "Scale":
-        """Reach from 0 to a round number at or above 99% of the finite values."""
+        """Return a scale from 0 to a round number at or above 99% of the finite values."""
         finite = values[np.isfinite(values)]
         top = float(np.percentile(finite, 99)) if finite.size else 0.0
         high = _round_up(top) if top > 0 else 1.0
@@ -71,7 +71,7 @@ class Scale:
 
     @classmethod
     def of_depth(cls, depth_m: NDArray, intervals: int) -> "Scale":
-        """Span 99% of the depths: a stray pixel must not take the colours from all others."""
+        """Return a scale over the central 99% of the depths, so that outliers do not widen it."""
         if not depth_m.size:
             return cls(0.0, 1.0, "m", "viridis", intervals)
         low, high = (float(v) for v in np.percentile(depth_m, (0.5, 99.5)))
@@ -85,14 +85,14 @@ class Scale:
         return np.log if self.log else np.asarray
 
     def position(self, values: NDArray) -> NDArray[np.float64]:
-        """Place values on the scale, 0 to 1; NaN stays."""
+        """Return the positions of values on the scale, 0 to 1; NaN stays NaN."""
         low, high = (float(self._forward(np.asarray(v))) for v in (self.low, self.high))
         values = np.clip(values, self.low, self.high)
         return (self._forward(values) - low) / (high - low)
 
     @property
     def bar(self) -> Bar:
-        """The bar that belongs to pictures on this scale."""
+        """Return the scale's colour bar."""
         if self.log:
             ticks = LogLocator(subs=(1, 2, 5), numticks=9).tick_values(self.low, self.high)
         elif self.low == 0:
@@ -110,10 +110,10 @@ class Scale:
         )
 
     def draw(self, values: NDArray, side_px: int, quality: int) -> Inlined:
-        """Draw a map (H, W), NaN hatched, the longest side at most `side_px`."""
+        """Return a map (H, W) in colours, NaN hatched, whose longest side is at most `side_px`."""
         values = np.asarray(values, np.float64)
         height, width = _fit(values.shape, side_px)
-        # nearest: no value is invented across an edge or a hole
+        # nearest neighbour, which does not interpolate across edges and holes
         rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(int)
         columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(int)
         place = self.position(values[rows[:, None], columns])
@@ -137,8 +137,8 @@ def _fit(shape: Sequence[int], side_px: int) -> tuple[int, int]:
 
 def _jpeg(rgb: NDArray[np.uint8], quality: int) -> str:
     buffer = BytesIO()
-    # no chroma subsampling: it would blur what the reader is to judge; not `optimize`, whose buffer
-    # is too small for a noisy map
+    # no chroma subsampling, which would blur the images that the reader compares; no `optimize`,
+    # whose buffer is too small for a noisy map
     Image.fromarray(rgb).save(buffer, "JPEG", quality=quality, subsampling=0)
     return _uri("jpeg", buffer)
 
@@ -152,7 +152,7 @@ def _png(levels: NDArray[np.uint8], colours: str) -> str:
 
 
 def _palette(colours: str) -> NDArray[np.uint8]:
-    """Levels 0 to LEVELS - 1 of the colour map, then the two of the hatching."""
+    """Return the palette: LEVELS colours of the map, then the two of the hatching."""
     table = mpl.colormaps[colours](np.linspace(0, 1, LEVELS))[:, :3]
     return np.vstack([np.rint(255 * table), HATCH]).astype(np.uint8)
 

@@ -1,9 +1,9 @@
-"""Curves as inline SVG: drawn by matplotlib, coloured by the page.
+"""Plots as inline SVG: drawn by matplotlib, with colours and font of the page.
 
-- Colours are CSS variables, put in place of marker colours after drawing, so that one figure serves
-  light and dark; text stays text, in the page's font.
+- Matplotlib draws with placeholder colours, which are then replaced by CSS variables, so that one
+  SVG works in light and dark mode. Text stays text.
 - Lines differ by dash as well as by colour, for greyscale print.
-- Equal data give equal bytes: a fixed hash salt, no date, ids prefixed by the figure's name.
+- Equal data give equal bytes: fixed hash salt, no date, ids prefixed by the figure's name.
 """
 
 import re
@@ -36,8 +36,8 @@ TERMS = {
     "l1_image": "L1, image",
     "ssim": "1 − SSIM, image",
 }
-SCORES = ("rmse", "psnr", "input_psnr")  # of validation, not terms of the loss
-# inches, margins; phones show one figure a row
+SCORES = ("rmse", "psnr", "input_psnr")  # validation scores, not terms of the loss
+# size in inches, margins; phones show one figure per row
 SMALL = (3.0, 1.9), {"left": 0.17, "right": 0.98, "bottom": 0.21, "top": 0.88}
 WIDE = (3.8, 2.7), {"left": 0.13, "right": 0.98, "bottom": 0.16, "top": 0.98}
 TALL = (3.8, 3.9), {"left": 0.15, "right": 0.98, "bottom": 0.11, "top": 0.98, "hspace": 0.15}
@@ -71,7 +71,7 @@ STYLE = {
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure for the page: SVG, what it shows in words, and a caption."""
+    """A plot for the page: SVG, a label for screen readers, and a caption."""
 
     svg: str
     label: str
@@ -79,7 +79,7 @@ class Picture:
 
 
 def coc_figure(lenses: Sequence[ThinLens], depth_m: tuple[float, float], name: str) -> Picture:
-    """Signed CoC and sigma [px] over a range of depth [m], from the lenses themselves.
+    """Return a plot of signed CoC and sigma [px] over a range of depth [m].
 
     lenses: one, or several that differ in focus distance.
     """
@@ -105,15 +105,15 @@ def coc_figure(lenses: Sequence[ThinLens], depth_m: tuple[float, float], name: s
         svg = _svg(figure, name)
     sharp = ", ".join(f"{lens.focus_distance_m:g}" for lens in lenses)
     caption = (
-        f"Circle of confusion over depth: sharp at {sharp} m (dotted), negative nearer, positive "
-        f"beyond; clamped at ±{lenses[0].max_coc_px:g} px. Sigma is the Gaussian's standard "
-        "deviation."
+        f"Circle of confusion against depth: sharp at {sharp} m (dotted), negative nearer, "
+        f"positive beyond; clamped at ±{lenses[0].max_coc_px:g} px. Sigma is the Gaussian's "
+        "standard deviation."
     )
-    return Picture(svg, "Circle of confusion over depth", caption)
+    return Picture(svg, "Circle of confusion against depth", caption)
 
 
 def coc_histogram(table: pd.DataFrame, name: str) -> Picture:
-    """Share of pixels [%] over signed CoC [px]; table: columns coc_px, share_percent."""
+    """Return a histogram of signed CoC [px]; table: columns coc_px, share_percent."""
     with mpl.rc_context(STYLE):
         figure = _figure(WIDE)
         axes = figure.subplots()
@@ -123,8 +123,8 @@ def coc_histogram(table: pd.DataFrame, name: str) -> Picture:
         axes.set(xlabel="signed CoC [px]", ylabel="pixels [%]")
         svg = _svg(figure, name)
     caption = (
-        "How often each circle of confusion occurs, over all frames and pixels with depth: 0 is in "
-        "focus, negative nearer, positive beyond; the ends hold what the clamp gathers."
+        "Histogram of the signed circle of confusion over all frames and pixels with depth: 0 is "
+        "in focus, negative nearer, positive beyond; the outermost bins include clamped values."
     )
     return Picture(svg, "Histogram of the circle of confusion", caption)
 
@@ -137,11 +137,11 @@ def error_figure(
     *,
     shares_of: str | None = None,
 ) -> Picture:
-    """RMSE and bias [m] in bins of one quantity, by variant, over the share of pixels.
+    """Return a plot of RMSE and bias [m] against one quantity, by variant, and the share of pixels.
 
-    curves: for each variant, one table a seed with bin_low, bin_high, pixels, rmse, bias. Lines are
-    means over seeds; bands reach from the lowest to the highest seed. shares_of: the variant whose
-    pixels are counted, the first if None; a control's pictures may have another blur.
+    curves: for each variant, one table per seed with bin_low, bin_high, pixels, rmse, bias. Lines
+    are means over seeds; bands span the lowest to the highest seed. shares_of: the variant whose
+    pixels are counted, by default the first; a control's renderings may have another blur.
     """
     with mpl.rc_context(STYLE):
         figure = _figure(TALL)
@@ -168,14 +168,14 @@ def error_figure(
         if len(curves) > 1:
             top.legend()
         svg = _svg(figure, name)
-    return Picture(svg, f"Depth error over {xlabel}", caption)
+    return Picture(svg, f"Depth error against {xlabel}", caption)
 
 
 def training_figures(histories: Mapping[int, pd.DataFrame], name: str) -> list[Picture]:
-    """One small figure a loss term and validation score: by seed, training and validation.
+    """Return one small plot per loss term and validation score, with a line per seed and split.
 
-    histories: history.csv by seed. Terms are unweighted; a figure that was not taken in an epoch
-    leaves a gap that the line bridges.
+    histories: history.csv by seed. Terms are unweighted. Lines connect the epochs for which there
+    is a value.
     """
     columns = [c for table in histories.values() for c in table.columns]
     split = [c.split("/", 1) for c in columns if "/" in c]
@@ -237,9 +237,9 @@ def _term_figure(
 
 
 def _steps(tables: Sequence[pd.DataFrame], column: str) -> tuple[NDArray, NDArray]:
-    """Bring seeds to common bins and draw each as a step: x (2n,), values (seeds, 2n).
+    """Return step curves of all seeds on common bins: x (2n,), values (seeds, 2n).
 
-    A bin that a seed does not have is NaN, as is the gap between bins that do not touch.
+    A bin that a seed lacks is NaN, as is the gap between bins that are not adjacent.
     """
     frames = [t.set_index(["bin_low", "bin_high"])[column] for t in tables]
     joined = pd.concat(frames, axis=1).sort_index()
@@ -252,7 +252,7 @@ def _steps(tables: Sequence[pd.DataFrame], column: str) -> tuple[NDArray, NDArra
 
 
 def _log_axis(axes: Axes, which: Literal["x", "y"]) -> None:
-    """Scale an axis logarithmically, ticks as plain numbers."""
+    """Make an axis logarithmic, with plain numbers at the ticks."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
@@ -261,7 +261,7 @@ def _log_axis(axes: Axes, which: Literal["x", "y"]) -> None:
 
 
 def _figure(shape: tuple[tuple[float, float], Mapping[str, float]]) -> Figure:
-    # fixed margins: matplotlib's layout engines take as long as the drawing itself
+    # fixed margins, because matplotlib's layout engines take as long as the drawing itself
     size, margins = shape
     figure = Figure(figsize=size)
     figure.subplots_adjust(**margins)
@@ -277,18 +277,18 @@ def _dash(index: int) -> str | tuple[int, tuple[int, ...]]:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """Return the figure as an inline <svg> whose colours and font are the page's."""
+    """Return the figure as inline <svg> with the page's colours and font."""
     buffer = StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    # a style element here would style the whole page
+    # an inline style element would apply to the whole page
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
     for marker, colour in _colours():
         svg = svg.replace(marker, colour)
-    # ids are unique in a page of many figures
+    # ids must be unique in a page with many figures
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{_identifier(name)}-", svg)
     svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
     svg = re.sub(r"font-family:[^;\"]*;?", "", svg)

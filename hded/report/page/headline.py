@@ -1,4 +1,4 @@
-"""The few figures at the top of the page, each beside its trivial baseline."""
+"""The headline results at the top of the page, each with its trivial baseline."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from hded.report.tables.model import number
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One figure: what it is, its value, how it compares, under which protocol."""
+    """One headline result: metric, value, comparison with the baseline, protocol."""
 
     label: str
     value: str
@@ -19,7 +19,7 @@ class Fact:
 
 
 def headline(runs: Sequence[Run]) -> list[Fact]:
-    """Return the headline of one network's runs (one a seed): deblurring first, then depth."""
+    """Return the headline results of one network's runs (one per seed): deblurring, then depth."""
     first = runs[0]
     facts = []
     for protocol in first.protocols_of(ALL_IN_FOCUS)[:1]:
@@ -43,20 +43,20 @@ def _gain(runs: Sequence[Run], protocol: str, title: str, metric: str, label: st
 
 
 def _ratio(runs: Sequence[Run], protocol: str, title: str) -> Fact:
-    spec = MetricColumn(DEPTH, protocol, "", "rmse")
+    column = MetricColumn(DEPTH, protocol, "", "rmse")
     label = "Depth RMSE [m]"
-    errors, baselines = _values(runs, spec, "network"), _values(runs, spec, "median")
+    errors, baselines = _values(runs, column, "network"), _values(runs, column, "median")
     if not errors:
         return Fact(label, "–", "no depth head", title)
     comparison = ""
     if baselines and baselines[0] > 0:
         ratio = sum(errors) / len(errors) / baselines[0]
         comparison = (
-            f"{number(ratio, 2)} times the {spec.cell(baselines[:1]).text} m that the training "
-            "set's median depth scores"
+            f"{number(ratio, 2)} times the {column.cell(baselines[:1]).text} m of the training "
+            "set's median depth"
         )
-    return Fact(label, spec.cell(errors).text, comparison, title)
+    return Fact(label, column.cell(errors).text, comparison, title)
 
 
-def _values(runs: Sequence[Run], spec: MetricColumn, method: str) -> list[float]:
-    return [value for run in runs if (value := spec.value(run, method)) is not None]
+def _values(runs: Sequence[Run], column: MetricColumn, method: str) -> list[float]:
+    return [value for run in runs if (value := column.value(run, method)) is not None]

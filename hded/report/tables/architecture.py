@@ -1,4 +1,4 @@
-"""Table I: the architecture, read off the live network by hooks, beside the paper's rows."""
+"""Table I: the architecture, recorded from the network by forward hooks, with the paper's rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ COLUMNS = (
     Column("parameters", "parameters"),
     Column("paper", "paper", numeric=False),
 )
-PAPER_ROWS = {  # what the paper calls our layers; its decoder rows have our names
+PAPER_ROWS = {  # our name -> the paper's name; decoder rows have the same names
     "conv0": "Conv1",
     "transition1": "Conv2",
     "transition2": "Conv3",
@@ -31,15 +31,15 @@ PAPER_ROWS = {  # what the paper calls our layers; its decoder rows have our nam
 }
 NO_SUCH_ROW = "the paper's table has no such row"
 DECODER_DIFFERENCE = (
-    "the paper's decoder rows do not fit its 41 M parameters: a block of 1024 channels out of 1024 "
-    "alone would need 26 M in each head. Without that first row they are ours one step earlier: "
-    "its Dconv4 is our Dconv5, and so on"
+    "the paper's decoder rows do not fit its 41 M parameters: a block from 1024 to 1024 channels "
+    "alone would need 26 M in each head. Without that first row they equal ours one row later: the "
+    "paper's Dconv4 is our Dconv5, and so on"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One row: what a part of the network did to an image of 256x256."""
+    """One row: a part of the network, with its output size for an image of 256x256."""
 
     name: str
     operation: str
@@ -50,7 +50,7 @@ class Layer:
 
 
 def read_layers(network: HDEDNet) -> list[Layer]:
-    """Run `network` once on the meta device's shapes and record every row of Table I."""
+    """Run `network` once, on its own device, and return every row of Table I."""
     layers: list[Layer] = []
     handles = []
     for name, operation, modules in _rows(network):
@@ -82,7 +82,7 @@ def read_layers(network: HDEDNet) -> list[Layer]:
 
 
 def _rows(network: HDEDNet) -> list[tuple[str, str, list[nn.Module]]]:
-    """Name the rows: the module that is watched first, then those counted with it."""
+    """Return the rows: name, operation, and modules whose parameters count; hook the first."""
     features = dict(network.encoder.features.named_children())
     rows: list[tuple[str, str, list[nn.Module]]] = []
     for name, module in features.items():
@@ -110,7 +110,7 @@ def _conv(module: nn.Conv2d | nn.ConvTranspose2d) -> str:
 
 
 def build_architecture(runs: Sequence[Run]) -> Table:
-    """Build Table I; the intro says how the networks of this report differ in width."""
+    """Return Table I; the intro lists the networks of this report with their width."""
     with torch.device("meta"):
         network = HDEDNet()
     layers = read_layers(network)
@@ -135,8 +135,8 @@ def build_architecture(runs: Sequence[Run]) -> Table:
         )
     )
     intro = (
-        f"Read off the network by hooks, at width 1.0, for one image of {SIZE_PX}x{SIZE_PX}; "
-        "the rows' parameters add up to the network's.",
+        f"Recorded from the network of width 1.0 for one image of {SIZE_PX}x{SIZE_PX}; the rows' "
+        "parameters add up to the network's.",
         *_widths(runs),
     )
     part = Part("Width 1.0", COLUMNS, tuple(rows), heading="Layer")
@@ -144,10 +144,10 @@ def build_architecture(runs: Sequence[Run]) -> Table:
 
 
 def _stage_inputs(layers: Sequence[Layer]) -> list[int]:
-    """Return the channels that enter each stage as the paper counts them.
+    """Return the input channels of each row as the paper counts them.
 
-    These are the channels of the stage before: a transition closes a stage that began with the
-    output of the one before it, and a decoder block's concatenated skip is not counted.
+    These are the output channels of the previous stage: an encoder stage ends with its transition,
+    and the concatenated skip of a decoder block is not counted.
     """
     inputs, last = [], 3
     for layer in layers:
@@ -183,7 +183,7 @@ def _row(layer: Layer, printed: Mapping[str, PublishedCell], channels_given: int
 
 
 def _compare(layer: Layer, printed: Mapping[str, PublishedCell], channels_given: int) -> Cell:
-    """Return the paper's row, and whether ours has its size and channels."""
+    """Return the paper's row, and whether our size and channels equal it."""
     if not printed:
         return missing(NO_SUCH_ROW)
     ours = {
@@ -200,7 +200,7 @@ def _compare(layer: Layer, printed: Mapping[str, PublishedCell], channels_given:
 
 
 def _widths(runs: Sequence[Run]) -> list[str]:
-    """Return how large the networks of this report are."""
+    """Return one line about the size of this report's networks."""
     sizes: dict[str, list[str]] = {}
     for run in runs:
         t = run.training

@@ -1,4 +1,4 @@
-"""How the test images were defocused, as the report shows it: scores, pictures, tables of blur."""
+"""The report's content about defocus: the input's scores, contact sheet, tables of blur."""
 
 import base64
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from hded.report.tables.captions import camera_sentence, dataset_title
 from hded.report.tables.model import Cell, Column, Part, Row, Table, missing, number
 
 BLUR = ("mean_abs_coc_px", "mean_sigma_px", "sharp_percent", "clamped_percent")
-NO_HEAD = "the network has no head for it"
+NO_HEAD = "the network has no head for this metric"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Defocused:
-    """What the stage `defocus` wrote to look at, for one dataset."""
+    """The diagnostics of the stage `defocus` for one dataset."""
 
     psnr: float  # of the defocused test frames against the sharp ones
     ssim: float
@@ -31,7 +31,7 @@ class Defocused:
 
 
 def read_defocused(folder: Path) -> Defocused:
-    """Read reports/defocus/<dataset>; raises HDEDError for what is missing or damaged."""
+    """Read reports/defocus/<dataset>; raises HDEDError for a missing or damaged file."""
     record = JsonObject(folder / "input.json")
     cameras = read_csv(folder / "cameras.csv", ("camera", "name", "depth_m", "sigma_px"))
     try:
@@ -50,11 +50,11 @@ def read_defocused(folder: Path) -> Defocused:
 
 
 def blur_sentence(defocused: Defocused) -> str:
-    """Return how much blur there is and what the defocused input scores by itself."""
+    """Return a sentence about the amount of blur and the defocused input's own scores."""
     blur = defocused.blur
     return (
         f"Over all pixels with depth: mean |CoC| {blur['mean_abs_coc_px']:.2f} px, mean sigma "
-        f"{blur['mean_sigma_px']:.2f} px; {blur['sharp_percent']:.1f}% are left sharp, "
+        f"{blur['mean_sigma_px']:.2f} px; {blur['sharp_percent']:.1f}% are not blurred, "
         f"{blur['clamped_percent']:.1f}% are at the CoC's limit. The defocused input alone scores "
         f"{number(defocused.psnr, 2)} dB and SSIM {number(defocused.ssim, 3)} against the sharp "
         f"image, at native size, mean over {defocused.test_frames} test frames."
@@ -62,7 +62,7 @@ def blur_sentence(defocused: Defocused) -> str:
 
 
 def build_cameras(selection: Selection, defocused: Mapping[str, Defocused]) -> Table:
-    """Build the table of sigma [px] over depth, for this run's camera and every named one."""
+    """Return the table of sigma [px] against depth, for this run's camera and all named ones."""
     parts = []
     for dataset, record in defocused.items():
         table = record.cameras
@@ -82,15 +82,15 @@ def build_cameras(selection: Selection, defocused: Mapping[str, Defocused]) -> T
             Part(dataset_title(run), columns, rows, statements=statements, heading="Depth")
         )
     intro = (
-        "Computed from each lens. `syndof` draws its lens for each picture: shown is one of 70 mm "
-        "focused at 2 m, its aperture solved for the depths of this table. A focus distance that "
-        "is drawn is shown at 2 m.",
+        "`syndof` draws its lens for each frame; shown is an example of 70 mm focused at 2 m, with "
+        "the aperture for the range of depths in this table. Other cameras that draw their focus "
+        "distance are shown focused at 2 m.",
     )
-    return Table("A", "cameras", "Blur of the named cameras over depth", tuple(parts), intro)
+    return Table("A", "cameras", "Blur of the named cameras against depth", tuple(parts), intro)
 
 
 def build_focus(selection: Selection) -> Table | None:
-    """Build the table of results by focus distance; None where there is only one."""
+    """Return the table of results by focus distance; None where there is only one."""
     parts = []
     for dataset in selection.datasets:
         runs = [run for run in selection.of(dataset) if run.focus]

@@ -1,4 +1,4 @@
-"""Sentences about a run that tables and page share: data, camera, networks, seeds."""
+"""Sentences about runs for tables and page: data, camera, networks, seeds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -18,23 +18,23 @@ SIGMA_RULES = {"quarter": "|CoC|/4", "syndof": "(|CoC| − 1)/4", "d3net": "0.3 
 
 
 def dataset_title(run: Run) -> str:
-    """Name a dataset for people."""
+    """Return the dataset's title, for example NYU-Depth v2."""
     return OFFICIAL.get(run.format, run.dataset)
 
 
 def sample_warning(runs: Sequence[Run]) -> Iterable[str]:
-    """Return what must stand above any table of the embedded sample."""
+    """Yield the warning for results on the embedded sample."""
     if runs and runs[0].source == "sample":
         yield (
-            "Not comparable with published numbers: ours are of the embedded sample (source: "
-            f"sample), generated scenes, not of {dataset_title(runs[0])}."
+            "Not comparable with published numbers: our results are on generated scenes (source: "
+            f"sample), not on {dataset_title(runs[0])}."
         )
 
 
 def describe_protocols(
     runs: Sequence[Run], protocols: Iterable[Protocol]
 ) -> Iterable[tuple[str, str]]:
-    """Return how figures were taken, and of how many images where some have no valid pixel."""
+    """Yield title and statement of each protocol, and the number of images with a valid pixel."""
     for protocol in protocols:
         tail, total = "", len(runs[0].frames)
         for count in [r.measured[protocol.name] for r in runs if protocol.name in r.measured][:1]:
@@ -44,22 +44,22 @@ def describe_protocols(
 
 
 def describe_camera(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
-    """Return through which lens the test images were defocused."""
+    """Yield a line about the camera that defocused the test images."""
     if runs:
         yield "Camera", camera_sentence(runs[0].camera)
 
 
 def camera_sentence(camera: Mapping[str, Any]) -> str:
-    """Describe a camera in one line; what is drawn for each picture is said to be."""
+    """Return one line about a camera; random settings are marked as drawn for each frame."""
     if camera["name"] == NOT_DEFOCUSED:
         return "none: the images are all in focus"
-    drawn = "drawn for each picture"
+    drawn = "drawn for each frame"
 
     def length(key: str, scale: float, unit: str) -> str:
         value = camera.get(key)
         if isinstance(value, list):
             each = ", ".join(f"{v * scale:.4g}" for v in value)
-            return f"{each} {unit} (a defocused copy for each)"
+            return f"{each} {unit} (one rendering for each)"
         return drawn if value is None else f"{value * scale:.4g} {unit}"
 
     parts = [
@@ -78,7 +78,7 @@ def camera_sentence(camera: Mapping[str, Any]) -> str:
 
 
 def describe_data(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
-    """Return which frames were measured, and which could not be read."""
+    """Yield a line about the test frames: source, number, and those that could not be read."""
     if runs:
         run = runs[0]
         skipped = f"skipped: {'; '.join(run.skipped)}" if run.skipped else "none skipped"
@@ -86,7 +86,7 @@ def describe_data(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
 
 
 def describe_networks(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
-    """Return how wide and how long trained the networks are, and over how many seeds."""
+    """Yield a line about each kind of network (size, training), and one about the seeds."""
     if not runs:
         return
     kinds: dict[str, list[str]] = {}
@@ -105,17 +105,17 @@ def describe_networks(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
 
 
 def network_title(t: TrainingRecord) -> str:
-    """Name a network's encoder, decoders and the weights that it began with."""
+    """Return a network's encoder, decoders and initial weights in words."""
     encoder = ENCODER_TITLES.get(t.model.encoder, t.model.encoder)
     text = f"{encoder}, {t.model.decoder} decoders"
     if t.weights == "imagenet":
         return f"{text}, encoder from ImageNet weights"
-    # of a path or an address the name alone: the rest is one machine's
+    # only the file's name, because paths and URLs may be specific to one machine
     return text if t.weights == "none" else f"{text}, encoder from {PurePosixPath(t.weights).name}"
 
 
 def seeds_sentence(seeds: Sequence[int]) -> str:
-    """Return over which seeds the figures are averaged."""
+    """Return a phrase about the seeds over which results are averaged."""
     if len(seeds) == 1:
         return f"one seed ({seeds[0]}): single values, their spread is unknown"
     return f"{len(seeds)} seeds ({', '.join(map(str, seeds))}): mean ± sample standard deviation"

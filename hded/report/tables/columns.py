@@ -1,4 +1,4 @@
-"""The columns of Tables II-IV: a metric under a protocol, how it is looked up and shown."""
+"""The columns of Tables II-IV: metrics under protocols, with lookup and formatting."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,20 +44,20 @@ class MetricColumn:
 
     @property
     def higher(self) -> bool | None:
-        """Return whether more is better; None for the bound, which is no achievement."""
+        """Return whether higher is better; None for the bound, which is not a score."""
         if self.metric == BOUND:
             return None
         return self.metric in HIGHER_IS_BETTER or self.metric.endswith("_gain")
 
     @property
     def column(self) -> Column:
-        """The column of the printed table."""
+        """Return the column of the printed table."""
         arrow = "" if self.higher is None else (" ↑" if self.higher else " ↓")
         label = MEASURES[self.metric][0] + arrow
         return Column(f"{self.protocol}.{self.metric}", label, self.group)
 
     def value(self, run: Run, method: str) -> float | None:
-        """Look up one run's figure."""
+        """Return one run's value; None where it was not measured."""
         if self.metric == BOUND:
             deltas = [run.value(DEPTH, self.protocol, method, f"delta{k}") for k in (1, 2, 3)]
             known = [delta for delta in deltas if delta is not None]
@@ -71,25 +71,25 @@ class MetricColumn:
         return run.value(self.kind, self.protocol, "gain", metric)
 
     def cell(self, values: Sequence[float]) -> Cell:
-        """Return the cell for one value a seed."""
+        """Return the cell for the values of all seeds."""
         signed = self.metric.endswith("_gain")
         return measured(values, MEASURES[self.metric][1], signed=signed)
 
 
 def main_columns(key: str, runs: Sequence[Run]) -> list[MetricColumn]:
-    """Columns of the paper's layout: headline depth, then all_in_focus."""
+    """Return the columns of the paper's layout: headline depth, then all_in_focus."""
     if key in HEADLINES:
         depth = HEADLINES[key]
     else:
         depth = {p.name: p.title for p in runs[0].protocols_of(DEPTH)[:1]}
     metrics = MAKE3D_DEPTH if key == "make3d" else FULL_DEPTH
-    specs = []
+    columns = []
     for name, title in depth.items():
         for metric in metrics:
             printed = "abs_rel_bound" if metric == BOUND else metric
             if key == "make3d":
                 printed = f"{name}_{printed}"
-            specs.append(MetricColumn(DEPTH, name, title, metric, printed))
+            columns.append(MetricColumn(DEPTH, name, title, metric, printed))
     image = [p for run in runs for p in run.protocols_of(ALL_IN_FOCUS)]
     name, title = (image[0].name, image[0].title) if image else ("native", "All-in-focus image")
-    return specs + [MetricColumn(ALL_IN_FOCUS, name, title, metric, metric) for metric in IMAGE]
+    return columns + [MetricColumn(ALL_IN_FOCUS, name, title, metric, metric) for metric in IMAGE]

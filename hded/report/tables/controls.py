@@ -1,4 +1,4 @@
-"""Does the network use blur? Networks on images without any, or with another's."""
+"""The table of controls: networks without blur, or with another focus distance."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,15 +15,15 @@ from hded.report.tables.model import Column, Part, Row, Table, missing
 
 METRICS = ("rmse", "abs_rel", "delta1", "psnr", "psnr_gain")
 INTRO = (
-    "A network that reads depth off blur must do worse without blur to read (trained and tested on "
-    "all-in-focus images, it has only what a scene looks like) and much worse with blur that means "
-    "other depths (tested on pictures focused elsewhere than in training). One that does equally "
-    "well everywhere does not use blur.",
+    "A network that estimates depth from blur must be worse without blur (trained and tested on "
+    "all-in-focus images, where only the scene's appearance is left) and much worse where blur "
+    "means other depths (tested on images with another focus distance than in training). A network "
+    "that is equally good in all cases does not use blur.",
 )
 
 
 def build_controls(selection: Selection, descriptions: Mapping[str, str]) -> Table | None:
-    """Build the table of controls beside the full network; None where no control was run."""
+    """Return the table of controls and the full network; None where no control was run."""
     parts = []
     for dataset in selection.datasets:
         variants = [v for v in selection.variants if selection.of(dataset, v)[0].control]
@@ -40,19 +40,19 @@ def _part(
 ) -> Part:
     runs = [run for v in variants for run in selection.of(dataset, v)]
     key = runs[0].format if runs[0].format == dataset else ""
-    specs = [spec for spec in main_columns(key, runs) if spec.metric in METRICS]
-    plan: list[tuple[MetricColumn, str, Column]] = []  # a metric, of which method, and its column
-    for spec in specs:
-        plan.append((spec, "network", spec.column))
-        if spec.metric == "psnr":  # each control has an input of its own
-            column = Column(f"{spec.column.key}_input", "input PSNR [dB]", spec.group)
-            plan.append((spec, "input", column))
-    shown = {spec.protocol for spec in specs}
+    columns = [column for column in main_columns(key, runs) if column.metric in METRICS]
+    plan: list[tuple[MetricColumn, str, Column]] = []  # metric, method, printed column
+    for column in columns:
+        plan.append((column, "network", column.column))
+        if column.metric == "psnr":  # the controls differ in their input
+            printed = Column(f"{column.column.key}_input", "input PSNR [dB]", column.group)
+            plan.append((column, "input", printed))
+    shown = {column.protocol for column in columns}
     protocols = {p.name: p for run in runs for p in run.protocols if p.name in shown}
     own = comparable(runs)
     return Part(
         title=dataset_title(runs[0]),
-        columns=tuple(column for _, _, column in plan),
+        columns=tuple(printed for _, _, printed in plan),
         rows=tuple(_row(v, selection.of(dataset, v), plan, descriptions) for v in variants),
         warnings=tuple(sample_warning(runs)),
         statements=(
@@ -70,15 +70,15 @@ def _row(
     descriptions: Mapping[str, str],
 ) -> Row:
     cells = []
-    for spec, method, _ in plan:
-        values = [v for run in runs if (v := spec.value(run, method)) is not None]
-        cells.append(spec.cell(values) if values else missing(why_not(spec, runs[0])))
+    for column, method, _ in plan:
+        values = [v for run in runs if (v := column.value(run, method)) is not None]
+        cells.append(column.cell(values) if values else missing(why_not(column, runs[0])))
     detail = with_control(descriptions.get(variant, ""), runs[0])
     return Row("plain", variant, tuple(cells), detail)
 
 
 def with_control(description: str, run: Run) -> str:
-    """Return a variant's description, with what makes `run` a control unless it says so itself."""
+    """Return a variant's description, followed by `run.control` unless it contains that."""
     if run.control in description:
         return description
     return "; ".join(text for text in (description, run.control) if text)

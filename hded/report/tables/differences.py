@@ -1,4 +1,4 @@
-"""Differences, each with its confidence interval: what is more than chance."""
+"""The table of differences between networks, with confidence intervals."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -28,45 +28,46 @@ from hded.report.tables.model import Cell, Column, Part, Row, Table, missing, nu
 from hded.report.tables.published import published
 
 MEASURED = {DEPTH: ("rmse", "abs_rel", "delta1"), ALL_IN_FOCUS: ("psnr", "ssim")}
-# two networks are compared by what each makes of its own input
+# two networks may have different inputs, so their gains over the input are compared
 BETWEEN = {DEPTH: ("network", ""), ALL_IN_FOCUS: ("gain", "_gain")}
 BASELINES = {DEPTH: ("median", "training-median depth"), ALL_IN_FOCUS: ("input", "defocused input")}
-EXTRA_DIGIT = 1  # beyond the tables': a difference is smaller than what it is of
+EXTRA_DIGIT = 1  # one digit more than in other tables, because differences are small
 COLUMNS = (
     Column("protocol", "protocol", numeric=False),
     Column("first", "mean of the first"),
-    Column("second", "of the second"),
+    Column("second", "mean of the second"),
     Column("difference", "difference"),
     Column("low", f"from ({LEVEL:.0%})"),
     Column("high", f"to ({LEVEL:.0%})"),
-    Column("verdict", "what it says", numeric=False),
+    Column("verdict", "conclusion", numeric=False),
     Column("images", "images"),
     Column("seeds", "seeds", numeric=False),
 )
 INTERVAL = (
     "Mean of the first minus mean of the second over the same test images, with the "
     f"{LEVEL:.0%} percentile interval of a paired bootstrap ({RESAMPLES:,} resamples): images are "
-    "drawn anew for both at once, trainings (seeds) for each apart. An interval that holds 0 does "
-    "not tell the two apart. Means are over images, whatever a protocol pools."
+    "resampled jointly for both networks, seeds separately for each. If the interval contains 0, "
+    "the difference is not significant. Means are over images, even where a protocol pools pixels."
 )
 CAVEATS = (
-    "Images of one room resemble each other, so intervals are rather too narrow than too wide; so "
-    "are they with few seeds, whose spread two or three hardly show. Each interval is for its own "
-    "difference alone: where nothing differed, one of twenty would still miss 0."
+    "Images of one room are similar, so intervals tend to be too narrow; so they do with two or "
+    "three seeds, which hardly show the spread. There is no correction for multiple comparisons: "
+    "even without any real difference, about one interval in twenty would not contain 0."
 )
 PUBLISHED = (
-    "The paper gives no interval: its Table III prints {gain} dB as what the depth head adds to "
-    "deblurring (its two rows differ by {rows:.3f} dB), here full − deblur_only in PSNR gain."
+    "The paper gives no interval: its Table III prints {gain} dB as the depth head's gain in "
+    "deblurring (its two rows differ by {rows:.3f} dB), which is full − deblur_only, PSNR gain, "
+    "here."
 )
-COPIES = "The defocused copies of one photograph are averaged first, and count as one image."
-ONE_SEED = "this pair of networks: one seed each, so nothing is said about other trainings"
-ONE_TRAINING = "this network: one seed, so nothing is said about other trainings"
-SAME_TRAININGS = "the same trainings on both sides, drawn together"
+COPIES = "The renderings of one frame are averaged first and count as one image."
+ONE_SEED = "one seed each: the interval holds for these two trained networks only"
+ONE_TRAINING = "one seed: the interval holds for this trained network only"
+SAME_TRAININGS = "both sides evaluate the same trained networks, so seeds are resampled jointly"
 NO_INTERVAL = "no interval: fewer than two images, or a perfect image's infinite PSNR"
 
 
 def build_differences(selection: Selection) -> Table:
-    """Build the table; without the main variant, all pairs of variants are compared."""
+    """Return the table; without the main variant, all pairs of variants are compared."""
     parts = []
     pairs = _pairs(selection.variants)
     for dataset in selection.datasets:
@@ -88,7 +89,7 @@ def build_differences(selection: Selection) -> Table:
             heading="Networks",
         )
         parts.append(part)
-    intro = [f"Each network against its trivial baselines{_and_others(pairs)}. {INTERVAL}"]
+    intro = [f"Each network is compared with its trivial baselines{_and_others(pairs)}. {INTERVAL}"]
     if ("full", "deblur_only") in pairs:
         rows = published("III", "nyu")
         both, one, gain = (
@@ -97,7 +98,7 @@ def build_differences(selection: Selection) -> Table:
         )
         intro.append(PUBLISHED.format(gain=gain, rows=float(both) - float(one)))
     intro += [COPIES] if any("source_frame" in run.rows[DEPTH] for run in selection.runs) else []
-    title = "Differences, and what is chance"
+    title = "Differences with confidence intervals"
     return Table("F", "differences", title, tuple(parts), (*intro, CAVEATS))
 
 
@@ -105,7 +106,7 @@ def _and_others(pairs: Sequence[tuple[str, str]]) -> str:
     if not pairs:
         return ""
     full = all(first == MAIN_VARIANT for first, _ in pairs)
-    return f", then {'the full network against each other' if full else 'every pair of networks'}"
+    return f", then {'the full network with each other one' if full else 'every pair of networks'}"
 
 
 def _pairs(variants: Sequence[str]) -> list[tuple[str, str]]:
@@ -118,20 +119,20 @@ def _against_baselines(runs: Sequence[Run]) -> list[Row]:
     rows = []
     for kind, (method, title) in BASELINES.items():
         if kind == ALL_IN_FOCUS and not runs[0].blurred:
-            continue  # its input is the sharp image itself
+            continue  # the input is the sharp image itself
         for protocol in runs[0].protocols_of(kind)[:1]:
             for metric in MEASURED[kind]:
-                spec = MetricColumn(kind, protocol.name, "", metric)
+                column = MetricColumn(kind, protocol.name, "", metric)
                 names = runs[0].variant, title
-                values = _values(runs, spec, "network"), _values(runs[:1], spec, method)
-                rows += _row(_title(names), names, protocol.title, spec, *values, trained=1)
+                values = _values(runs, column, "network"), _values(runs[:1], column, method)
+                rows += _row(_title(names), names, protocol.title, column, *values, trained=1)
     return rows
 
 
 def shared_protocol(kind: str, first: Run, second: Run) -> Protocol | None:
-    """Return the protocol that two runs are compared by: the first's first that the second has.
+    """Return the protocol to compare two runs by: the first one of `first` that `second` has, too.
 
-    None for images that were in focus: there is nothing to gain.
+    None for all_in_focus where a run was tested on all-in-focus images, which cannot be improved.
     """
     if kind == ALL_IN_FOCUS and not (first.blurred and second.blurred):
         return None
@@ -142,9 +143,9 @@ def shared_protocol(kind: str, first: Run, second: Run) -> Protocol | None:
 def compare_networks(
     first: Sequence[Run], second: Sequence[Run], names: tuple[str, str], title: str = ""
 ) -> list[Row]:
-    """Return a row for each measure that both have a head for; none on different frames.
+    """Return a row for each metric that both networks have; none if their frames differ.
 
-    first, second: the runs of one network each, one a seed; title: what rows' names begin with.
+    first, second: the runs of one network each, one per seed; title: prefix of the rows' names.
     """
     if first[0].frames != second[0].frames:
         return []
@@ -155,9 +156,9 @@ def compare_networks(
         if protocol is None:
             continue
         for metric in MEASURED[kind]:
-            spec = MetricColumn(kind, protocol.name, "", metric + suffix)
-            values = (_values(runs, spec, method) for runs in (first, second))
-            rows += _row(title, names, protocol.title, spec, *values, tied=tied)
+            column = MetricColumn(kind, protocol.name, "", metric + suffix)
+            values = (_values(runs, column, method) for runs in (first, second))
+            rows += _row(title, names, protocol.title, column, *values, tied=tied)
     return rows
 
 
@@ -165,10 +166,10 @@ def _title(names: tuple[str, str]) -> str:
     return f"{names[0]} − {names[1]}: "
 
 
-def _values(runs: Sequence[Run], spec: MetricColumn, method: str) -> NDArray[np.float64] | None:
-    """Figures of each photograph (seeds, images), in the frames' order."""
-    metric = spec.metric.removesuffix("_gain")
-    rows = [run.per_photograph(spec.kind, spec.protocol, method, metric) for run in runs]
+def _values(runs: Sequence[Run], column: MetricColumn, method: str) -> NDArray[np.float64] | None:
+    """Return a metric by seed and frame (seeds, frames), averaged over a frame's renderings."""
+    metric = column.metric.removesuffix("_gain")
+    rows = [run.per_photograph(column.kind, column.protocol, method, metric) for run in runs]
     known = [row.to_numpy(np.float64) for row in rows if row is not None]
     return np.stack(known) if known else None
 
@@ -177,24 +178,24 @@ def _row(
     title: str,
     names: tuple[str, str],
     protocol: str,
-    spec: MetricColumn,
+    column: MetricColumn,
     first: NDArray[np.float64] | None,
     second: NDArray[np.float64] | None,
     trained: int = 2,
     tied: bool = False,
 ) -> list[Row]:
-    """Return the difference's row.
+    """Return the row of one difference, in a list; an empty list where a metric is missing.
 
-    trained: how many of the two are networks; tied: whether both are the same trainings.
+    trained: how many of the two are networks; tied: whether both are the same trained networks.
     """
     if first is None or second is None:
         return []
-    cells = Cell(protocol, protocol), *_cells(spec, names, first, second, trained, tied)
-    return [Row("plain", f"{title}{MEASURES[spec.metric][0]}", cells)]
+    cells = Cell(protocol, protocol), *_cells(column, names, first, second, trained, tied)
+    return [Row("plain", f"{title}{MEASURES[column.metric][0]}", cells)]
 
 
 def _cells(
-    spec: MetricColumn,
+    column: MetricColumn,
     names: tuple[str, str],
     first: NDArray[np.float64],
     second: NDArray[np.float64],
@@ -202,15 +203,15 @@ def _cells(
     tied: bool,
 ) -> tuple[Cell, ...]:
     found = paired_difference(first, second, same_networks=tied)
-    digits = MEASURES[spec.metric][1] + EXTRA_DIGIT
+    digits = MEASURES[column.metric][1] + EXTRA_DIGIT
 
     def figure(value: float, *, signed: bool = False) -> Cell:
         if np.isnan(value):
             return missing(NO_INTERVAL)
         return Cell(number(value, digits, signed=signed), repr(value))
 
-    better = names[0] if (found.sign > 0) == spec.higher else names[1]
-    verdict = f"{better} is better" if found.sign else "not told apart"
+    better = names[0] if (found.sign > 0) == column.higher else names[1]
+    verdict = f"{better} is better" if found.sign else "not significant"
     alone = trained == 1 or tied
     notes = (SAME_TRAININGS,) if tied else ()
     if found.seeds == (1, 1):

@@ -1,4 +1,4 @@
-"""What each term of the loss does to the encoder, in numbers."""
+"""The table of the two tasks' gradients at the encoder."""
 
 import math
 from collections.abc import Sequence
@@ -20,19 +20,20 @@ COLUMNS = (
 )
 NEVER_ZERO = "the depth loss had no gradient there"
 INTRO = (
-    "Norms of the losses' gradients at the encoder's output (all five maps), on the first batch of "
-    "each epoch, as the losses enter the total: 1 is an equal say over the encoder, 0.01 that "
-    "deblurring moves it a hundredth as much as depth does. Adam makes up for that in a decoder, "
-    "which has one loss, but not in the encoder, which has both. Where both heads start at zero "
-    "(network.init: identity) the first batch of all moves no encoder: the first gradient is then "
-    "the second epoch's.",
+    "Norms of the weighted losses' gradients at the encoder's output (all five maps), on the first "
+    "batch of each epoch, as the ratio of deblurring to depth: 1 means that both tasks influence "
+    "the encoder equally, 0.01 that deblurring has a hundredth of the influence of depth. Adam "
+    "compensates for the scale of a gradient in a decoder, which has one loss, but not for the "
+    "ratio in the encoder, which has both. Where both heads start at zero (network.init: "
+    "identity), the encoder has no gradient in the first batch, and the first ratio is that of the "
+    "second epoch.",
     f"The last column scales the same gradients to the paper's weights, λ = {PAPER_LAMBDA} with "
-    "depth in metres: what that λ would have done to this network.",
+    "depth in metres: the ratio that this λ would have given in this network.",
 )
 
 
 def build_balance(selection: Selection) -> Table | None:
-    """Build the table; None where no network with two heads has measured gradients."""
+    """Return the table; None where no network with two heads has measured gradients."""
     parts = []
     for dataset in selection.datasets:
         runs: list[Run] = []
@@ -43,7 +44,11 @@ def build_balance(selection: Selection) -> Table | None:
             columns = tuple(Column(key, title) for key, title in COLUMNS)
             rows = tuple(_row(run) for run in runs)
             parts.append(Part(dataset_title(runs[0]), columns, rows, heading="Network"))
-    return Table("E", "balance", "What λ does", tuple(parts), INTRO) if parts else None
+    return (
+        Table("E", "balance", "Gradients of the two losses at the encoder", tuple(parts), INTRO)
+        if parts
+        else None
+    )
 
 
 def _measured(history: pd.DataFrame) -> bool:
@@ -71,6 +76,6 @@ def _cell(values: Sequence[float]) -> Cell:
     if not len(values):
         return missing(NEVER_ZERO)
     value = float(sum(values) / len(values))
-    # two digits that count, however small: 0.0002 is the answer, 0.000 is none
+    # two significant digits for small values, which three decimals would round to zero
     digits = 3 if value == 0 or value >= 0.01 else 1 - math.floor(math.log10(value))
     return Cell(number(value, digits), value=repr(value))

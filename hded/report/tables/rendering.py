@@ -1,4 +1,4 @@
-"""Tables as Markdown, CSV and LaTeX (the page draws them as HTML from its template)."""
+"""Tables as Markdown, CSV and LaTeX (the page's template renders them as HTML)."""
 
 import csv
 import re
@@ -22,7 +22,7 @@ _LATEX = {
 
 
 def to_markdown(table: Table) -> str:
-    """Render with the protocols under every part; notes are lettered."""
+    """Return the table as Markdown, with statements below each part and lettered notes."""
     lines = [f"# Table {table.number}: {_md(table.title)}", ""]
     for sentence in table.intro:
         lines += [_md(sentence), ""]
@@ -32,7 +32,7 @@ def to_markdown(table: Table) -> str:
 
 
 def part_to_markdown(part: Part) -> str:
-    """Render one part without its title."""
+    """Return one part as Markdown, without its title."""
     lines = []
     for warning in part.warnings:
         lines += [f"> **{_md(warning)}**", ""]
@@ -48,7 +48,7 @@ def part_to_markdown(part: Part) -> str:
 def _md_rows(part: Part) -> list[str]:
     letters = part.letters
     labels = [c.label for c in part.columns]
-    # the group is said where a label alone would not tell columns apart
+    # labels that occur more than once are prefixed by their group
     head = [f"{c.group}: {c.label}" if labels.count(c.label) > 1 else c.label for c in part.columns]
     rules = [":--", *("--:" if c.numeric else ":--" for c in part.columns)]
     lines = [_md_line([part.heading, *map(_md, head)]), _md_line(rules)]
@@ -79,9 +79,9 @@ def _md(text: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Render a line a cell: values in full precision, published ones in the paper's spelling.
+    """Return one CSV line per cell: values in full precision, published ones as printed.
 
-    `text` is what the other notations display; `note` gives the reason of a missing value.
+    `text` is the text that the other formats display; `note` gives the reason of a missing value.
     """
     buffer = StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -101,7 +101,7 @@ def to_csv(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """Render one `table*` environment a part; needs booktabs and threeparttable."""
+    """Return one `table*` environment per part; needs booktabs and threeparttable."""
     lines = [
         f"% Table {table.number}: {table.title}".replace("\n", " "),
         r"% \usepackage{booktabs,threeparttable}",
@@ -151,9 +151,9 @@ def _tex_rows(part: Part) -> list[str]:
 
 
 def _tex_head(label: str) -> str:
-    """Stack a heading's words: eleven columns have to fit a page."""
+    """Return a heading with one word per line, because eleven columns must fit on a page."""
     words = label.replace(" ↑", "\u00a0↑").replace(" ↓", "\u00a0↓").split(" ")
-    # {}: a bracket after a line break would be read as its length
+    # {} after the line break, because LaTeX would read a following bracket as a length
     lines = r"\\{}".join(_tex(word) for word in words)
     return rf"\shortstack[r]{{{lines}}}"
 
