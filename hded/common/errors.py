@@ -1,4 +1,4 @@
-"""The one exception class for mistakes that a user can make."""
+"""The exception class for mistakes of the user, and helpers for error messages."""
 
 from collections.abc import Iterable
 
@@ -6,11 +6,11 @@ from hded.common.secrets import hide_secrets
 
 
 class HDEDError(Exception):
-    """One line: what is wrong, where it is, and what to do about it.
+    """A mistake of the user; the message is one line: what is wrong, where, and what to do.
 
-    Command lines print the message without a traceback and exit with status 2. What of a user's own
-    text cannot be printed is escaped, so that it is one line whatever a file or a name holds; what
-    a URL holds that is secret is hidden.
+    Command lines print the message without a traceback and exit with status 2. Unprintable
+    characters are escaped, so that the message is one line whatever a file or a name contains;
+    secrets in URLs are hidden.
     """
 
     def __init__(self, message: str) -> None:
@@ -18,7 +18,7 @@ class HDEDError(Exception):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether the host's memory or a GPU's ran out; torch has errors of its own for it."""
+    """Return whether the host or a GPU ran out of memory; torch raises its own errors for it."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -27,7 +27,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def one_line(text: str) -> str:
-    """Join lines, and escape what cannot be printed."""
+    """Return the text as one line, with unprintable characters escaped."""
     joined = " ".join(line.strip() for line in text.splitlines())
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in joined)
 
@@ -40,6 +40,6 @@ def check_choice(what: str, value: object, choices: Iterable[object]) -> None:
 
 
 def first_line(error: BaseException, limit: int = 150) -> str:
-    """Return what an error says in one line, its type's name if it says nothing."""
+    """Return the first line of an error's message, or its type's name if there is none."""
     lines = str(error).strip().splitlines()
     return lines[0][:limit] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Image files that a user may hand over, opened without surprises."""
+"""Robust reading of image files from users."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -9,27 +9,27 @@ from hded.common.errors import HDEDError, first_line
 
 
 def open_image(path: Path | BinaryIO) -> Image.Image:
-    """Decode an image whole; raises HDEDError for whatever is no readable image."""
+    """Return a fully decoded image; raises HDEDError for a file that is not a readable image."""
     try:
         with Image.open(path) as image:
             image.load()
             return image
     except FileNotFoundError:
         raise HDEDError(f"{path}: no such file") from None
-    # damaged bytes make pillow, zlib and struct raise a dozen kinds of error
+    # damaged files make pillow, zlib and struct raise many kinds of errors
     except Exception as error:
         raise _unreadable(path, error) from error
 
 
 def open_upright(path: Path | BinaryIO) -> Image.Image:
-    """Decode an image as RGB, upright as its EXIF orientation says.
+    """Return a decoded RGB image, rotated according to its EXIF orientation.
 
-    Raises HDEDError also for greyscale of more than 8 bits, which would all turn out white.
+    Raises HDEDError also for greyscale of more than 8 bits, which pillow would convert to white.
     """
     image = open_image(path)
     if image.mode.startswith(("I", "F")):
         raise HDEDError(
-            f"{_name(path)}: greyscale of more than 8 bits; save it with 8 bits a channel"
+            f"{_name(path)}: greyscale of more than 8 bits; save it with 8 bits per channel"
         )
     try:
         return ImageOps.exif_transpose(image).convert("RGB")

@@ -1,4 +1,4 @@
-"""One progress bar for every loop that may last."""
+"""The progress bar for long loops."""
 
 import sys
 from collections.abc import Iterable
@@ -6,11 +6,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-LOG_INTERVAL_S = 10.0  # where nobody watches: a log gets a line now and then, not a thousand
+LOG_INTERVAL_S = 10.0  # between updates in a log file, to keep it short
 
 
 def progress(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
-    """Return tqdm's bar with a rate and an ETA, calm where stderr is not a terminal."""
+    """Return a tqdm bar, with rare updates where stderr is not a terminal."""
     if not sys.stderr.isatty():
         options.setdefault("mininterval", LOG_INTERVAL_S)
     return tqdm(iterable, dynamic_ncols=True, **options)

@@ -1,13 +1,13 @@
-"""Reading hostile `.tar.gz` archives: members come as bytes, and nothing is ever written.
+"""Safe reading of untrusted `.tar.gz` archives: members as bytes, nothing is extracted to disk.
 
 Design choices:
 
-- The tar blocks are walked here rather than by `tarfile`'s iterator: that one ends quietly at a
-  damaged header, checks no gzip checksum in stream mode, and believes the sizes of its extension
+- The tar blocks are read here and not by `tarfile`'s iterator, which stops silently at a damaged
+  header, does not verify the gzip checksum in stream mode, and trusts the sizes of extension
   headers. `tarfile.TarInfo.frombuf` still parses each header.
-- Every member's name and kind is judged, also of those that are not asked for. A strange member
-  says that this is not the official archive, so it ends the reading instead of being skipped.
-- The stream is read to its end, for only there stands the checksum of what was read.
+- The name and type of every member are checked, even of members that are not requested. An unusual
+  member means that this is not the official archive, so it is an error and not skipped.
+- The stream is read to its end, because the checksum is there.
 """
 
 import gzip
@@ -20,7 +20,7 @@ from pathlib import Path
 from hded.common.errors import HDEDError
 
 _BLOCK = tarfile.BLOCKSIZE
-_STEP = 1 << 20  # bytes unpacked at once where they are only passed over
+_STEP = 1 << 20  # bytes unpacked at a time where they are skipped
 _MAX_EXTENSION_BYTES = 64 << 10  # a long name or a pax record; real ones have a few hundred bytes
 _MAX_EXTENSIONS = 8  # in a row, before one member; real ones have one or two
 _KINDS = {
@@ -44,18 +44,17 @@ def iter_members(
 ) -> Iterator[tuple[str, bytes]]:
     """Yield (base name, bytes) of the regular files directly inside `folder/` of a `.tar.gz`.
 
-    `folder` is a path within the archive (`Train400Img`, or `.` for its root); `suffix` is matched
-    without regard to case. Files whose name starts with a dot (such as the `._` twins that macOS
-    adds) and whatever lies elsewhere in the archive are passed over, but are checked all the same.
-    Members come in the archive's order, one in memory at a time; a reader that stops early has not
-    seen the rest checked.
+    `folder` is a path within the archive (`Train400Img`, or `.` for its root); `suffix` is
+    case-insensitive. Files whose name starts with a dot (such as the `._` files of macOS) and files
+    in other folders are skipped, but checked all the same. Members are yielded in the archive's
+    order, one in memory at a time. A caller that stops early has not had the rest checked.
 
-    `max_member_bytes` bounds each file that is yielded, `max_members` the count of all members, and
-    `max_total_bytes` the unpacked archive [bytes].
+    `max_member_bytes` limits each file that is yielded, `max_members` the number of all members,
+    and `max_total_bytes` the unpacked archive [bytes].
 
-    Raises `HDEDError` that names the archive, and the member where it is one: an absolute name or
-    one that climbs out (`..`), a link, a device, a sparse file, one name twice, a bound exceeded, a
-    damaged or truncated archive, or one with no such file at all.
+    Raises `HDEDError` that names the archive, and the member if there is one, for: an absolute name
+    or one with `..`, a link, a device, a sparse file, a duplicate name, an exceeded limit, a
+    damaged or truncated archive, and an archive without any such file.
     """
     home = [part for part in folder.split("/") if part not in ("", ".")]
     endings = tuple(end.lower() for end in ([suffix] if isinstance(suffix, str) else suffix))
@@ -108,19 +107,19 @@ def iter_members(
 
 
 class _RefusedError(Exception):
-    """What the archive holds is refused; the message says what, and names the member."""
+    """Unacceptable content of an archive; the message names the member."""
 
 
 class _Tar:
-    """The members of an unpacked tar stream, in order, within bounds of memory and work."""
+    """The members of a tar stream in order, within limits of size and number."""
 
     def __init__(self, stream: gzip.GzipFile, max_total_bytes: int) -> None:
         self._stream = stream
         self._max_total_bytes = self._left = max_total_bytes
-        self._pending = 0  # bytes of the present member, padding included, not yet read
+        self._pending = 0  # unread bytes of the current member, including padding
 
     def members(self) -> Iterator[tarfile.TarInfo]:
-        """Yield each member, its long name and size resolved, then check the stream to its end."""
+        """Yield each member with resolved long name and size, then read the stream to its end."""
         while (block := self._next_block()) is not None:
             path, size = None, None
             for _ in range(_MAX_EXTENSIONS):
@@ -133,7 +132,7 @@ class _Tar:
                 extension = self._extension(member)
                 if member.type == tarfile.GNUTYPE_LONGNAME:
                     path = _text(extension.rstrip(b"\0"))
-                elif member.type != tarfile.GNUTYPE_LONGLINK:  # what a link names is never used
+                elif member.type != tarfile.GNUTYPE_LONGLINK:  # link targets are not used
                     records = _pax_records(extension)
                     if records and member.type == tarfile.XGLTYPE:
                         raise _RefusedError("a global header that names or sizes its members")
@@ -145,7 +144,7 @@ class _Tar:
                 raise _RefusedError(f"more than {_MAX_EXTENSIONS} extension headers in a row")
             member.name = member.name if path is None else path
             member.size = member.size if size is None else int(size)
-            # Only what is read as a file has data; a directory's size field counts nothing.
+            # Only files have data; the size field of a directory is ignored.
             self._pending = 0 if member.isdir() else member.size + -member.size % _BLOCK
             if self._pending > self._left:
                 raise _RefusedError(
@@ -153,7 +152,7 @@ class _Tar:
                     f" archive beyond its limit of {self._max_total_bytes}"
                 )
             yield member
-        while self._read(_STEP):  # on to the checksum, which gzip checks at its end
+        while self._read(_STEP):  # gzip verifies the checksum at the stream's end
             pass
 
     def data(self, member: tarfile.TarInfo) -> bytes:
@@ -216,7 +215,7 @@ def _pax_records(data: bytes) -> dict[str, str]:
 
 
 def _safe_parts(name: str) -> list[str]:
-    """Return the components of a member's name; refuse one that could leave its folder."""
+    """Return the components of a member's name; raise for one that could leave its folder."""
     if not name.isprintable():  # control characters, and bytes that are not UTF-8
         raise _RefusedError(f"member {name!a} has unprintable characters in its name")
     pieces = re.split(r"[/\\]", name)

@@ -1,7 +1,7 @@
-"""MATLAB 5 files of untrusted bytes, parsed in a process of its own with bounds on its memory.
+"""Parsing of untrusted MATLAB 5 files in a separate process with limited memory.
 
-One wrong byte makes scipy's C code crash (as of 1.17), and a few megabytes may inflate to many
-gigabytes: what happens there happens to that process alone.
+One wrong byte can crash scipy's C code (as of 1.17), and a few megabytes may decompress to many
+gigabytes; a separate process contains both.
 """
 
 import io
@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 MEMORY_BYTES = 2 << 30  # address space of the process
-ARRAY_BYTES = 1 << 20  # of one array: a Make3D depth map has half of that
-# of each file it reads a line (name, size) and the bytes; it answers with a line, and the array
+ARRAY_BYTES = 1 << 20  # limit for one array; a Make3D depth map has half of that
+# request: a line with name and size, then the bytes; response: a line with size and error, then the
+# array
 PROGRAM = """
 import io, json, sys
 try:
@@ -45,7 +46,7 @@ while line := given.readline():
 
 
 class MatReader:
-    """Reads arrays out of MATLAB files, one at a time; a context, which ends its process."""
+    """Reads arrays from MATLAB files in a child process; a context manager that ends it."""
 
     def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:
         program = PROGRAM.replace("MEMORY", str(memory_bytes)).replace("LARGEST", str(ARRAY_BYTES))
@@ -64,7 +65,7 @@ class MatReader:
         self._end()
 
     def read(self, data: bytes, name: str) -> NDArray | str:
-        """Return the array `name` of a file's bytes, or why there is none."""
+        """Return the array `name` of a file's bytes, or the reason why it cannot be read."""
         process = self._process = self._process or self._start()
         assert process.stdin is not None and process.stdout is not None
         try:
@@ -73,7 +74,7 @@ class MatReader:
             size, why = json.loads(process.stdout.readline())
             body = process.stdout.read(size)
             return why or np.load(io.BytesIO(body), allow_pickle=False)
-        except (OSError, ValueError, EOFError):  # it is dead
+        except (OSError, ValueError, EOFError):  # the process has died
             self._end()
             return "its bytes crash the parser"
 
@@ -83,7 +84,7 @@ class MatReader:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            # each thread of a linear algebra that nobody needs would reserve memory
+            # each thread of the linear algebra library would reserve memory
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )
 

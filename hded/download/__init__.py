@@ -1,1 +1,1 @@
-"""Downloads that are resumed, verified, and never left half there."""
+"""Resumable, verified, atomic downloads."""

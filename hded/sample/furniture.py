@@ -1,6 +1,6 @@
-"""What stands in the sample's rooms, built from boxes, ellipsoids and cylinders [m].
+"""Furniture of the sample's rooms, built from boxes, ellipsoids and cylinders [m].
 
-Each maker builds one thing around (0, 0) on the floor, its front towards -y.
+Each function builds one object around (0, 0) on the floor, with its front towards -y.
 """
 
 import colorsys
@@ -31,18 +31,18 @@ Rng = np.random.Generator
 
 
 class Materials:
-    """Draws paints for one room."""
+    """Random materials for one room; methods return the number of a new material."""
 
     def __init__(self, builder: SceneBuilder, rng: Rng) -> None:
         self._builder, self._rng = builder, rng
 
     def add(self, pattern: int, first: Color, second: Color, size_m: float, **rest: float) -> int:
-        """Register a material with a texture of its own."""
+        """Add a material with a new texture seed and return its number."""
         seed = int(self._rng.integers(1 << 20))
         return self._builder.paint(pattern, first, second, size_m, seed, **rest)
 
     def wood(self) -> int:
-        """Boards."""
+        """Return a material of wooden boards."""
         hue, value = self._rng.uniform(0.05, 0.1), self._rng.uniform(0.35, 0.85)
         first = colorsys.hsv_to_rgb(hue, self._rng.uniform(0.3, 0.65), value)
         size = self._rng.uniform(0.08, 0.2)
@@ -51,19 +51,19 @@ class Materials:
     def plain(
         self, saturation: tuple[float, float] = (0.2, 0.7), value: tuple[float, float] = (0.4, 0.95)
     ) -> int:
-        """One colour."""
+        """Return a material of one colour."""
         first = color(self._rng, saturation, value)
         return self.add(PLAIN, first, first, 1.0, contrast=self._rng.uniform(0.18, 0.3))
 
     def fabric(self) -> int:
-        """Cloth, of a pattern or of one colour."""
+        """Return a patterned or plain fabric."""
         rng = self._rng
         pattern = int(rng.choice([STRIPES, PLAID, SPOTS, PLAIN]))
         first, second = color(rng, (0.25, 0.75), (0.35, 0.95)), color(rng, (0.2, 0.8), (0.3, 0.95))
         return self.add(pattern, first, second, rng.uniform(0.05, 0.2), contrast=0.25)
 
     def wall(self) -> int:
-        """Plaster, bricks, panels, tiles or wallpaper."""
+        """Return plaster, bricks, panels, tiles or wallpaper."""
         rng = self._rng
         first = color(rng, (0.02, 0.3), (0.6, 0.98))
         kind = rng.uniform()
@@ -84,12 +84,12 @@ class Materials:
         return self.add(pattern, first, second, size, contrast=0.16)
 
     def ceiling(self) -> int:
-        """White plaster."""
+        """Return white plaster."""
         white = color(self._rng, (0.0, 0.12), (0.8, 0.98))
         return self.add(PLAIN, white, white, 1.0, contrast=0.18, coarsest_m=0.3)
 
     def floor(self) -> int:
-        """Boards, tiles or carpet."""
+        """Return boards, tiles or carpet."""
         rng = self._rng
         if rng.uniform() < 0.5:
             return self.wood()
@@ -101,7 +101,7 @@ class Materials:
         return self.add(PLAIN, first, first, 1.0, contrast=0.3, coarsest_m=0.1)
 
     def picture(self, half_width: float, half_height: float) -> int:
-        """A framed picture that fills a face of these half sizes [m]."""
+        """Return a framed picture that fills a face of these half sizes [m]."""
         rng = self._rng
         frame = color(rng, (0.2, 0.7), (0.15, 0.6))
         aspect = half_height / half_width
@@ -207,7 +207,7 @@ def _floor_lamp(at: Placer, draw: Materials, rng: Rng) -> None:
 
 
 def _panel(at: Placer, draw: Materials, rng: Rng) -> None:
-    """A picture or a board that leans back: a slanted plane."""
+    """Add a picture or a board that leans back: a slanted plane."""
     w, h, tilt = rng.uniform(0.3, 0.55), rng.uniform(0.4, 0.75), rng.uniform(0.2, 0.7)
     face = draw.picture(w, h) if rng.uniform() < 0.5 else draw.fabric()
     at.add(BOX, (0, 0, h * math.cos(tilt)), (w, 0.02, h), face, tilt=tilt)
@@ -234,7 +234,7 @@ def _column(at: Placer, draw: Materials, rng: Rng) -> None:
     at.add(BOX, (0, 0, 0.1), (1.4 * r, 1.4 * r, 0.1), draw.plain((0, 0.3), (0.6, 0.95)))
 
 
-# what may stand about: the maker, the radius of its place [m], and whether it stands at the wall
+# the objects: function, radius on the floor [m], and whether the object is placed at a wall
 THINGS: list[tuple[Callable[[Placer, Materials, Rng], None], float, bool]] = [
     (_cabinet, 0.6, True),
     (_bookcase, 0.6, True),

@@ -1,13 +1,12 @@
-"""A small ray-caster: boxes, ellipsoids and cylinders, textured, lit, and exact in depth.
+"""A small ray caster for boxes, ellipsoids and cylinders, with exact depth.
 
-World axes: x right, y forward, z up, metres. A ray's direction has length one *along the optical
-axis*, so the parameter t at which it meets a surface is the z-depth itself: the distance along the
-optical axis that a Kinect reports and a thin lens blurs by, not the length of the ray.
+World axes: x right, y forward, z up, metres. A ray's direction has unit length along the optical
+axis, so the parameter t of a hit is the z-depth: the distance along the optical axis, as a Kinect
+reports it and a thin lens needs it, not the length of the ray.
 
-`cast_depth` sends one ray through each pixel's centre; `hded.sample.shading` adds the colours.
-Both go tile by tile and first list what a tile's rays could meet, from bounding spheres. Tiles are
-shared among the cores, each pixel is computed on its own, and there is no fastmath: the result
-does not depend on the number of threads.
+`cast_depth` casts one ray through each pixel's centre; `hded.sample.shading` adds colours. Both
+work in tiles and first list, by bounding spheres, the primitives that a tile's rays may hit. Pixels
+are independent and there is no fastmath, so the result does not depend on the number of threads.
 """
 
 import math
@@ -20,13 +19,16 @@ from numpy.typing import NDArray
 from hded.sample.textures import Color, Paint
 
 BOX, ROOM, ELLIPSOID, CYLINDER = range(4)
-SIDE = 3  # a "face" beside a box's axes 0, 1, 2: the curved side of an ellipsoid or a cylinder
+SIDE = 3  # face index of a curved side; 0, 1, 2 are faces across a primitive's axes
 EPS = 1e-4
 TILE = 16  # px
 
 
 class Camera(NamedTuple):
-    """A pinhole: position (3,), axes (3, 3) with rows right, down, forward; half-angle tangents."""
+    """A pinhole camera: position (3,), axes (3, 3) with rows right, down, forward.
+
+    tan_x, tan_y: tangents of half the field of view.
+    """
 
     position: NDArray[np.float64]
     axes: NDArray[np.float64]
@@ -35,13 +37,14 @@ class Camera(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What the compiled code reads; `SceneBuilder` makes it. Few arrays, since each costs a call.
+    """A scene for the compiled code, built by `SceneBuilder`.
 
-    primitives (P, 20): centre, three axes (rows), half sizes, bounding radius, kind, and the
-    paint of each axis' two faces, of which curved sides have the first. paints (M, 12). light
-    (7, 3): lamp position or direction to the sun, its colour, ambient from above and below, the
-    sky's colour at the horizon and overhead; then the edge of the square lamp [m], below 0 for
-    the sun, the distance over which haze takes 1/e [m], 0 for none, and the clouds' seed.
+    It has few arrays, because each argument of a compiled function costs time. primitives (P, 20):
+    centre, three axes (rows), half sizes, bounding radius, kind, and the material of each axis's
+    two faces; curved sides have the first one. paints (M, 12): materials. light (7, 3): lamp
+    position or direction to the sun, its colour, ambient light from above and from below, the sky's
+    colour at the horizon and at the zenith; the last row has the edge of the square lamp [m]
+    (negative for the sun), the haze's 1/e distance [m] (0 for none), and the clouds' seed.
     """
 
     primitives: NDArray[np.float64]
@@ -52,7 +55,7 @@ class Scene(NamedTuple):
 def camera(
     position: tuple[float, float, float], yaw: float, pitch: float, tan_x: float, tan_y: float
 ) -> Camera:
-    """Look along +y, turned right by yaw and up by pitch [rad]."""
+    """Return a camera that looks along +y, turned right by yaw and up by pitch [rad]."""
     forward = np.array(
         [math.sin(yaw) * math.cos(pitch), math.cos(yaw) * math.cos(pitch), math.sin(pitch)]
     )
@@ -62,7 +65,7 @@ def camera(
 
 
 class SceneBuilder:
-    """Collects primitives and paints; `build` packs them."""
+    """Collects primitives and materials; `build` packs them into a `Scene`."""
 
     def __init__(self) -> None:
         self._primitives: list[NDArray[np.float64]] = []
@@ -71,7 +74,7 @@ class SceneBuilder:
     def paint(
         self, pattern: int, first: Color, second: Color, size_m: float, seed: int, **rest: float
     ) -> int:
-        """Register a `Paint` and give its number."""
+        """Add a `Paint` and return its number."""
         self._paints.append(Paint(pattern, first, second, size_m, seed, **rest).row())
         return len(self._paints) - 1
 
@@ -104,13 +107,13 @@ class SceneBuilder:
     def build(
         self, light: NDArray[np.float64], *, lamp_m: float, haze_m: float = 0.0, clouds: int = 0
     ) -> Scene:
-        """Pack, with the first six rows of `Scene.light`."""
+        """Return the scene; light: the first six rows of `Scene.light`."""
         rows = np.vstack([light, [[lamp_m, haze_m, clouds]]])
         return Scene(np.array(self._primitives), np.array(self._paints), rows)
 
 
 class Placer:
-    """Adds parts in a thing's own frame: at (x, y) on height z, its front (-y) turned by `turn`."""
+    """Adds parts in an object's own frame: at (x, y, z), with its front (-y) turned by `turn`."""
 
     def __init__(self, builder: SceneBuilder, x: float, y: float, turn: float, z: float = 0.0):
         self._builder, self._x, self._y, self._turn, self._z = builder, x, y, turn, z
@@ -125,7 +128,7 @@ class Placer:
         turn: float = 0.0,
         tilt: float = 0.0,
     ) -> None:
-        """Add one primitive; as `SceneBuilder.add`, in the thing's frame."""
+        """Add one primitive as `SceneBuilder.add` does, but in the object's frame."""
         c, s = math.cos(self._turn), math.sin(self._turn)
         x, y, z = center
         world = (self._x + c * x - s * y, self._y + s * x + c * y, self._z + z)
@@ -133,7 +136,7 @@ class Placer:
 
 
 def cast_depth(scene: Scene, view: Camera, width: int, height: int) -> NDArray[np.float64]:
-    """Z-depth [m] through the pixels' centres, (height, width); infinite where nothing is hit.
+    """Return the z-depth [m] at the pixels' centres, (height, width); infinite without a hit.
 
     The pixels share the camera's field of view and need not be square.
     """
@@ -144,31 +147,31 @@ def cast_depth(scene: Scene, view: Camera, width: int, height: int) -> NDArray[n
 
 @numba.njit(cache=True)
 def dot(a, b):
-    """Scalar product of two triples."""
+    """Return the scalar product of two triples."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 @numba.njit(cache=True)
 def advance(a, t, b):
-    """Go from a by t times b."""
+    """Return a + t b."""
     return (a[0] + t * b[0], a[1] + t * b[1], a[2] + t * b[2])
 
 
 @numba.njit(cache=True)
 def axis(prims, i, k):
-    """Return a primitive's own axis k, in the world."""
+    """Return a primitive's axis k in world coordinates."""
     return (prims[i, 3 + 3 * k], prims[i, 4 + 3 * k], prims[i, 5 + 3 * k])
 
 
 @numba.njit(cache=True)
 def local(prims, i, v):
-    """Turn a vector of the world into a primitive's own axes."""
+    """Return a world vector in a primitive's own axes."""
     return (dot(axis(prims, i, 0), v), dot(axis(prims, i, 1), v), dot(axis(prims, i, 2), v))
 
 
 @numba.njit(cache=True)
 def _slabs(o, d, half):
-    """Where a ray enters and leaves a box, and the axes of those faces."""
+    """Return where a ray enters and leaves a box, and the axes of those faces."""
     near, far, near_axis, far_axis = -np.inf, np.inf, 0, 0
     for k in range(3):
         step = d[k] if abs(d[k]) > 1e-12 else 1e-12
@@ -182,11 +185,11 @@ def _slabs(o, d, half):
 
 @numba.njit(cache=True)
 def _hit(prims, i, origin, d):
-    """Meet primitive i -> (t, face), t infinite where the ray misses it."""
+    """Return the ray's hit with primitive i as (t, face); t is infinite for a miss."""
     to = (prims[i, 0] - origin[0], prims[i, 1] - origin[1], prims[i, 2] - origin[2])
     ahead = dot(to, d)
     outside = dot(to, to) - prims[i, 15] * prims[i, 15]
-    # past the bounding sphere, or away from it
+    # the ray passes the bounding sphere, or points away from it
     if outside > 0 and (ahead < 0 or outside * dot(d, d) > ahead * ahead):
         return np.inf, 0
     kind = int(prims[i, 16])
@@ -220,7 +223,7 @@ def _hit(prims, i, origin, d):
 
 @numba.njit(cache=True)
 def trace(prims, among, count, origin, d):
-    """Find the nearest hit with the first `count` primitives of `among` -> (t, primitive, face)."""
+    """Return (t, primitive, face) of the nearest hit with the first `count` of `among`."""
     best, which, where = np.inf, -1, 0
     for k in range(count):
         t, face = _hit(prims, among[k], origin, d)
@@ -231,7 +234,7 @@ def trace(prims, among, count, origin, d):
 
 @numba.njit(cache=True)
 def shadowed(prims, among, count, origin, d, reach):
-    """Return whether one of `among` is met before `reach` along d."""
+    """Return whether the ray hits one of `among` at t below `reach`."""
     for k in range(count):
         if _hit(prims, among[k], origin, d)[0] < reach:
             return True
@@ -240,7 +243,7 @@ def shadowed(prims, among, count, origin, d, reach):
 
 @numba.njit(cache=True)
 def direction(view, x, y):
-    """The ray through (x, y) in -1..1, with length one along the optical axis."""
+    """Return the direction through (x, y) in -1..1, of unit length along the optical axis."""
     a, x, y = view.axes, x * view.tan_x, y * view.tan_y
     return (
         a[2, 0] + x * a[0, 0] + y * a[1, 0],
@@ -251,7 +254,10 @@ def direction(view, x, y):
 
 @numba.njit(cache=True)
 def in_sight(prims, view, x0, x1, y0, y1, among):
-    """List in `among` what a window of the image (in -1..1) could show -> their count."""
+    """Fill `among` with the primitives that an image window (in -1..1) may show; return how many.
+
+    The test is conservative: it uses bounding spheres.
+    """
     d = direction(view, (x0 + x1) / 2, (y0 + y1) / 2)
     size = math.sqrt(dot(d, d))
     d = (d[0] / size, d[1] / size, d[2] / size)
@@ -267,7 +273,7 @@ def in_sight(prims, view, x0, x1, y0, y1, among):
         to = advance((prims[i, 0], prims[i, 1], prims[i, 2]), -1.0, eye)
         ahead, radius = dot(to, d), prims[i, 15]
         aside = math.sqrt(max(dot(to, to) - ahead * ahead, 0.0))
-        # the bounding sphere touches the cone around the window
+        # does the bounding sphere touch the cone around the window?
         if ahead > -radius and aside <= max(ahead, 0.0) * tan + radius / cos + EPS:
             among[count] = i
             count += 1
