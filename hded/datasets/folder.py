@@ -26,19 +26,19 @@ def open_folder(folder: Path, *, depth_unit_m: float, max_depth_m: float) -> Raw
     Raises HDEDError for a missing folder, an image without depth, and a file that is not a readable
     image of the right kind.
     """
-    pictures = _by_stem(folder / PICTURES[0], (".png", ".jpg", ".jpeg"))
+    images = _by_stem(folder / PICTURES[0], (".png", ".jpg", ".jpeg"))
     depths = _by_stem(folder / PICTURES[1], (".png",))
-    if odd := sorted(pictures.keys() ^ depths.keys()):
+    if odd := sorted(images.keys() ^ depths.keys()):
         raise HDEDError(
             f"{folder}: {odd[0]} is in only one of rgb/ and depth/ ({len(odd)} such names); "
             "each image needs a depth image of the same name"
         )
-    frames = _split(folder, sorted(pictures))
-    first = _rgb(pictures[frames["frame"].iloc[0]])
+    frames = _split(folder, sorted(images))
+    first = _rgb(images[frames["frame"].iloc[0]])
 
     def read(i: int) -> dict[str, NDArray]:
         name = frames["frame"].iloc[i]
-        rgb, depth = _rgb(pictures[name]), _depth(depths[name], depth_unit_m)
+        rgb, depth = _rgb(images[name]), _depth(depths[name], depth_unit_m)
         if depth.shape != rgb.shape[:2]:
             raise HDEDError(
                 f"{depths[name]}: {depth.shape[0]}x{depth.shape[1]}, its image "

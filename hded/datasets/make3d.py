@@ -47,18 +47,18 @@ def open_make3d(folder: Path) -> RawFrames:
     rows, images, grids, skipped = [], [], [], []
     for split, (image_archive, depth_archive) in ARCHIVES.items():
         depths, bad_depths = _decode(folder, *depth_archive, "depth_sph_corr-", ".mat", _grids)
-        pictures, bad_images = _decode(folder, *image_archive, "img-", ".jpg", _pictures)
+        rgb_images, bad_images = _decode(folder, *image_archive, "img-", ".jpg", _pictures)
         skipped += [f"{name}: {why}" for name, why in sorted((bad_depths | bad_images).items())]
         known = set(bad_depths) | set(bad_images)
-        for name in sorted(set(depths) ^ set(pictures)):
+        for name in sorted(set(depths) ^ set(rgb_images)):
             if name not in known:
-                skipped.append(f"{name}: has no {'depth' if name in pictures else 'image'}")
-        names = sorted(set(depths) & set(pictures))
+                skipped.append(f"{name}: has no {'depth' if name in rgb_images else 'image'}")
+        names = sorted(set(depths) & set(rgb_images))
         if not names:
             raise HDEDError(f"{folder}: Make3D's {split} archives have no readable pair")
         for name in names:
             rows.append({"frame": name, "split": split, "scene": ""})
-            images.append(pictures[name])
+            images.append(rgb_images[name])
             grids.append(depths[name])
 
     def read(i: int) -> dict[str, NDArray]:

@@ -31,7 +31,7 @@ class UpBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels_in, h, w) -> (B, channels_out, 2h, 2w)."""
+        """Map (B, channels_in, h, w) -> (B, channels_out, 2h, 2w)."""
         x = self.relu(self.dropout(self.norm1(self.up(x))))
         return self.relu(self.dropout(self.norm2(self.conv(x))))
 
@@ -54,7 +54,7 @@ class TransposedDecoder(nn.Module):
         self.predict = nn.Conv2d(c2, out_channels, 3, padding=1, bias=False)
 
     def forward(self, maps: Sequence[Tensor], rgb: Tensor) -> Tensor:
-        """Five maps at strides 2 to 32 -> (B, out_channels, H, W); the image itself is not used."""
+        """Map five feature maps at strides 2 to 32 -> (B, out_channels, H, W); rgb is not used."""
         *skips, x = maps
         for block, skip in zip(self.blocks, [*reversed(skips), None], strict=True):
             x = block(x)
@@ -99,7 +99,7 @@ class BilinearDecoder(nn.Module):
         self.predict = nn.Conv2d(channels, 4 * out_channels, 3, padding=1, bias=False)
 
     def forward(self, maps: Sequence[Tensor], rgb: Tensor) -> Tensor:
-        """Five maps at strides 2 to 32 and rgb (B, 3, H, W) -> (B, out_channels, H, W)."""
+        """Map feature maps at strides 2 to 32 and rgb (B, 3, H, W) -> (B, out_channels, H, W)."""
         c2, *deeper, x = maps
         skips = [*reversed(deeper), torch.cat([c2, F.pixel_unshuffle(rgb, 2)], 1)]
         for block, skip in zip(self.blocks, skips, strict=True):

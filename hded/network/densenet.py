@@ -45,7 +45,7 @@ class DenseBlock(nn.Module):
             self.add_module(f"denselayer{i + 1}", DenseLayer(channels + i * growth, growth))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, h, w) -> (B, channels + layers * growth, h, w)."""
+        """Map (B, channels, h, w) -> (B, channels + layers * growth, h, w)."""
         for layer in self.children():
             x = torch.cat([x, layer(x)], 1)
         return x
@@ -60,7 +60,7 @@ class Transition(nn.Module):
         self.conv = nn.Conv2d(channels, channels // 2, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, h, w) -> (B, channels / 2, h, w)."""
+        """Map (B, channels, h, w) -> (B, channels / 2, h, w)."""
         return self.conv(F.relu(self.norm(x)))
 
 
@@ -93,7 +93,7 @@ class DenseNetEncoder(nn.Module):
         self.channels = tuple(outputs)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W), H and W multiples of 32 -> five maps at strides 2, 4, 8, 16, 32."""
+        """Map (B, 3, H, W), H and W multiples of 32 -> five maps at strides 2, 4, 8, 16, 32."""
         f = self.features
         x = F.leaky_relu(f.norm0(f.conv0(x)), 0.2)  # (B, 64, H/2, W/2)
         maps = [x]

@@ -70,7 +70,7 @@ class Bottleneck(nn.Module):
         self._bn2 = _norm(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels_in, h, w) -> (B, channels_out, h / stride, w / stride)."""
+        """Map (B, channels_in, h, w) -> (B, channels_out, h / stride, w / stride)."""
         y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
         y = F.relu6(self._bn1(self._depthwise_conv(y)))
         y = self._bn2(self._project_conv(y))
@@ -110,7 +110,7 @@ class EfficientNetLiteEncoder(nn.Module):
         self.channels = tuple(outputs)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [-1, 1], H and W multiples of 32 -> five maps at strides 2 to 32."""
+        """Map (B, 3, H, W) in [-1, 1], H and W multiples of 32 -> five maps at strides 2 to 32."""
         # the published weights expect (v - 127) / 128 for pixel values v in 0 ... 255
         x = x * (127.5 / 128) + 0.5 / 128
         x = F.relu6(self._bn0(self._conv_stem(x)))

@@ -203,7 +203,7 @@ def _errors(runs: Sequence[Run]) -> tuple[list[Picture], str]:
         if run.blurred:  # otherwise every pixel has a circle of confusion of 0
             by_coc.setdefault(run.variant, []).append(run.by_coc)
     name = runs[0].dataset
-    pictures = [
+    plots = [
         error_figure(
             by_depth, "true depth [m]", f"error-depth-{name}",
             "Depth error against true depth: RMSE, bias (estimate minus truth) and the share of "
@@ -221,8 +221,8 @@ def _errors(runs: Sequence[Run]) -> tuple[list[Picture], str]:
         if len(by_coc) > 1:
             text += f" The share of pixels is that of {shown}'s test renderings."
         label, key = "signed CoC [px]", f"error-coc-{name}"
-        pictures.append(error_figure(by_coc, label, key, text, shares_of=shown))
-    return pictures, ""
+        plots.append(error_figure(by_coc, label, key, text, shares_of=shown))
+    return plots, ""
 
 
 def _optics(run: Run) -> list[Picture]:
