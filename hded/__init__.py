@@ -1,7 +1,7 @@
-"""Joint depth estimation and deblurring from one defocused image: the pure library.
+"""Joint depth estimation and deblurring from one defocused image: the library.
 
-No DVC, no MLflow, nothing done at import. The floor above, `pipeline`, turns these functions into
-stages; `hded` never imports it.
+It uses neither DVC nor MLflow, and importing it has no side effects. The package `pipeline` turns
+its functions into stages; `hded` never imports `pipeline`.
 """
 
 __version__ = "0.1.0"

@@ -61,10 +61,10 @@ def _predict(arguments: Namespace) -> None:
     twice = [s for s, n in Counter(path.stem for path in arguments.images).items() if n > 1]
     if twice:
         raise HDEDError(
-            f"two images are named {twice[0]}; rename one, else its results overwrite the other's"
+            f"two images are named {twice[0]}; rename one, or its results overwrite the other's"
         )
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise HDEDError("--device: cuda is not available here; leave it out")
+        raise HDEDError("--device: cuda is not available on this machine; use cpu")
     predictor = load_predictor(arguments.checkpoint, arguments.device, arguments.heads)
     _make_folder(arguments.out)
     failed = []
@@ -104,7 +104,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise HDEDError(f"{folder}: cannot be made ({error.strerror})") from error
+        raise HDEDError(f"{folder}: cannot be created ({error.strerror})") from error
 
 
 def _save(image: Image.Image, path: Path) -> None:

@@ -100,7 +100,8 @@ def camera_table(
 def input_scores(frames: pd.DataFrame) -> dict[str, Any]:
     """Return the mean PSNR [dB] and SSIM of the test renderings, also for each focus distance.
 
-    frames: the table of a defocused store, with columns psnr and ssim.
+    frames: the table of a defocused store, with columns psnr and ssim. The means by focus distance
+    are left out where there is only one.
     """
     test = frames[frames["split"] == "test"]
     scores: dict[str, Any] = {"test_frames": len(test), **test[list(IMAGE_METRICS)].mean()}
@@ -122,7 +123,7 @@ def pick_for_sheet(frames: pd.DataFrame) -> list[int]:
 def contact_sheet(scenes: Store, defocused: Store, rows: Sequence[int]) -> Figure:
     """Return a figure with a row for each rendering: all in focus, signed CoC [px], defocused.
 
-    rows: positions in the defocused store.
+    rows: positions in the defocused store. All CoC maps have the same colour scale.
     """
     camera = defocused.attributes["camera"]
     height, width = scenes.attributes["size"]

@@ -32,10 +32,10 @@ Renderer = Literal["gather", "layered"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ThinLens:
-    """A thin lens focused at one distance, in front of a sensor of one pixel pitch.
+    """A thin lens with a fixed focus distance, in front of a sensor with a given pixel pitch.
 
-    Raises HDEDError for a length that is not positive, and for a focus distance at or inside the
-    focal length.
+    Raises HDEDError for a length that is not positive, and for a focus distance that does not
+    exceed the focal length.
     """
 
     focal_length_m: float
@@ -54,19 +54,19 @@ class ThinLens:
                 raise HDEDError(f"lens: {name} is {value}; it must be a positive number")
         if self.focus_distance_m <= self.focal_length_m:
             raise HDEDError(
-                f"lens: focus_distance_m {self.focus_distance_m} is at or inside the focal length "
-                f"{self.focal_length_m}; no sharp image forms there, choose a larger distance"
+                f"lens: focus_distance_m {self.focus_distance_m} does not exceed the focal length "
+                f"{self.focal_length_m}, so no sharp image forms; choose a larger distance"
             )
         check_choice("lens: sigma_rule", self.sigma_rule, SIGMA_RULES)
 
     @property
     def f_number(self) -> float:
-        """Focal length over aperture diameter."""
+        """Return the focal length divided by the aperture diameter."""
         return self.focal_length_m / self.aperture_m
 
     @property
     def _gain_px(self) -> float:
-        """CoC [px] of a point at infinity: D v/S over the pixel pitch."""
+        """Return the CoC [px] of a point at infinity: D v/S divided by the pixel pitch."""
         image_m = self.focal_length_m * self.focus_distance_m
         image_m /= self.focus_distance_m - self.focal_length_m
         return self.aperture_m * image_m / self.focus_distance_m / self.pixel_pitch_m
@@ -75,8 +75,8 @@ class ThinLens:
         """Return the signed CoC diameter [px] at depth x [m]: D (v/S) (x - S)/x, clamped."""
         depth = np.asarray(depth_m, np.float64)
         valid = np.isfinite(depth) & (depth > 0)
-        x = np.where(valid, depth, self.focus_distance_m)  # CoC 0
-        # a denormal depth overflows to -inf, which the clamp below bounds
+        x = np.where(valid, depth, self.focus_distance_m)  # invalid depth gets a CoC of 0
+        # a denormal depth overflows to -inf; the clamp below makes it finite
         with np.errstate(over="ignore"):
             coc = self._gain_px * (1 - self.focus_distance_m / x)
         return np.clip(coc, -self.max_coc_px, self.max_coc_px).astype(np.float32)

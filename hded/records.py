@@ -1,8 +1,8 @@
 """The JSON files that the stages write for later stages: run.json, evaluation.json, metrics.json.
 
-Writer and reader share one frozen model a file. The writer dumps it, the reader validates what it
-finds: an unknown key, a missing one or a wrong type raises HDEDError with one line that names the
-file and the key. Values are not converted, and NaN and infinity are valid numbers: an image without
+Writer and reader of a file share one frozen model. The writer dumps it, the reader validates the
+file: an unknown key, a missing one or a wrong type raises HDEDError with one line that names the
+file and the key. Values are not converted. NaN and infinity are valid numbers: an image without
 valid depth has no RMSE, and a perfect image has an infinite PSNR.
 """
 
@@ -68,13 +68,13 @@ class TrainingRecord(Record):
 
     @property
     def weighting(self) -> str:
-        """How the losses of the two tasks were weighted: lambda, or the name of the method."""
+        """Return how the losses of the two tasks were weighted: lambda, or the method's name."""
         loss = self.train["loss"]
         return f"λ = {loss['lambda']:g}" if loss["weighting"] == "fixed" else loss["weighting"]
 
 
 class Protocol(Record):
-    """One way of measuring: its statement is printed below every table that quotes it."""
+    """An evaluation protocol; its statement is printed below every table that uses it."""
 
     name: str
     kind: Kind
@@ -96,7 +96,7 @@ class EvaluationRecord(Record):
     geometry: str  # crop | resize
     camera: dict[str, Any]
     median_depth_m: float  # of the training frames: the constant prediction to compare with
-    truth: str  # digest of the test frames' depth: equal names may stand for other frames
+    truth: str  # hash of the test frames' depth, because equal names may denote different frames
     frames: int
     skipped: tuple[str, ...]
     control: str  # how the test frames differ from the dataset's; "" where they do not
@@ -129,7 +129,7 @@ def read_record(kind: type[R], path: Path) -> R:
 
 
 def _explain(error: ValidationError) -> str:
-    # an unknown key first: it often is the other name of one that is then missing
+    # report an unknown key first: it often is the old name of one that is then missing
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     if not key:

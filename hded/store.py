@@ -1,13 +1,13 @@
 """The store of frames: sharded zarr v3 arrays and sidecars. Only this module defines its layout.
 
-    <folder>/arrays.zarr/<name>   an array a quantity, (N, ...): inner chunk one frame, shards of 64
-    <folder>/frames.csv           a row a frame: index, frame, split (train | test), scene, ...
+    <folder>/arrays.zarr/<name>   one array per quantity, (N, ...): chunks of 1 frame, shards of 64
+    <folder>/frames.csv           one row per frame: index, frame, split (train | test), scene, ...
     <folder>/store.json           attributes, and every other file with its size; written last and
                                   removed first
 
-A store is whole where store.json is there and every file that it lists has its size: a missing
-shard would otherwise be read as zeros. Shards keep the number of files small (DVC hashes and links
-every one of them) while one frame can still be read alone. Strings stay out of zarr.
+A store is complete if store.json exists and every file that it lists has the listed size; zarr
+would read a missing shard as zeros. Shards keep the number of files small (DVC hashes and links
+each file), while a single frame can still be read alone. Strings are in the table, not in zarr.
 """
 
 import json
@@ -84,7 +84,7 @@ def open_store(folder: Path) -> Store:
     except (OSError, ValueError, KeyError) as error:
         raise HDEDError(f"{folder}: a part is missing or damaged ({error}); rebuild it") from error
     for name in frames.columns.difference(list(text)):
-        # "NA" is a name, but a figure that was not taken is an empty field
+        # "NA" is a valid name, so missing numbers are empty fields
         with suppress(ValueError):
             frames[name] = pd.to_numeric(frames[name])
     return Store(folder, frames, attributes, arrays)
@@ -99,15 +99,16 @@ def write_store(
 ) -> None:
     """Write a store shard by shard, with one shard in memory.
 
-    frames: columns frame, split, scene and any more, in the order of `records`; arrays: the shape
-    and dtype of one frame of each; records: a mapping for each frame, from the arrays' names to
-    arrays, and from any other name to a scalar, which becomes a column of frames.csv.
-    Replaces what is at `folder`. Raises HDEDError where a record does not fit, naming the frame.
+    frames: columns frame, split, scene and any more, in the order of `records`; arrays: shape and
+    dtype of one frame, by name; records: for each frame a mapping from the arrays' names to arrays,
+    and from any other name to a scalar, which becomes a column of frames.csv.
+    Raises HDEDError, naming the frame, for a record without an array or of another shape, and for a
+    wrong number of records.
     """
     if not len(frames):
         raise HDEDError(f"{folder}: there are no frames to store")
     if folder.exists():
-        (folder / MARKER).unlink(missing_ok=True)  # while it is removed, it is no store
+        (folder / MARKER).unlink(missing_ok=True)  # a partly deleted store must not look complete
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     root = zarr.create_group(folder / "arrays.zarr")
@@ -156,7 +157,7 @@ def write_store(
         "attributes": dict(attributes),
         "files": _files(folder),
     }
-    # a marker that appears whole or not at all
+    # write the marker atomically
     draft = folder / f"{MARKER}.part"
     draft.write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
     draft.replace(folder / MARKER)

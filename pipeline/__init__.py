@@ -2,7 +2,7 @@
 
 import os
 
-# Waiting OpenMP threads spin before they sleep, and on shared cores take time from the work they
-# wait for; figures in reports/promises.md. Read when torch is first imported.
+# Waiting OpenMP threads spin before they sleep, which on shared cores slows down the very work that
+# they wait for; measured in reports/promises.md. torch reads the variable when it is imported.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

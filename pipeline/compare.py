@@ -29,8 +29,8 @@ def main() -> None:
     found = [find_evaluated(_run_id(text)) for text in args.runs]
     if found[0].run_id == found[1].run_id:
         raise HDEDError(
-            f"compare: {args.runs[0]} and {args.runs[1]} are one run, {found[0].run_id}; where a "
-            "name has several runs, give ids"
+            f"compare: {args.runs[0]} and {args.runs[1]} are one run, {found[0].run_id}; if "
+            "several runs have this name, give their ids"
         )
     with TemporaryDirectory() as folder:
         runs = []
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _run_id(text: str) -> str:
-    """Return the MLflow run of a trained network's folder, and any other text unchanged."""
+    """Return the MLflow run id of a trained network's folder; any other text is not changed."""
     path = stage.TRAINED / text / "run.json"
     return read_record(TrainingRecord, path).run_id if path.is_file() else text
 

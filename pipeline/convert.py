@@ -53,7 +53,7 @@ def _open(dataset: str, entry: Download, folder: Path, stack: ExitStack) -> RawF
 
 
 def _source_kind(entry: Download) -> str:
-    """Return the origin of the files; figures of the sample are not those of the benchmark."""
+    """Return where the files come from: results on the sample must not pass as the benchmark's."""
     return entry.source if entry.source in ("sample", "official", "folder") else "local"
 
 

@@ -1,12 +1,12 @@
-"""Stage `defocus`: blur each frame by its depth through the camera, data/defocused/<dataset>.
+"""Stage `defocus`: render each frame defocused, by its depth and the camera.
 
     python -m pipeline.defocus --dataset nyu
 
-The store holds `defocused` uint8 and `coc`, the signed circle of confusion in px (float16: within
-0.01 px at 29 px), one copy of a frame for each focus distance; frames.csv holds the lens that took
-each, and the input's own PSNR and SSIM of test frames. What to look at lies in
-reports/defocus/<dataset>: a contact sheet, a histogram of CoC, the cameras' blur over depth, the
-input's scores.
+The store data/defocused/<dataset> has one rendering of a frame for each focus distance: `defocused`
+(uint8) and `coc`, the signed circle of confusion in px (float16: within 0.01 px at 29 px). Its
+frames.csv has each rendering's lens, and for test frames the PSNR and SSIM of the rendering itself.
+reports/defocus/<dataset> gets a contact sheet, a histogram of CoC, the cameras' blur against depth,
+and the defocused input's scores.
 """
 
 import math
@@ -92,7 +92,7 @@ def _records(
 def _show(
     dataset: str, scenes: Store, defocused: Store, blur: BlurCount, cameras: Sequence[AnyCamera]
 ) -> None:
-    """Write what people and `dvc plots` look at, and log it to an MLflow run of its own."""
+    """Write the diagnostics to reports/defocus, and log them to a separate MLflow run."""
     out = stage.DEFOCUS_REPORT / dataset
     out.mkdir(parents=True, exist_ok=True)
     camera = defocused.attributes["camera"]

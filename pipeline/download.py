@@ -2,9 +2,10 @@
 
     python -m pipeline.download --dataset nyu
 
-`source` in params.yaml decides: the embedded sample is generated; official files are downloaded
-once into HDED_DATA_DIR (default ~/.cache/hded), verified and linked; local files are linked. DVC
-hashes the targets of the links, so a changed file runs the stages again that depend on it.
+`source` in params.yaml decides where they come from: the embedded sample is generated; official
+files are downloaded once into HDED_DATA_DIR (default ~/.cache/hded), verified and linked; local
+files are linked. DVC hashes the targets of the links, so that a changed file reruns the stages that
+depend on it.
 """
 
 import hashlib
@@ -31,7 +32,9 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     if entry.source == "sample" and entry.sample is not None:
         if dataset not in WRITERS:
-            raise HDEDError(f"download.{dataset}.source: there is no sample; give another source")
+            raise HDEDError(
+                f"download.{dataset}.source: {dataset} has no sample; give another source"
+            )
         size = entry.sample
         WRITERS[dataset](out, train=size.train, test=size.test, seed=size.seed)
     elif entry.source == "folder" and entry.path is not None:
@@ -52,7 +55,7 @@ def main() -> None:
 
 
 def _remote_files(dataset: str, entry: Download) -> list[RemoteFile]:
-    """Return the official files with their URLs, or with those below a mirror's address."""
+    """Return the official files with their official URLs, or with those of a mirror."""
     known = {file.name: file for file in entry.official or []}
     base = None if entry.source == "official" else entry.source.rstrip("/")
     files = []
@@ -72,7 +75,7 @@ def _remote_files(dataset: str, entry: Download) -> list[RemoteFile]:
 
 
 def _store_name(source: str) -> str:
-    """Return a folder name of each source, so that files of two sources are kept apart."""
+    """Return a folder name for a source, so that files of different sources are kept apart."""
     return source if source == "official" else hashlib.sha256(source.encode()).hexdigest()[:12]
 
 
@@ -85,10 +88,8 @@ def _link(out: Path, files: list[Path]) -> None:
 def _link_pictures(out: Path, folder: Path, key: str) -> None:
     """Link a user's files one by one.
 
-    A link to the whole folder would not do: DVC deletes the stage's outputs, and would delete the
-    user's files through it.
-
-    Raises HDEDError where there is no such folder.
+    The folder itself must not be linked: DVC deletes the stage's outputs before a run, and would
+    delete the user's files through the link. Raises HDEDError where there is no such folder.
     """
     if not folder.is_dir():
         raise HDEDError(f"{key}: {folder} is not a folder")

@@ -1,9 +1,9 @@
-"""Stage `evaluate`: measure one trained network, data/evaluated/<dataset>/<variant>/<seed>.
+"""Stage `evaluate`: evaluate one trained network, data/evaluated/<dataset>/<variant>/<seed>.
 
     python -m pipeline.evaluate --dataset nyu --variant full --seed 0
 
-Per-image rows first (depth.csv, all_in_focus.csv), aggregates from them (metrics.json), the
-protocols beside them (evaluation.json), error curves, and a few scenes as pictures.
+Writes per-image errors (depth.csv, all_in_focus.csv), aggregates (metrics.json), the protocols
+(evaluation.json), error curves, and a few examples as images.
 """
 
 import math
@@ -86,7 +86,7 @@ def main() -> None:
     name = (args.dataset, args.variant, args.seed)
     summary = summarise(result)
     stage.write_json(stage.plot_path(stage.METRICS, *name, ".json"), summary)
-    errors = result.by_depth.table()  # without a row where the network has no depth head
+    errors = result.by_depth.table()  # empty if the network has no depth head
     errors["depth_m"] = (errors["bin_low"] + errors["bin_high"]) / 2
     errors = errors.rename(columns={"rmse": "rmse_m"})[["depth_m", "rmse_m"]]
     errors.to_csv(stage.plot_path(stage.ERRORS, *name, ".csv"), index=False)
@@ -106,7 +106,7 @@ def main() -> None:
         "stage": "evaluate",
     }
     with track(run.run_name, tags, run.run_id) as tracker:
-        tracker.metrics(summary)  # short names, which sort before the protocols' long ones
+        tracker.metrics(summary)  # short names, so that MLflow lists them before the others
         tracker.metrics(flatten(result.metrics, "test/", separator="/"))
         tracker.dataset(
             args.dataset,

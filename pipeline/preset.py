@@ -58,7 +58,7 @@ def _apply(section: Any, changes: Mapping[str, Any], path: str, where: str) -> N
         elif old != value:
             print(hide_secrets(f"{name}: {old} -> {value}"))
             if isinstance(old, list) and isinstance(value, list):
-                old[:] = value  # the list keeps its style, on one line
+                old[:] = value  # in place, so that the list stays on one line
             else:
                 section[key] = value
 

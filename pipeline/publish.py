@@ -18,7 +18,7 @@ def main() -> None:
     """Write the page, its figures and its plots."""
     name = stage.parser(__doc__, "name").parse_args().name
     if not re.fullmatch(r"\w[\w.-]*", name):
-        raise HDEDError(f"--name: {name!r} is no folder's name; use letters, digits, - and _")
+        raise HDEDError(f"--name: {name!r} is not a folder name; use letters, digits, - and _")
     params = load_params(stage.PARAMS)
     run = params.run
     selection = read_selection(

@@ -1,4 +1,4 @@
-"""Per-pixel Gaussian blur: each output pixel averages its neighbourhood with its *own* sigma.
+"""Spatially varying Gaussian blur: every output pixel averages its neighbours with its own sigma.
 
     out(p) = sum_q w(q - p; s_p) rgb(q) / sum_q w(q - p; s_p),   |q - p|_inf <= ceil(3 s_p)
 

@@ -1,4 +1,4 @@
-"""The per-pixel Gaussian on batches of torch tensors, on any device, with gradients.
+"""The per-pixel Gaussian blur for batches of torch tensors, on any device, differentiable.
 
 - On the CPU in float32 without gradients: `gaussian_gather`, image by image.
 - On CUDA with Triton: the kernels of `triton_kernels`, forward and backward.
@@ -46,7 +46,9 @@ def gaussian_gather_batch(
     sigma = _check_form(rgb, sigma_px, margin_px)
     if max_sigma_px is not None:
         if not 0 <= max_sigma_px < math.inf:
-            raise HDEDError(f"blur: max_sigma_px is {max_sigma_px}; a finite length is needed")
+            raise HDEDError(
+                f"blur: max_sigma_px is {max_sigma_px}; it must be finite and at least 0"
+            )
         sigma = sigma.clamp(0, max_sigma_px)
     gradient = torch.is_grad_enabled() and (rgb.requires_grad or sigma.requires_grad)
     if rgb.device.type == "cpu" and rgb.dtype == torch.float32 and not gradient:
@@ -83,16 +85,16 @@ def _check_form(rgb: Tensor, sigma: Tensor, margin_px: int) -> Tensor:
 
 
 def _largest_sigma(rgb: Tensor, sigma: Tensor) -> float:
-    """Return the largest sigma; raises HDEDError for values that are no lengths or no colours.
+    """Return the largest sigma; raises HDEDError for NaN, infinite or negative values.
 
-    All is asked of the device at once: extremes are NaN where a value is.
+    The device is synchronised once for all checks. The extremes are NaN if any value is.
     """
     extremes = (*sigma.detach().float().aminmax(), *rgb.detach().aminmax())
     least, largest, darkest, brightest = torch.stack([x.to(rgb.dtype) for x in extremes]).tolist()
     if not (least >= 0 and largest < math.inf):
         raise HDEDError("blur: sigma has NaN, infinite or negative pixels; mask them to 0")
     if not (math.isfinite(darkest) and math.isfinite(brightest)):
-        raise HDEDError("blur: rgb has NaN or infinite pixels; give finite values in [0, 1]")
+        raise HDEDError("blur: rgb has NaN or infinite pixels; pass finite values in [0, 1]")
     return largest
 
 
@@ -105,7 +107,7 @@ def _by_numba(rgb: Tensor, sigma: Tensor, margin_px: int) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """The blur of rgb (B, 3, H + 2 margin, W + 2 margin) by sigma (B, H, W), of one dtype."""
+    """The blur of rgb (B, 3, H + 2 margin, W + 2 margin) by sigma (B, H, W) of the same dtype."""
 
     @staticmethod
     def forward(ctx, rgb: Tensor, sigma: Tensor, margin_px: int, pad: int) -> Tensor:
@@ -136,7 +138,7 @@ class _Gather(torch.autograd.Function):
 
 
 def _operations(tensor: Tensor) -> ModuleType:
-    """The module whose forward, image_gradient and sigma_gradient serve this tensor's device."""
+    """Return the module that implements the blur and its gradients on this tensor's device."""
     if tensor.is_cuda and _has_triton():
         from hded.blur import triton_kernels
 
@@ -150,15 +152,16 @@ def _has_triton() -> bool:
 
 
 def _fold(gradient: Tensor, indices: NDArray[np.intp], size: int, dim: int) -> Tensor:
-    """Add up what repeated borders gave: position i along `dim` goes to indices[i] of `size`.
+    """Sum the gradients of repeated border pixels: position i along `dim` is added to indices[i].
 
-    Mirrored runs are added one after another, so that the order of sums is fixed on every device.
+    Returns the gradient with `size` positions along `dim`. Mirrored runs are added one after
+    another, so that the order of summation is the same on every device.
     """
     shape = list(gradient.shape)
     shape[dim] = size
     total = gradient.new_zeros(shape)
     start = 0
-    # an axis turns round where it repeats its edge
+    # the mirrored axis reverses direction where the edge index repeats
     for run in np.split(indices, np.flatnonzero(np.diff(indices) == 0) + 1):
         piece = gradient.narrow(dim, start, len(run))
         if run[0] > run[-1]:

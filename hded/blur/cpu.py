@@ -1,13 +1,13 @@
-"""The per-pixel Gaussian on all cores: exact taps in float32, a quarter of the multiplications.
+"""The per-pixel Gaussian blur on all CPU cores: exact weights in float32, compiled by numba.
 
-- A pixel's weights are a product of a row's and a column's, each symmetric: two rows at the same
-  distance are added first, then two columns, and only the sum is weighted.
-- A block of neighbouring pixels is summed side by side, each lane with its own weights, zero beyond
-  its own support; the block's largest support bounds the loops. Inner loops have a fixed length and
-  run over views, so that they compile to straight vector code.
-- Weights follow each other by multiplication in float64 (exp(-k d^2) from its predecessor), which
-  needs one exponential a pixel.
-- No fastmath flag that lets the compiler assume away NaN or infinity.
+- A pixel's kernel is separable and symmetric: two rows at the same distance are added first, then
+  two columns, and only the sum is weighted. This saves three quarters of the multiplications.
+- A block of neighbouring pixels is processed together, one vector lane each, with weights that are
+  zero beyond the lane's own support; the block's largest support bounds the loops. Inner loops have
+  a fixed length and run over views, so that the compiler vectorises them.
+- Each weight is computed from its predecessor by multiplication in float64 (exp(-k d^2) from
+  exp(-k (d - 1)^2)), which needs one exponential per pixel.
+- No fastmath flag is set that lets the compiler assume that values are finite.
 """
 
 import math
@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 
 from hded.blur.support import MIN_SIGMA_PX, SUPPORT_SIGMAS, border_indices, check_image, radius_px
 
-BLOCK = 64  # pixels side by side
-# contract and reassoc allow multiply-adds and vector sums; nothing assumes that numbers are finite
+BLOCK = 64  # neighbouring pixels processed together
+# contract and reassoc allow fused multiply-adds and vector sums; none assumes finite values
 FASTMATH = {"reassoc", "contract", "nsz"}
 
 
 def gaussian_gather(rgb: NDArray, sigma_px: NDArray, margin_px: int = 0) -> NDArray[np.float32]:
     """Blur rgb (H, W, 3), uint8 or floats in [0, 1], by sigma_px (H, W) -> float32 in [0, 1].
 
-    With `margin_px` the image is that much larger than sigma on every side, (H + 2 margin, W + 2
-    margin, 3): what surrounds a crop takes part in its blur, and only beyond it borders repeat.
-    Within 1e-4 of `gaussian_gather_reference`. Any strides.
-    Raises HDEDError for shapes or dtypes that do not fit, and for a sigma or a pixel that is NaN
-    or infinite, or a sigma that is negative.
+    With `margin_px` the image is larger than sigma by that much on every side, (H + 2 margin,
+    W + 2 margin, 3): the surroundings of a crop take part in its blur, and borders are mirrored
+    only beyond them. Equals `gaussian_gather_reference` within 1e-4; strides may be any.
+    Raises HDEDError for shapes or dtypes that do not fit, for NaN or infinite values, and for a
+    negative sigma.
     """
     rgb, sigma = check_image(rgb, sigma_px, margin_px)
     if rgb.dtype != np.uint8:
@@ -39,7 +39,7 @@ def gaussian_gather(rgb: NDArray, sigma_px: NDArray, margin_px: int = 0) -> NDAr
     radius = radius_px(float(sigma.max()))
     rows = border_indices(height, margin_px, radius)
     columns = border_indices(width, margin_px, radius)
-    # a row's last block may read past its end; what it reads there has no weight
+    # a row's last block may read past the row's end; these values have weight 0
     planes = np.zeros((3, len(rows), len(columns) + BLOCK), np.float32)
     unit = np.float32(1 / 255 if rgb.dtype == np.uint8 else 1)
     _to_planes(np.ascontiguousarray(rgb), rows, columns, unit, planes)
@@ -92,9 +92,10 @@ def _gather(planes, sigma, pad, out):
 
 @numba.njit(cache=True, fastmath=FASTMATH)
 def _weigh(sigma, weight, scale):
-    """Fill weight (>= radius + 1, BLOCK) by distance, and scale (BLOCK); give the largest radius.
+    """Fill weight (>= radius + 1, BLOCK) and scale (BLOCK), and return the largest radius.
 
-    sigma (up to BLOCK); a lane without a pixel gets the weights of a sharp one.
+    Row d of `weight` holds the weights at distance d; `scale` normalises. sigma: up to BLOCK
+    values; a lane without a pixel is treated as sharp.
     """
     radius = np.zeros(BLOCK, np.int64)
     value, ratio, square, norm = np.ones((4, BLOCK), np.float64)
@@ -124,12 +125,12 @@ def _weigh(sigma, weight, scale):
 
 @numba.njit(cache=True, fastmath=FASTMATH)
 def _sum_row(row, weight, radius, out):
-    """Weighted sums out (BLOCK) of a row (>= 2 radius + BLOCK) around each of its pixels."""
+    """Fill out (BLOCK) with the weighted sums of a row (>= 2 radius + BLOCK) around each pixel."""
     w, centre = weight[0], row[radius : radius + BLOCK]
     for i in range(BLOCK):
         out[i] = w[i] * centre[i]
     d = 1
-    while d + 3 <= radius:  # four distances at once, to load and store `out` less often
+    while d + 3 <= radius:  # four distances at a time, to load and store `out` less often
         w1, w2, w3, w4 = weight[d], weight[d + 1], weight[d + 2], weight[d + 3]
         l1, r1 = _both_sides(row, radius, d)
         l2, r2 = _both_sides(row, radius, d + 1)
@@ -149,6 +150,6 @@ def _sum_row(row, weight, radius, out):
 
 @numba.njit(cache=True)
 def _both_sides(row, radius, d):
-    """Views of the BLOCK values `d` to the left and to the right of each pixel."""
+    """Return views of the BLOCK values at distance `d` to the left and right of each pixel."""
     left, right = radius - d, radius + d
     return row[left : left + BLOCK], row[right : right + BLOCK]

@@ -1,20 +1,20 @@
 """A blur that respects occlusion: light spreads from each pixel, nearer layers cover farther ones.
 
-A gather lets each pixel average whatever surrounds it, so colours bleed over depth edges: a sharp
-object leaks into the blurred background, and a blurred one keeps a hard outline. Here, in the
-manner of SYNDOF (Lee et al. 2019, back to front over 200 to 350 depth layers):
+A gather averages all neighbours whatever their depth, so colours bleed over depth edges: a sharp
+object leaks into the blurred background, and a blurred object keeps a hard outline. This renderer
+follows SYNDOF (Lee et al. 2019), which composites 200 to 350 depth layers back to front:
 
-- each pixel spreads its light by a Gaussian of its own sigma, of energy 1 (a scatter);
-- layers of depth, uniform in signed CoC, order the light; each pixel lies in one of them;
-- what a blurred pixel hides is filled in before it is laid over it: a second pixel behind it, in
-  the mean colour of the farther pixels within its support, the nearest ones weighing most;
-- the picture is composed by coverage: light of a layer is seen as far as nearer ones leave it open.
+- each pixel scatters its light with a Gaussian of its own sigma, normalised to energy 1;
+- every pixel belongs to one depth layer; the layers are uniform in signed CoC;
+- the background that a blurred pixel hides is inpainted: a second pixel behind it gets the mean
+  colour of the farther pixels within its support, weighted towards the closest;
+- layers are composited by coverage: a layer is visible as far as nearer layers leave it uncovered.
 
-SYNDOF lays every layer over the last. On a slanted surface that lets neighbouring layers, which lie
-side by side, cover each other and pulls the blur towards the viewer. Here a layer covers only those
-whose CoC differs by more than a quarter, and only where the CoC jumps somewhere in reach; elsewhere
-layers are parts of one surface and add up. Surfaces of almost equal blur need no order: laid over
-each other or mixed, they look alike.
+SYNDOF composites every layer over all farther ones. On a slanted surface, neighbouring layers then
+cover each other although they lie side by side, which biases the blur towards the nearer depth.
+Here a layer covers only layers whose CoC differs by more than a quarter, and only within reach of a
+CoC discontinuity; elsewhere layers belong to one surface and their light is added. Surfaces of
+almost equal CoC need no order, because compositing and adding them look the same.
 """
 
 import math
@@ -28,23 +28,23 @@ from hded.blur.support import border_indices, check_image, radii_px
 from hded.common.errors import HDEDError
 
 LAYERS = 256
-GAP = 0.25  # of the larger |CoC|: less is one surface
-JUMP_PX = 1.0  # of CoC between neighbours: more is an edge, steeper than any floor
+GAP = 0.25  # relative to the larger |CoC|; a smaller difference belongs to one surface
+JUMP_PX = 1.0  # CoC difference of neighbouring pixels at an edge; steeper than any floor
 
 
 def layered_blur(rgb: NDArray, coc_px: NDArray, sigma_px: NDArray) -> NDArray[np.float32]:
     """Blur rgb (H, W, 3), uint8 or floats in [0, 1], layer by layer -> float32 in [0, 1].
 
-    coc_px: (H, W), signed, negative nearer than the focus: its order is that of depth; sigma_px:
-    (H, W), the blur of each pixel's light. Equals the gather where CoC is constant.
-    Raises HDEDError for shapes or dtypes that do not fit, and for values that are NaN or infinite.
+    coc_px: (H, W), signed, negative nearer than the focus distance, so that it orders pixels by
+    depth; sigma_px: (H, W). Equals the gather where the CoC is constant.
+    Raises HDEDError for shapes or dtypes that do not fit, and for NaN or infinite values.
     """
     rgb, sigma = check_image(rgb, sigma_px, 0)
     coc = np.asarray(coc_px, np.float32)
     if coc.shape != sigma.shape or not np.isfinite(coc).all():
         raise HDEDError(
-            f"blur: coc has shape {coc.shape}, the image {sigma.shape}; finite values of one shape "
-            "are needed"
+            f"blur: coc has shape {coc.shape}, the image {sigma.shape}; coc must have the image's "
+            "shape and finite values"
         )
     image = rgb.astype(np.float32) * np.float32(1 / 255 if rgb.dtype == np.uint8 else 1)
     radius = radii_px(sigma)
@@ -73,7 +73,7 @@ def layered_blur(rgb: NDArray, coc_px: NDArray, sigma_px: NDArray) -> NDArray[np
         _weights(hidden_sigma[window], hidden_radius[window], pad),
         first_open,
         reach,
-        # hidden light starts up to a radius behind the edge, and reaches as far again
+        # a hidden pixel lies up to one radius behind the edge, and its light spreads one radius
         to_edge <= 2 * reach,
         pad,
         out,
@@ -93,7 +93,7 @@ def _layers(coc: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int
 
 
 def _distance_to_edge(coc: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the distance [px, along rows, columns or diagonals] to the nearest jump of the CoC."""
+    """Return the chessboard distance [px] to the nearest discontinuity of the CoC."""
     edge = np.zeros(coc.shape, bool)
     down, across = _jumps(coc[:-1], coc[1:]), _jumps(coc[:, :-1], coc[:, 1:])
     edge[:-1] |= down
@@ -114,8 +114,9 @@ def _jumps(before: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[n
 def _fill_hidden(image, coc, radius, hidden, behind):
     """Fill in what blurred pixels hide: its colour, and the index of its nearest visible pixel.
 
-    image, hidden (H, W, 3); the others (H, W). The colour is the mean of the pixels within `radius`
-    that the pixel covers, weighed by the inverse square of their distance.
+    image, hidden: (H, W, 3); the others: (H, W). The colour is the mean of the pixels within
+    `radius` that the pixel covers, weighted by their inverse squared distance; `behind` is the flat
+    index of the closest of them.
     """
     height, width = coc.shape
     for y in numba.prange(height):
@@ -175,9 +176,9 @@ def _compose(
 ):  # fmt: skip
     """Fill `out` (H, W, 3): gather the light of each layer, then compose it, nearest layer first.
 
-    first_open (LAYERS,): how many of the nearest layers cover each. reach (H, W): how far light may
-    come from; near_edge: whether layers cover each other there. All others are padded by `pad` on
-    every side.
+    first_open (LAYERS,): how many of the nearest layers cover each layer. reach (H, W): the largest
+    distance from which light arrives. near_edge (H, W): whether layers cover each other there. All
+    others are padded by `pad` on every side.
     """
     height, width = reach.shape
     for y in numba.prange(height):

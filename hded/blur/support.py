@@ -48,7 +48,7 @@ def check_image(
     if rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
         raise HDEDError(f"blur: rgb has shape {rgb.shape}; (H, W, 3) with H, W > 0 is needed")
     if rgb.dtype != np.uint8 and not np.issubdtype(rgb.dtype, np.floating):
-        raise HDEDError(f"blur: rgb is {rgb.dtype}; uint8, or floats in [0, 1], are needed")
+        raise HDEDError(f"blur: rgb is {rgb.dtype}; pass uint8, or floats in [0, 1]")
     if margin_px < 0 or sigma.shape != tuple(n - 2 * margin_px for n in rgb.shape[:2]):
         raise HDEDError(
             f"blur: sigma has shape {sigma.shape}, the image {rgb.shape[:2]}"
@@ -61,5 +61,5 @@ def check_image(
     if not np.isrealobj(sigma) or not (np.isfinite(sigma).all() and (sigma >= 0).all()):
         raise HDEDError("blur: sigma has NaN, infinite or negative pixels; mask them to 0")
     if rgb.dtype != np.uint8 and not np.isfinite(rgb).all():
-        raise HDEDError("blur: rgb has NaN or infinite pixels; give finite values in [0, 1]")
+        raise HDEDError("blur: rgb has NaN or infinite pixels; pass finite values in [0, 1]")
     return rgb, sigma

@@ -1,9 +1,9 @@
-"""The per-pixel Gaussian and its gradients in plain torch operations: any device, any float.
+"""The per-pixel Gaussian blur and its gradients in plain torch operations, for any device.
 
-One image at a time, bounded by its own largest support. As on the CPU, two rows at the same
-distance are added first, then two columns, and only the sum is weighted; the gradient of the image
-takes the same steps backwards. Everything is in place: beside the image and its result there are
-the weights, one plane for each distance, and a few planes of scratch.
+Images are processed one at a time, each within its own largest support. As in `hded.blur.cpu`, two
+rows at the same distance are added first, then two columns, and only the sum is weighted; the
+image's gradient takes the same steps in reverse. Operations are in place: beside the image and the
+result, memory holds the weights, one plane per distance, and a few temporary planes.
 """
 
 import torch
@@ -31,7 +31,7 @@ def forward(padded: Tensor, sigma: Tensor) -> Tensor:
 
 
 def image_gradient(grad: Tensor, padded: Tensor, sigma: Tensor) -> Tensor:
-    """Gradient with regard to `padded`, in its shape; grad is (B, 3, H, W)."""
+    """Return the gradient with respect to `padded`, of its shape; grad: (B, 3, H, W)."""
     height, width = sigma.shape[1:]
     result = torch.zeros_like(padded)
     for g, s, image in zip(grad, sigma, result, strict=True):
@@ -51,11 +51,11 @@ def image_gradient(grad: Tensor, padded: Tensor, sigma: Tensor) -> Tensor:
 
 
 def sigma_gradient(grad: Tensor, padded: Tensor, sigma: Tensor, out: Tensor) -> Tensor:
-    """Gradient (B, H, W) with regard to sigma; grad and out are (B, 3, H, W).
+    """Return the gradient (B, H, W) with respect to sigma; grad and out: (B, 3, H, W).
 
-    With N the weighted sum and Z^2 that of the weights, out = N / Z^2, and w_d' = w_d d^2 / s^3:
-    out' = N' / Z^2 - 2 out Z' / Z, summed over the colours with `grad`. It is 0 where a pixel is
-    left alone.
+    Let N be the weighted sum and Z the sum of one axis's weights, so that out = N / Z^2. With
+    w_d' = w_d d^2 / s^3, out' = N' / Z^2 - 2 out Z' / Z, which is multiplied by `grad` and summed
+    over the colours. It is 0 where a pixel is not blurred.
     """
     height, width = sigma.shape[1:]
     result = torch.zeros_like(sigma)
@@ -65,7 +65,7 @@ def sigma_gradient(grad: Tensor, padded: Tensor, sigma: Tensor, out: Tensor) -> 
         moment = torch.zeros_like(s)
         for dy in range(len(weight)):
             rows = _row_pair(image, pad, dy, height)
-            # sums of a row: weighted, and weighted by the squared distance as well
+            # near: the row's weighted sum; far: the same with squared distance as another factor
             near.copy_((rows[..., pad : pad + width] * g).sum(0))
             far.zero_()
             for dx in range(1, len(weight)):
@@ -82,15 +82,15 @@ def sigma_gradient(grad: Tensor, padded: Tensor, sigma: Tensor, out: Tensor) -> 
 
 
 def _weights(sigma: Tensor, padded: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Weights (radius + 1, H, W) of sigma (H, W) by distance, their sum Z (H, W), and the padding.
+    """Return weights (radius + 1, H, W) by distance, their two-sided sum Z (H, W), and the padding.
 
-    The support, cut at the padding, is that of sigma as float32, whatever sigma's dtype.
+    sigma: (H, W). Its value rounded to float32 decides the support, which ends at the padding.
     """
     pad = (padded.shape[-1] - sigma.shape[-1]) // 2
     single = sigma.float()
     radius = torch.where(single >= MIN_SIGMA_PX, (SUPPORT_SIGMAS * single.double()).ceil(), 0)
     radius = radius.clamp(max=pad)
-    width = torch.where(single < MIN_SIGMA_PX, 1, sigma)  # a NaN stays one
+    width = torch.where(single < MIN_SIGMA_PX, 1, sigma)  # a NaN stays NaN
     distance = torch.arange(int(radius.max()) + 1, device=sigma.device)[:, None, None]
     weight = (distance.to(sigma.dtype) / width).square_().mul_(-0.5).exp_()
     weight.masked_fill_(distance > radius, 0)
@@ -98,13 +98,13 @@ def _weights(sigma: Tensor, padded: Tensor) -> tuple[Tensor, Tensor, int]:
 
 
 def _row_pair(image: Tensor, pad: int, dy: int, height: int) -> Tensor:
-    """The rows at distance `dy` from each of `height`, added: (3, H, W + 2 pad)."""
+    """Return the sum of the rows at distance `dy` above and below: (3, H, W + 2 pad)."""
     above, below = pad - dy, pad + dy
     rows = image[:, below : below + height]
     return image[:, above : above + height] + rows if dy else rows
 
 
 def _columns(rows: Tensor, pad: int, dx: int, width: int) -> tuple[Tensor, Tensor]:
-    """Views of the columns at distance `dx` to the left and to the right: (3, H, W) each."""
+    """Return views of the columns at distance `dx` to the left and right: (3, H, W) each."""
     left, right = pad - dx, pad + dx
     return rows[..., left : left + width], rows[..., right : right + width]

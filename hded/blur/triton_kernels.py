@@ -1,22 +1,23 @@
-"""The per-pixel Gaussian on a GPU, forward and backward: Triton kernels without atomics.
+"""The per-pixel Gaussian blur on a GPU, forward and backward: Triton kernels without atomics.
 
-- A program is one warp: 32 pixels side by side, 4 above each other in every thread, so that a value
-  of the image, once loaded, serves 4 pixels. Loops are bounded by the tile's own largest support.
-- Four rows of the image are taken at once: a pixel's weight of a column distance is made once for 4
-  rows and both sides, and a row's weights once for all columns. Two columns at the same distance
-  are added before they are weighted. The rows in use are a few kilobytes, which L1 holds.
-- The gradient of the image is gathered too: a tile of source pixels looks for the outputs that they
-  took part in, and a first look at their supports bounds the loop. The order of sums is fixed.
-- An image's place in a batch is counted in 64 bits: a batch may have more than 2^31 values.
+- A program is one warp on a tile of 32 columns and 4 rows; each thread handles the 4 pixels of a
+  column, so that a loaded value serves all 4. The tile's largest support bounds the loops.
+- Four rows of the image are processed at a time: a column weight is computed once for 4 rows and
+  both sides, and a row's weights once for all columns. Two columns at the same distance are added
+  before they are weighted. The rows in use are a few kilobytes and stay in the L1 cache.
+- The image's gradient is a gather too: each tile of source pixels loops over the outputs that they
+  contribute to; a first pass over the supports bounds that loop. The order of sums is fixed.
+- Offsets of images in a batch are 64-bit, because a batch may have more than 2^31 values.
 
-The cost, counted in the instructions that Triton 3.7 makes for an H100 (sm_90); not yet timed. A
-tap is one pixel's neighbour in all three colours; the innermost loops take, for 32 taps in a warp,
-    forward 4.4 instructions (0.75 loads), gradient of sigma 5.1 (0.75), of the image 15.6 (1.25).
-An image of 427 x 561 with depth edges, mean sigma 2.7 px and 404 taps a pixel, takes forward, with
-all that tiles add, 24 million (7.9 for 32 taps) and 3.5 million loads from L1. 10,000 of them a
-second would fill 26 % of an H100's issue slots (132 x 4 at 1.755 GHz), 15 % of its L1 at a line a
-clock, 30 % if a load across two lines takes two, and, at 13 MB each, 4 % of its 3.35 TB/s. Sigma
-that is noise from pixel to pixel doubles the instructions: each tile pays for its largest.
+Cost estimate from the instructions that Triton 3.7 generates for an H100 (sm_90); not yet timed.
+One tap is one neighbour of a pixel, all three colours. For 32 taps in a warp, the innermost loops
+take: forward 4.4 instructions (0.75 loads), gradient of sigma 5.1 (0.75), of the image 15.6 (1.25).
+The forward pass over a 427 x 561 image with depth edges (mean sigma 2.7 px, 404 taps per pixel)
+takes 24 million instructions with all overhead of the tiles (7.9 for 32 taps) and 3.5 million loads
+from L1. At 10,000 such images per second that is 26 % of an H100's issue slots (132 x 4 at
+1.755 GHz), 15 % of its L1 bandwidth at one line per clock (30 % if a load across two lines takes
+two), and, at 13 MB per image, 4 % of its 3.35 TB/s. If sigma varies randomly from pixel to pixel,
+instructions double, because each tile uses its largest support.
 """
 
 import math
@@ -28,23 +29,23 @@ from torch import Tensor
 
 from hded.blur.support import MIN_SIGMA_PX, SUPPORT_SIGMAS
 
-ROWS = tl.constexpr(4)  # pixels above each other that one thread keeps
-COLUMNS = tl.constexpr(32)  # pixels side by side: one warp
-STEP = tl.constexpr(4)  # rows of the image taken at once
-PAIRS = tl.constexpr(2)  # distances between columns per turn of the innermost loop
+ROWS = tl.constexpr(4)  # tile height: pixels of one column per thread
+COLUMNS = tl.constexpr(32)  # tile width: one warp
+STEP = tl.constexpr(4)  # rows of the image processed at a time
+PAIRS = tl.constexpr(2)  # column distances per iteration of the innermost loop
 
 MIN_SIGMA = tl.constexpr(MIN_SIGMA_PX)
 SIGMAS = tl.constexpr(SUPPORT_SIGMAS)
 TWO_LN2 = tl.constexpr(2 * math.log(2))  # exp(-d^2 / (2 s^2)) = 2^(-d^2 / (TWO_LN2 s^2))
 
-# sizes change from call to call, and no load is aligned to them: one compiled form serves all
+# sizes change from call to call and no load depends on their alignment: compile once for all sizes
 SIZES = ("height", "width", "pad")
 
 
 def forward(padded: Tensor, sigma: Tensor) -> Tensor:
     """Blur padded (B, 3, H + 2 pad, W + 2 pad) by sigma (B, H, W) -> (B, 3, H, W).
 
-    Both contiguous, of one floating dtype; `pad` is a multiple of PAIRS. A support is cut at `pad`.
+    Both are contiguous and of one floating dtype. `pad` is a multiple of PAIRS; supports end at it.
     """
     batch, height, width = sigma.shape
     out = padded.new_empty(batch, 3, height, width)
@@ -54,7 +55,7 @@ def forward(padded: Tensor, sigma: Tensor) -> Tensor:
 
 
 def sigma_gradient(grad: Tensor, padded: Tensor, sigma: Tensor, out: Tensor) -> Tensor:
-    """Gradient (B, H, W) with regard to sigma; grad and out are (B, 3, H, W), contiguous."""
+    """Return the gradient (B, H, W) with respect to sigma; grad, out: (B, 3, H, W), contiguous."""
     result = torch.empty_like(sigma)
     grid, sizes = _launch(padded, sigma, *sigma.shape[1:])
     sigma_gradient_kernel[grid](grad, padded, sigma, out, result, **sizes)
@@ -62,7 +63,7 @@ def sigma_gradient(grad: Tensor, padded: Tensor, sigma: Tensor, out: Tensor) -> 
 
 
 def image_gradient(grad: Tensor, padded: Tensor, sigma: Tensor) -> Tensor:
-    """Gradient with regard to `padded`, in its shape; grad is (B, 3, H, W), contiguous."""
+    """Return the gradient with respect to `padded`, of its shape; grad: (B, 3, H, W)."""
     scaled, decay, radius = (torch.empty_like(x) for x in (grad, sigma, sigma))
     grid, sizes = _launch(padded, sigma, *sigma.shape[1:])
     sources_kernel[grid](grad, sigma, scaled, decay, radius, **sizes)
@@ -73,7 +74,10 @@ def image_gradient(grad: Tensor, padded: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _launch(padded: Tensor, sigma: Tensor, tiled_height: int, tiled_width: int):
-    """One program for each tile of a (B, tiled_height, tiled_width); what all kernels take."""
+    """Return the grid, one program per tile of (B, tiled_height, tiled_width), and the arguments.
+
+    The arguments are those that all kernels share.
+    """
     batch, height, width = sigma.shape
     pad = (padded.shape[3] - width) // 2
     tiles = triton.cdiv(tiled_height, ROWS.value) * triton.cdiv(tiled_width, COLUMNS.value)
@@ -82,7 +86,7 @@ def _launch(padded: Tensor, sigma: Tensor, tiled_height: int, tiled_width: int):
 
 @triton.jit
 def _tile(height, width):
-    """This program's image, in 64 bits, and the first row and column of its tile."""
+    """Return this program's image index (64-bit), and the first row and column of its tile."""
     across = (width + COLUMNS - 1) // COLUMNS
     count = across * ((height + ROWS - 1) // ROWS)
     tile = tl.program_id(0)
@@ -94,11 +98,11 @@ def _tile(height, width):
 
 @triton.jit
 def _support(sigma, pad):
-    """Exponent for a squared distance of 1, radius in float32, and sigma: 1 where left alone."""
+    """Return the exponent per squared distance, the radius (float32), and sigma (1 if no blur)."""
     single = sigma.to(tl.float32)
     radius = tl.ceil(single.to(tl.float64) * SIGMAS).to(tl.float32)
     radius = tl.where(single >= MIN_SIGMA, tl.minimum(radius, pad * 1.0), 0.0)
-    sigma = tl.where(single < MIN_SIGMA, 1.0, sigma)  # a NaN stays one
+    sigma = tl.where(single < MIN_SIGMA, 1.0, sigma)  # a NaN stays NaN
     return -1.0 / (sigma * sigma * TWO_LN2), radius, sigma
 
 
@@ -109,7 +113,7 @@ def _weight(decay, radius, distance, square):
 
 @triton.jit
 def _sums(decay, radius):
-    """Sum of a row's weights, half the sum of weight times squared distance, largest radius."""
+    """Return the sum of an axis's weights, half the sum of weight * distance^2, and max radius."""
     reach = tl.max(radius).to(tl.int32)
     norm = tl.full(decay.shape, 1.0, decay.dtype)
     moment = tl.full(decay.shape, 0.0, decay.dtype)
@@ -167,10 +171,11 @@ def forward_kernel(padded, sigma, out, height, width, pad):
 
 @triton.jit(do_not_specialize=SIZES)
 def sigma_gradient_kernel(grad, padded, sigma, out, result, height, width, pad):
-    """Fill result (B, H, W) from grad and out (B, 3, H, W), and what the forward kernel had.
+    """Fill result (B, H, W) from grad and out (B, 3, H, W), and the forward kernel's arguments.
 
-    With N the weighted sum and Z^2 that of the weights, out = N / Z^2, and w_d' = w_d d^2 / s^3:
-    out' = N' / Z^2 - 2 out Z' / Z, summed over the colours with `grad`.
+    Let N be the weighted sum and Z the sum of one axis's weights, so that out = N / Z^2. With
+    w_d' = w_d d^2 / s^3, out' = N' / Z^2 - 2 out Z' / Z, which is multiplied by `grad` and summed
+    over the colours.
     """
     image, top, left = _tile(height, width)  # pyright: ignore[reportGeneralTypeIssues]
     pitch = width + 2 * pad
@@ -257,7 +262,7 @@ def image_gradient_kernel(scaled, decays, radii, result, height, width, pad):
     radii += image * area
     for start in range(tl.maximum(top - pad, 0), tl.minimum(bottom + pad, height - 1) + 1, STEP):
         row = start + tl.arange(0, STEP)[:, None, None]
-        # the largest support, among these rows, that reaches into the tile; -1 if none does
+        # the largest support in these rows that reaches into the tile; -1 if none does
         furthest = tl.full([STEP, 1, COLUMNS], -1.0, radii.dtype.element_ty)
         for begin in range(low, high + 1, COLUMNS):
             column = begin + tl.arange(0, COLUMNS)[None, None, :]

@@ -1,1 +1,1 @@
-"""Shared by every package: errors, command lines, progress bars, image files, resizing."""
+"""Code shared by all packages: errors, command lines, progress bars, image files, resizing."""

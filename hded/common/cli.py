@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from hded.common.errors import HDEDError, one_line, out_of_memory
 
-# what a disk says that takes nothing more, by number or in the words of a library around it
+# errors of a disk that cannot be written: error numbers, and messages of libraries
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 WORDS = (
     *(os.strerror(number) for number in UNWRITABLE[:3]),
@@ -28,14 +28,14 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
 
     def error(self, message: str) -> NoReturn:
-        """Exit with status 2 and one line."""
+        """Print the message in one line and exit with status 2."""
         self.exit(2, f"{self.prog}: error: {one_line(message)}\n")
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Run a command and exit: 0, 2 after a mistake of the user, 130 after Ctrl-C.
+    """Run a command and exit with status 0, 2 after a user's mistake, or 130 after Ctrl-C.
 
-    A disk that is full or read-only counts as a mistake, whichever library met it.
+    A full or read-only disk counts as a mistake, whichever library reports it.
     """
     try:
         main()
@@ -54,7 +54,7 @@ def run(main: Callable[[], None]) -> NoReturn:
         if reason is None:
             raise
         _say(f"cannot use {reason}: free some space or make it writable, then run again")
-        # without clean-up: a library that cannot close its file crashes there (HDF5 does)
+        # exit without clean-up, where libraries that cannot close their files crash (HDF5 does)
         sys.stdout.flush()
         os._exit(2)
     sys.exit(0)
@@ -79,6 +79,6 @@ def _fail(message: str) -> NoReturn:
 
 
 def _say(message: str) -> None:
-    # a line of its own below a progress bar that still stands
+    # start a new line if a progress bar is still displayed
     start = "\n" if getattr(tqdm, "_instances", None) else ""
     print(f"{start}error: {one_line(message)}", file=sys.stderr, flush=True)

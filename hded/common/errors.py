@@ -9,7 +9,7 @@ _QUERY = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s?#'\"]*\?)[^\s#'\"]+")
 
 
 class HDEDError(Exception):
-    """One line: what is wrong, where it is, and what to do about it.
+    """A mistake of the user; the message is one line: what is wrong, where, and what to do.
 
     Commands print the message without a traceback and exit with status 2. Unprintable characters
     of a user's own text are escaped, so that it is one line whatever a file or a name contains;

@@ -16,7 +16,7 @@ def open_image(path: Path | BinaryIO) -> Image.Image:
             return image
     except FileNotFoundError:
         raise HDEDError(f"{path}: no such file") from None
-    # damaged bytes make pillow, zlib and struct raise a dozen kinds of error
+    # damaged files make pillow, zlib and struct raise many kinds of errors
     except Exception as error:
         raise _unreadable(path, error) from error
 
@@ -24,12 +24,12 @@ def open_image(path: Path | BinaryIO) -> Image.Image:
 def open_upright(path: Path | BinaryIO) -> Image.Image:
     """Return an image as RGB, upright according to its EXIF orientation.
 
-    Raises HDEDError also for greyscale of more than 8 bits, which would all turn out white.
+    Raises HDEDError also for greyscale of more than 8 bits, which pillow would convert to white.
     """
     image = open_image(path)
     if image.mode.startswith(("I", "F")):
         raise HDEDError(
-            f"{_name(path)}: greyscale of more than 8 bits; save it with 8 bits a channel"
+            f"{_name(path)}: greyscale of more than 8 bits; save it with 8 bits per channel"
         )
     try:
         return ImageOps.exif_transpose(image).convert("RGB")

@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-LOG_INTERVAL_S = 10.0  # where nobody watches: a log gets a line now and then, not a thousand
+LOG_INTERVAL_S = 10.0  # between updates in a log file, to keep it short
 
 
 def progress(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:

@@ -6,15 +6,15 @@ from PIL import Image
 
 
 def resize_rgb(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize rgb (h, w, 3) uint8 to `size` (H, W): antialiased bilinear, rounded to uint8."""
+    """Return rgb (h, w, 3) uint8 resized to `size` (H, W): antialiased bilinear, uint8."""
     height, width = size
     return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def resize_nearest(grid: NDArray, size: tuple[int, int]) -> NDArray:
-    """Resample (h, w) of any dtype to `size` (H, W) by nearest neighbour on pixel centres.
+    """Return (h, w) of any dtype resampled to `size` (H, W), nearest neighbour of pixel centres.
 
-    For measured depth: no value is invented across an edge or a hole.
+    For measured depth, which must not be interpolated across edges and holes.
     """
     rows, columns = (
         ((np.arange(out) + 0.5) * source / out).astype(np.intp)

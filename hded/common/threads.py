@@ -2,15 +2,15 @@
 
 
 def limit_threads(count: int | None = None) -> None:
-    """Make torch and numba use `count` threads; None extends torch's present number to numba.
+    """Make torch and numba use `count` threads; None applies torch's current number to numba.
 
-    Both use one OpenMP runtime. When numba starts its threads, at its first parallel call, it sets
-    that runtime's number to NUMBA_NUM_THREADS, which defaults to the number of cores and overrides
-    `torch.set_num_threads`; later calls leave it alone. Here numba starts its threads first, and
-    torch's number is set afterwards.
+    Both share one OpenMP runtime. When numba starts its threads, at its first parallel call, it
+    sets the runtime's number of threads to NUMBA_NUM_THREADS (by default the number of cores),
+    which overrides `torch.set_num_threads`; later calls do not change it. Therefore numba's threads
+    are started here first, and torch's number is set afterwards.
 
-    numba's number holds for the calling thread. Other threads of the process use NUMBA_NUM_THREADS,
-    which numba reads when it is imported, and which bounds `count` for numba.
+    numba's number applies to the calling thread. Other threads of the process use
+    NUMBA_NUM_THREADS, which numba reads when it is imported, and which limits `count` for numba.
     """
     import numba
     import torch

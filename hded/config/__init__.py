@@ -1,1 +1,1 @@
-"""params.yaml as checked types."""
+"""params.yaml as validated types."""

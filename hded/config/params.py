@@ -1,7 +1,7 @@
 """Reading and checking params.yaml.
 
-An unknown key, a wrong type or an impossible value raises HDEDError with one line that names the
-key. ruamel reads the file because DVC does: PyYAML would take `1e-4` for a string.
+An unknown key, a wrong type or an invalid value raises HDEDError with one line that names the key.
+The file is read with ruamel.yaml, as DVC does; PyYAML would read `1e-4` as a string.
 """
 
 from collections.abc import Mapping
@@ -70,7 +70,7 @@ class Params(Section):
         return self.download[dataset]
 
     def variant(self, name: str) -> tuple[Network, Train, Evaluate]:
-        """Return the sections network, train and evaluate with a variant's changes in place."""
+        """Return the sections network, train and evaluate with a variant's changes."""
         if name not in self.variants:
             raise HDEDError(f"variant {name!r} does not exist; choose from {list(self.variants)}")
         variant = self.variants[name]
@@ -101,18 +101,18 @@ class Params(Section):
 
 
 def load_params(path: Path) -> Params:
-    """Read and check params.yaml, every variant included."""
+    """Read and validate params.yaml, including every variant."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise HDEDError(f"{path}: cannot be read ({error})") from error
     try:
         raw = YAML(typ="safe", pure=True).load(StringIO(text))
-    # a scalar that looks like a date or a number and is none raises plain errors
+    # a scalar that looks like a date or a number but is not raises other errors
     except (YAMLError, ValueError, LookupError, RecursionError) as error:
         raise HDEDError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(raw, Mapping):
-        raise HDEDError(f"{path}: a mapping of sections is needed, found {type(raw).__name__}")
+        raise HDEDError(f"{path}: must be a mapping of sections, found {type(raw).__name__}")
     params = _validate(Params, raw, f"{path.name}: ")
     for name in params.variants:
         _, _, evaluate = params.variant(name)
@@ -148,10 +148,10 @@ def _merge(section: Section, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _validate(section: type[T], raw: Mapping[str, Any], where: str) -> T:
     try:
-        # the names of the file alone: `lambda`, not the attribute `lambda_`
+        # only the keys of the file are allowed: `lambda`, not the attribute `lambda_`
         return section.model_validate(raw, by_alias=True, by_name=False)
     except ValidationError as error:
-        # an unknown key first: it often is the misspelt one that is then "missing"
+        # report an unknown key first: it often is a misspelling of one that is then missing
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
         raise HDEDError(f"{where}{_explain(key, first)}") from None

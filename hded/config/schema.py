@@ -1,6 +1,6 @@
-"""The sections of params.yaml as frozen types that check themselves.
+"""The sections of params.yaml as frozen, self-validating types.
 
-What is wrong raises pydantic's ValidationError; `hded.config.params` makes one line of it.
+Errors are pydantic's ValidationErrors; `hded.config.params` converts them to one line.
 """
 
 import math
@@ -19,7 +19,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # names become folders, DVC stages and MLflow runs
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
-# The choices of a setting, defined here alone: the library's signatures use the same types.
+# The choices of each setting, defined only here; the library's signatures use the same types.
 Encoder = Literal["densenet121", "efficientnet_lite0", "efficientnet_lite2"]
 Decoder = Literal["transposed", "bilinear"]
 Joint = Literal["add", "concat"]
@@ -46,7 +46,7 @@ class Section(BaseModel):
 
 
 class Run(Section):
-    """Which cells of dataset x variant x seed are computed."""
+    """The datasets, variants and seeds of which all combinations are computed."""
 
     datasets: Annotated[list[Name], Field(min_length=1)]
     variants: Annotated[list[Name], Field(min_length=1)]
@@ -70,7 +70,7 @@ class SampleSize(Section):
 
 
 class RemoteEntry(Section):
-    """One official file: mirrors in turn; size and sha256 where they are known."""
+    """One official file: its URLs in order; size and sha256 where they are known."""
 
     name: str
     urls: Annotated[list[str], Field(min_length=1)]
@@ -100,7 +100,7 @@ class Convert(Section):
 
 
 def _focus(value: Any) -> Any:
-    """Check a focus distance: a number [m], a list of several, `random`, or None."""
+    """Validate a focus distance: a number [m], a list of several, `random`, or None."""
     if value is None or value == RANDOM:
         return value
     distances = value if isinstance(value, list | tuple) else [value]
@@ -108,11 +108,11 @@ def _focus(value: Any) -> Any:
         number = isinstance(distance, int | float) and not isinstance(distance, bool)
         if not (number and math.isfinite(distance) and distance > 0):
             raise ValueError(
-                f"{distance!r} is no distance; give metres above 0, a list of them, `{RANDOM}`, "
+                f"{distance!r} is not a distance; give metres above 0, a list of them, `{RANDOM}`, "
                 "or null"
             )
     if not distances or len(set(distances)) < len(distances):
-        raise ValueError(f"{value!r}: a list names one or more distances, each once")
+        raise ValueError(f"{value!r}: give one or more distances, each once")
     return value if value is not distances else tuple(distances)
 
 
@@ -142,7 +142,7 @@ class Defocus(Section):
             focus_m = camera.focus_distance_m
             if focus_m <= camera.focal_length_m:
                 raise ValueError(
-                    f"focus_distance_m {focus_m} is at or inside the focal length "
+                    f"focus_distance_m {focus_m} does not exceed the focal length "
                     f"{camera.focal_length_m}; choose a larger distance"
                 )
         return self
@@ -152,7 +152,7 @@ class Defocus(Section):
         own = self.model_dump(exclude={"camera", "renderer", "seed"}, exclude_none=True)
         camera = CAMERAS[self.camera]
         if isinstance(camera, SyndofCamera) and own.get("focus_distance_m") == RANDOM:
-            del own["focus_distance_m"]  # it always does
+            del own["focus_distance_m"]  # this camera always draws it
         for key in own:
             if not hasattr(camera, key):
                 raise ValueError(f"{key}: the {self.camera} camera draws it for each frame")
@@ -185,18 +185,18 @@ class Network(Section):
     @model_validator(mode="after")
     def _possible(self) -> "Network":
         if self.weights == "imagenet" and self.width != 1:
-            raise ValueError(f"weights: imagenet fits width 1.0 alone, not {self.width}")
+            raise ValueError(f"weights: imagenet needs width 1.0, not {self.width}")
         if len(set(self.heads)) < len(self.heads):
             raise ValueError(f"heads {self.heads} names one twice")
         return self
 
 
 class Loss(Section):
-    """The terms of the loss and their weights, taken by `hded.training.losses.HDEDLoss`.
+    """The terms of the loss and their weights, arguments of `hded.training.losses.HDEDLoss`.
 
     depth = L1 + mu * gradient; deblurring = content + psi * (1 - SSIM); total = depth + lambda *
-    deblurring. A weight of 0 leaves its term out. `weighting` says how the two tasks are weighted;
-    lambda is used by `fixed`, and by validation always. The defaults are the paper's.
+    deblurring. A term with weight 0 is not computed. `weighting` is the method that weights the two
+    tasks; lambda is used by `fixed`, and always for validation. The defaults are the paper's.
     """
 
     # in params.yaml the key is `lambda`, which Python does not allow as a name
@@ -211,10 +211,10 @@ class Loss(Section):
 
 
 class Train(Section):
-    """How a network is fitted, taken by `hded.training.loop.fit`.
+    """Settings of training, arguments of `hded.training.loop.fit`.
 
     The defaults are those of the paper and its released code, except that frames are held out for
-    validation. `batch_size` is that of a step, however many devices share it.
+    validation. `batch_size` is that of a step, summed over all devices.
     """
 
     epochs: Count
@@ -249,8 +249,8 @@ class Train(Section):
             raise ValueError(f"size_px {self.size_px} is not a multiple of the network's stride 32")
         if self.batch_size % self.devices:
             raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of devices {self.devices}: each "
-                "takes an equal share"
+                f"batch_size {self.batch_size} is not a multiple of devices {self.devices}, which "
+                "share it equally"
             )
         if self.checkpoint == "best" and self.val_fraction == 0:
             raise ValueError(
@@ -261,12 +261,12 @@ class Train(Section):
 
 
 class Evaluate(Section):
-    """How a network is tested.
+    """Settings of evaluation.
 
-    `examples`: how many test frames the report shows, best, median and worst among them.
-    `network_input: sharp` and a `focus_distance_m` of its own are for controls: all-in-focus
-    images, or images focused elsewhere than those that the network was trained on. `batch_size`
-    images go through the network at once on `device`.
+    `examples`: number of test renderings that the report shows, including best, median and worst.
+    `network_input: sharp` and `focus_distance_m` are for controls: all-in-focus images, or images
+    with another focus distance than in training. `batch_size`: number of images that the network
+    gets at once on `device`.
     """
 
     examples: Annotated[int, Field(ge=3)] = 6

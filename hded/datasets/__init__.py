@@ -8,7 +8,7 @@ To add a dataset with official files:
   protocols of its benchmark in `DEPTH_PROTOCOLS` of hded.evaluation.protocols. Without the latter
   it is evaluated as a user's own images are.
 
-These facts are kept apart because packages are the dependencies of DVC's stages: training and
+These are in different packages because a DVC stage depends on whole packages: training and
 evaluation must not depend on the readers, nor conversion on the generator of sample data.
 """
 

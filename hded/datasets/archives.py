@@ -46,12 +46,12 @@ def iter_members(
     in the archive's order, one in memory at a time; a caller that stops early leaves the rest
     unchecked.
 
-    `max_member_bytes` bounds each file that is yielded, `max_members` the count of all members, and
-    `max_total_bytes` the unpacked archive [bytes].
+    `max_member_bytes` limits each file that is yielded, `max_members` the number of all members,
+    and `max_total_bytes` the unpacked archive [bytes].
 
-    Raises `HDEDError` that names the archive, and the member where it is one: an absolute name or
-    one that climbs out (`..`), a link, a device, a sparse file, one name twice, a bound exceeded, a
-    damaged or truncated archive, or one with no such file at all.
+    Raises `HDEDError` that names the archive, and the member if there is one, for: an absolute name
+    or one with `..`, a link, a device, a sparse file, a duplicate name, an exceeded limit, a
+    damaged or truncated archive, and an archive without any such file.
     """
     home = [part for part in folder.split("/") if part not in ("", ".")]
     endings = tuple(end.lower() for end in ([suffix] if isinstance(suffix, str) else suffix))
@@ -167,7 +167,7 @@ class _Bounded:
 
 
 def _safe_parts(name: str) -> list[str]:
-    """Return the components of a member's name; refuse one that could leave its folder."""
+    """Return the components of a member's name; raise for one that could leave its folder."""
     if not name.isprintable():  # control characters, and bytes that are not UTF-8
         raise _RefusedError(f"member {name!a} has unprintable characters in its name")
     pieces = re.split(r"[/\\]", name)

@@ -1,4 +1,4 @@
-"""A dataset opened by its reader: frames, one by one, and the facts that later stages need."""
+"""Interface of the readers: frames one by one, and the properties that later stages need."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,7 +23,7 @@ class RawFrames:
     max_depth_m: upper end of the dataset's depth range [m].
     has_raw_valid: whether the frames have the array `raw_valid`.
     read(i): the arrays of frame i by name: `rgb` uint8 (H, W, 3), `depth` float32 (H, W) in metres
-    with 0 for "unknown", and `raw_valid` bool (H, W), true where the sensor measured.
+    with 0 for invalid depth, and `raw_valid` bool (H, W), true where the sensor measured.
     skipped: one line "name: reason" for each frame that could not be read.
 
     Raises HDEDError for a frame whose id cannot be the name of a folder.
@@ -41,13 +41,13 @@ class RawFrames:
     def __post_init__(self) -> None:
         for name in self.frames["frame"]:
             if name in ("", ".", "..") or set(name) & {"/", "\\", "\0"}:
-                raise HDEDError(f"frame {name!r}: the name cannot be that of a folder; rename it")
+                raise HDEDError(f"frame {name!r}: the name cannot be a folder name; rename it")
 
     def __iter__(self) -> Iterator[dict[str, NDArray]]:
         return (self.read(i) for i in range(len(self.frames)))
 
     def subset(self, count: int | None) -> "RawFrames":
-        """Return a dataset of `count` frames of each split, evenly spread; None keeps all."""
+        """Return a dataset of `count` evenly spaced frames of each split; None keeps all."""
         if count is None:
             return self
         keep: list[int] = []
@@ -68,7 +68,7 @@ class Dataset:
     """A dataset that has official files.
 
     name: as in params.yaml. files: names of the official files. open(folder, stack): open the files
-    in `folder`; what must be closed again is registered with `stack`.
+    in `folder`; open files are registered with `stack`, which closes them.
     """
 
     name: str

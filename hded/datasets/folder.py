@@ -1,7 +1,7 @@
 """A user's own images: `rgb/` (png, jpg) and `depth/` (16-bit png), paired by name.
 
-`train.txt` and `test.txt`, a name without suffix a line, say which frame goes where; frames in
-neither are left out. Without both lists every fifth frame, in the order of names, is a test frame.
+`train.txt` and `test.txt` define the splits, one name without suffix per line; frames in neither
+are left out. Without these lists, every fifth frame, in the order of names, is a test frame.
 """
 
 from pathlib import Path
@@ -20,28 +20,29 @@ LISTS = {"train": "train.txt", "test": "test.txt"}
 
 
 def open_folder(folder: Path, *, depth_unit_m: float, max_depth_m: float) -> RawFrames:
-    """Open `folder`; a depth count of 0, or of more than `max_depth_m`, reads as "unknown".
+    """Open `folder`; depth of 0 or above `max_depth_m` is invalid.
 
-    depth_unit_m: metres a count of the depth images (0.001 for millimetres).
-    Raises HDEDError for a missing folder, a picture without depth, or a file that is no such image.
+    depth_unit_m: metres per unit of the depth images (0.001 for millimetres).
+    Raises HDEDError for a missing folder, an image without depth, and a file that is not a readable
+    image of the right kind.
     """
-    pictures = _by_stem(folder / PICTURES[0], (".png", ".jpg", ".jpeg"))
+    images = _by_stem(folder / PICTURES[0], (".png", ".jpg", ".jpeg"))
     depths = _by_stem(folder / PICTURES[1], (".png",))
-    if odd := sorted(pictures.keys() ^ depths.keys()):
+    if odd := sorted(images.keys() ^ depths.keys()):
         raise HDEDError(
             f"{folder}: {odd[0]} is in only one of rgb/ and depth/ ({len(odd)} such names); "
-            "give each picture a depth image of the same name"
+            "each image needs a depth image of the same name"
         )
-    frames = _split(folder, sorted(pictures))
-    first = _rgb(pictures[frames["frame"].iloc[0]])
+    frames = _split(folder, sorted(images))
+    first = _rgb(images[frames["frame"].iloc[0]])
 
     def read(i: int) -> dict[str, NDArray]:
         name = frames["frame"].iloc[i]
-        rgb, depth = _rgb(pictures[name]), _depth(depths[name], depth_unit_m)
+        rgb, depth = _rgb(images[name]), _depth(depths[name], depth_unit_m)
         if depth.shape != rgb.shape[:2]:
             raise HDEDError(
-                f"{depths[name]}: {depth.shape[0]}x{depth.shape[1]}, its picture "
-                f"{rgb.shape[0]}x{rgb.shape[1]}; depth must be registered to the picture"
+                f"{depths[name]}: {depth.shape[0]}x{depth.shape[1]}, its image "
+                f"{rgb.shape[0]}x{rgb.shape[1]}; depth must be registered to the image"
             )
         return {"rgb": rgb, "depth": np.where(depth <= max_depth_m, depth, np.float32(0))}
 
@@ -62,9 +63,9 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes]
     found = {path.stem: path for path in files}
     if not found:
-        raise HDEDError(f"{folder}: holds no {' or '.join(suffixes)} file")
+        raise HDEDError(f"{folder}: has no {' or '.join(suffixes)} file")
     if len(found) != len(files):
-        raise HDEDError(f"{folder}: two files share a name up to the suffix; keep one of each")
+        raise HDEDError(f"{folder}: two files differ only in their suffix; keep one of them")
     return found
 
 
@@ -72,11 +73,12 @@ def _split(folder: Path, names: list[str]) -> pd.DataFrame:
     lists = {split: folder / file for split, file in LISTS.items()}
     present = [path for path in lists.values() if path.is_file()]
     if present and len(present) < len(lists):
-        raise HDEDError(f"{folder}: has {present[0].name} alone; give both lists, or neither")
+        raise HDEDError(f"{folder}: has only {present[0].name}; give both lists, or neither")
     if not present:
         if len(names) < TEST_EVERY:
             raise HDEDError(
-                f"{folder}: {len(names)} frames; {TEST_EVERY} at least, or train.txt and test.txt"
+                f"{folder}: {len(names)} frames; give at least {TEST_EVERY}, or train.txt and "
+                "test.txt"
             )
         split = ["test" if i % TEST_EVERY == TEST_EVERY - 1 else "train" for i in range(len(names))]
         return pd.DataFrame({"frame": names, "split": split, "scene": ""})
@@ -106,5 +108,5 @@ def _rgb(path: Path) -> NDArray[np.uint8]:
 def _depth(path: Path, unit_m: float) -> NDArray[np.float32]:
     counts = np.asarray(open_image(path))
     if counts.ndim != 2 or counts.dtype not in (np.uint16, np.int32):
-        raise HDEDError(f"{path}: {counts.dtype} of shape {counts.shape}; 16-bit greyscale needed")
+        raise HDEDError(f"{path}: {counts.dtype} of shape {counts.shape}; must be 16-bit greyscale")
     return (counts * unit_m).astype(np.float32)

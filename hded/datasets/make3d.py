@@ -1,8 +1,9 @@
-"""Make3D (Saxena et al. 2009): four archives of 1704x2272 jpgs and 55x305 laser depth maps.
+"""Reader for Make3D (Saxena et al. 2009): archives of 1704x2272 jpgs and 55x305 laser depth maps.
 
-Image and depth pair by name: img-X.jpg with depth_sph_corr-X.mat, whose Position3DGrid[..., 3] is
-metres. The benchmark works at 460x345 (H x W): images antialiased, depth by nearest neighbour. A
-pair that does not decode is skipped, and named in `RawFrames.skipped`.
+Images and depth are paired by name: img-X.jpg with depth_sph_corr-X.mat, whose Position3DGrid
+[..., 3] is depth in metres. The benchmark's size is 460x345 (H x W): images are resized with
+antialiasing, depth by nearest neighbour. A pair that cannot be decoded is skipped and listed in
+`RawFrames.skipped`.
 """
 
 import io
@@ -33,31 +34,31 @@ SIZE = (460, 345)  # H, W
 GRID = (55, 305)
 MAX_DEPTH_M = 80.0
 BATCH = 64  # members decoded at once
-LASER_RANGE_M = 100.0  # sky is 80 to 81 m; what is far beyond is a damaged number
+LASER_RANGE_M = 100.0  # sky is 80 to 81 m; values above this are damaged data
 
 
 def open_make3d(folder: Path) -> RawFrames:
-    """Decode the four archives in `folder`; the frames' order is that of their names.
+    """Decode the four archives in `folder`; frames are sorted by name.
 
-    Holds the small images in memory (about 0.7 MB a frame). Depth that is not a positive number
-    within the laser's range reads as 0; sky (80 to 81 m) is kept as it is.
-    Raises HDEDError for an archive that is missing or damaged, or a split without a single pair.
+    The resized images are kept in memory (about 0.7 MB per frame). Depth that is not a positive
+    number within the laser's range becomes 0; sky (80 to 81 m) is not changed.
+    Raises HDEDError for an archive that is missing or damaged, and for a split without any pair.
     """
     rows, images, grids, skipped = [], [], [], []
     for split, (image_archive, depth_archive) in ARCHIVES.items():
         depths, bad_depths = _decode(folder, *depth_archive, "depth_sph_corr-", ".mat", _grids)
-        pictures, bad_images = _decode(folder, *image_archive, "img-", ".jpg", _pictures)
+        rgb_images, bad_images = _decode(folder, *image_archive, "img-", ".jpg", _pictures)
         skipped += [f"{name}: {why}" for name, why in sorted((bad_depths | bad_images).items())]
         known = set(bad_depths) | set(bad_images)
-        for name in sorted(set(depths) ^ set(pictures)):
+        for name in sorted(set(depths) ^ set(rgb_images)):
             if name not in known:
-                skipped.append(f"{name}: has no {'depth' if name in pictures else 'image'}")
-        names = sorted(set(depths) & set(pictures))
+                skipped.append(f"{name}: has no {'depth' if name in rgb_images else 'image'}")
+        names = sorted(set(depths) & set(rgb_images))
         if not names:
-            raise HDEDError(f"{folder}: Make3D's {split} archives hold no readable pair")
+            raise HDEDError(f"{folder}: Make3D's {split} archives have no readable pair")
         for name in names:
             rows.append({"frame": name, "split": split, "scene": ""})
-            images.append(pictures[name])
+            images.append(rgb_images[name])
             grids.append(depths[name])
 
     def read(i: int) -> dict[str, NDArray]:
@@ -87,7 +88,7 @@ def _decode(
     members = iter_members(folder / archive, folder=inside, suffix=(suffix,))
     good: dict[str, NDArray] = {}
     bad: dict[str, str] = {}
-    batch = list(islice(members, BATCH))  # before the bar: the archive may not be readable
+    batch = list(islice(members, BATCH))  # before the progress bar, because this may raise
     with progress(desc=archive, unit="file") as bar:
         while batch:
             results = decode([data for _, data in batch])

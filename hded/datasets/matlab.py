@@ -1,7 +1,7 @@
 """Untrusted MATLAB 5 files, parsed in a separate process with limited memory.
 
-One wrong byte makes scipy's C code crash (as of 1.17), and a few megabytes may inflate to many
-gigabytes: what happens there happens to that process alone.
+One wrong byte can crash scipy's C code (as of 1.17), and a few megabytes may decompress to many
+gigabytes; a separate process contains both.
 """
 
 import io
@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 MEMORY_BYTES = 2 << 30  # address space of the process
-ARRAY_BYTES = 1 << 20  # of one array: a Make3D depth map has half of that
-# of each file it reads a line (name, size) and the bytes; it answers with a line, and the array
+ARRAY_BYTES = 1 << 20  # limit for one array; a Make3D depth map has half of that
+# request: a line with name and size, then the bytes; response: a line with size and error, then the
+# array
 PROGRAM = """
 import io, json, sys
 try:
@@ -73,7 +74,7 @@ class MatReader:
             size, why = json.loads(process.stdout.readline())
             body = process.stdout.read(size)
             return why or np.load(io.BytesIO(body), allow_pickle=False)
-        except (OSError, ValueError, EOFError):  # it is dead
+        except (OSError, ValueError, EOFError):  # the process has died
             self._end()
             return "its bytes crash the parser"
 
@@ -83,7 +84,7 @@ class MatReader:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            # each thread of a linear algebra that nobody needs would reserve memory
+            # each thread of the linear algebra library would reserve memory
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )
 

@@ -1,8 +1,9 @@
-"""NYU-Depth-v2 labeled (Silberman et al. 2012): `nyu_depth_v2_labeled.mat` and `splits.mat`.
+"""Reader for the labeled NYU-Depth v2 (Silberman et al. 2012).
 
-The .mat is HDF5 with MATLAB's axes reversed: images (N, 3, W, H), depths (N, W, H). `depths` are
-filled; where the file carries `rawDepths`, their holes are a second validity mask. The white
-border is cropped (rows 44:471, columns 40:601, 0-based): 427x561, the paper's "561x427".
+`nyu_depth_v2_labeled.mat` is HDF5 with MATLAB's axes reversed: images (N, 3, W, H), depths
+(N, W, H). Holes of `depths` are filled; if the file has `rawDepths`, their holes give the mask
+`raw_valid`. `splits.mat` has the official splits. The white border is cropped (rows 44:471, columns
+40:601, 0-based): 427x561, the paper's "561x427".
 """
 
 from contextlib import ExitStack
@@ -25,7 +26,7 @@ CROP_ROWS = slice(44, 471)
 CROP_COLUMNS = slice(40, 601)
 SIZE = (427, 561)
 MAX_DEPTH_M = 10.0
-MAX_FRAMES = 100_000  # what a damaged file claims must not fill the memory
+MAX_FRAMES = 100_000  # a damaged file must not exhaust the memory
 MAX_NAME = 1000  # characters
 SPLITS_BYTES = 1 << 24  # the official file has 3 kB
 
@@ -33,8 +34,8 @@ SPLITS_BYTES = 1 << 24  # the official file has 3 kB
 def open_nyu(folder: Path, stack: ExitStack) -> RawFrames:
     """Open the two official files in `folder`; `stack` closes them.
 
-    Frame ids are the official 1-based numbers. Depth outside (0, 10] m or NaN reads as 0.
-    Raises HDEDError for a file that is missing, damaged, or not what its name says.
+    Frame ids are the official 1-based numbers. Depth that is NaN or outside (0, 10] m becomes 0.
+    Raises HDEDError for a file that is missing, damaged, or without the expected arrays.
     """
     mat = _open_hdf5(folder / LABELED, stack)
     arrays: dict[str, h5py.Dataset] = {}
@@ -117,7 +118,9 @@ def _splits(path: Path, count: int) -> list[str]:
     if not path.is_file():
         raise HDEDError(f"{path}: missing; run the download stage")
     if path.stat().st_size > SPLITS_BYTES:
-        raise HDEDError(f"{path}: {path.stat().st_size} bytes are no such file; fetch it again")
+        raise HDEDError(
+            f"{path}: {path.stat().st_size} bytes are too many for this file; fetch it again"
+        )
     with MatReader() as mat:
         found = {
             "train": mat.read(path.read_bytes(), "trainNdxs"),

@@ -46,9 +46,9 @@ _HTML_START = re.compile(rb"\s*<(!doctype\s+html|html)\b", re.IGNORECASE)
 class RemoteFile:
     """One file: its plain name, its mirrors in order, and its known size and digest.
 
-    `urls` may be empty, for a file that only a user can place. Raises `HDEDError` for a name that
-    is not a plain one, a `sha256` that is not 64 hexadecimal digits or the first 8 of them or more,
-    or a `size` below 1 byte.
+    `urls` may be empty for a file that only the user can provide. Raises `HDEDError` for a name
+    with folders, a `sha256` that is not at least the first 8 of 64 hexadecimal digits, or a `size`
+    below 1 byte.
     """
 
     name: str
@@ -77,19 +77,19 @@ def fetch(
     retries: int = 5,
     backoff_s: float = 1.0,
 ) -> Path:
-    """Return `folder / file.name`, downloaded unless a good one is there, and verified.
+    """Return the path `folder / file.name` of the verified file, and download it if necessary.
 
-    A file that is already there, downloaded or placed by hand, is checked against `sha256` and
-    `size` where they are known, and must in any case be non-empty and no HTML page; once checked it
-    costs neither network nor hashing. Processes that want one file at once download it once.
+    An existing file, downloaded or placed by hand, is verified against `sha256` and `size` where
+    they are known, and must not be empty or an HTML page. Once verified, it needs neither network
+    nor hashing. Several processes that need one file download it once.
 
-    `timeout_s` bounds each wait for the server [s]; `retries` counts the further tries, without
-    progress, of each URL; the wait before them starts at `backoff_s` [s] and doubles, up to 30 s.
-    Errors that a retry cannot mend (HTTP 404, an HTML page) go to the next URL at once.
+    `timeout_s` limits each wait for the server [s]; `retries` is the number of further tries of a
+    URL without progress; the wait between them starts at `backoff_s` [s] and doubles, up to 30 s.
+    After an error that a retry cannot fix (HTTP 404, an HTML page), the next URL is tried at once.
 
-    Without `sha256` and `size` the server's own length is believed. Raises `HDEDError`, one line
-    that ends with `place the file here: PATH`, if no URL delivers, the disk is full or read-only,
-    or the file that is there is not the expected one.
+    Without `sha256` and `size`, the length that the server states is trusted. Raises `HDEDError`,
+    one line that ends with `place the file here: PATH`, if no URL works, the disk is full or
+    read-only, or an existing file is not the expected one.
     """
     path = folder / file.name
     place = f"place the file here: {path.absolute()}"
@@ -124,14 +124,14 @@ class _UnfitError(Exception):
 
 
 def _is_verified(file: RemoteFile, path: Path) -> bool:
-    """Return whether the file is there; raises `_UnfitError` if it is there and wrong."""
+    """Return whether the file exists; raises `_UnfitError` if it is not the expected one."""
     if not path.exists():
         if path.is_symlink():
             raise _UnfitError("a link to nothing")
         return False
     if not path.is_file():
         raise _UnfitError("not a regular file")
-    seen = _identity(path)  # before hashing: a file that changes meanwhile is hashed again
+    seen = _identity(path)  # before hashing, so that a file that changes meanwhile is hashed again
     record = read_json(_record_path(path))
     if (
         record.items() >= seen.items()
@@ -144,7 +144,7 @@ def _is_verified(file: RemoteFile, path: Path) -> bool:
 
 
 def _inspect(file: RemoteFile, path: Path) -> str:
-    """Return the sha256 of a whole file, or raise `_UnfitError`."""
+    """Return the sha256 of a complete file; raises `_UnfitError` if it is not the expected one."""
     size = path.stat().st_size
     if not size or file.size not in (None, size):
         raise _UnfitError(f"{size} bytes, expected {file.size or 'some'}")
@@ -170,7 +170,7 @@ def _download(
     part_paths = [path.with_name(f"{path.name}.{key}.part") for key in keys]
     failures = []
     for url, part_path in zip(file.urls, part_paths, strict=True):
-        stuck = 0  # tries in a row that brought nothing
+        stuck = 0  # consecutive tries without progress
         furthest = _part(file, part_path).have
         while True:
             try:
@@ -209,14 +209,14 @@ def _try_once(file: RemoteFile, url: str, part_path: Path, path: Path, timeout_s
         digest = _inspect(file, part_path)
     except _UnfitError as error:
         reason = str(error)
-        if error.only_sum:  # hours of download, and it may be the expected sum that is wrong
+        if error.only_sum:  # keep a long download, because the expected sha256 may be wrong
             os.replace(part_path, rejected)
             reason += (
                 f", kept as {rejected.name}: if you trust where it came from, rename it to "
                 f"{file.name} and correct the sha256 in params.yaml"
             )
         part.discard()
-        # Pieces of several tries may be of several files; what came in one piece comes so again.
+        # Parts of several tries may be from different files, so a new try may help; not otherwise.
         raise TryError(reason, again=joined) from None
     seen = _identity(part_path)
     os.replace(part_path, path)
@@ -230,7 +230,7 @@ def _part(file: RemoteFile, part_path: Path) -> Part:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the file's lock; the system frees it if the process dies."""
+    """Hold the file's lock; the operating system releases it if the process dies."""
     lock = filelock.FileLock(path.with_name(f"{path.name}.lock"))
     try:
         lock.acquire(timeout=1)
@@ -257,7 +257,7 @@ def _record_path(path: Path) -> Path:
 
 
 def _remember(path: Path, seen: dict[str, int], digest: str) -> None:
-    """Write the file's record; report a digest that differs from the one that was fetched first."""
+    """Write the file's record; print a message if its sha256 differs from the first download's."""
     earlier = read_json(_record_path(path))
     first = earlier.get("first_sha256") or earlier.get("sha256") or digest
     if first != digest:
@@ -266,7 +266,7 @@ def _remember(path: Path, seen: dict[str, int], digest: str) -> None:
             f"results of the two may differ. To accept it for good, delete {_record_path(path)}",
             file=sys.stderr,
         )
-    with suppress(OSError):  # a shared read-only folder: the file is used, and hashed each time
+    with suppress(OSError):  # in a shared read-only folder, the file is hashed each time
         write_json(_record_path(path), seen | {"sha256": digest, "first_sha256": first})
 
 

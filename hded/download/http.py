@@ -1,8 +1,7 @@
 """One resumable HTTP request: the rest of a part file, or a short reason for its failure.
 
-The rules of `fetch` for a single try are here. A part is continued only under its server's ETag or
-Last-Modified (`If-Range`), or when a sha256 will judge the result; an answer is judged by its
-headers before it costs a byte of what is there.
+A part is continued only if the server's ETag or Last-Modified identifies the file (`If-Range`), or
+if a sha256 verifies the result. The response's headers are checked before the part is changed.
 """
 
 import json
@@ -19,8 +18,8 @@ from tqdm import tqdm
 from hded import __version__
 from hded.common.errors import HDEDError
 
-CHUNK = 1 << 16  # bytes a read, at most
-_MIN_RATE = 1024  # bytes/s over `timeout_s`: a slower server has stalled, however alive its socket
+CHUNK = 1 << 16  # maximum bytes per read
+_MIN_RATE = 1024  # bytes/s over `timeout_s`; a slower server counts as stalled
 
 
 class TryError(Exception):
@@ -35,8 +34,8 @@ class TryError(Exception):
 class Part:
     """The bytes received so far from one URL, and the identity of the server's file.
 
-    `name` is the whole file's and `size` its expected length [bytes]; `judged` says that a sha256
-    will judge the whole. `have` counts the bytes that are here; `total`, if known, those to come.
+    `name` and `size` are the name and expected length [bytes] of the whole file; `judged`: a sha256
+    will verify it. `have` is the number of bytes received; `total` the whole file's, if known.
     """
 
     def __init__(self, path: Path, name: str, size: int | None, judged: bool) -> None:
@@ -45,7 +44,7 @@ class Part:
         state = read_json(self._state_path)
         self.validator: str | None = state.get("validator")  # ETag or Last-Modified
         self.total: int | None = state.get("total")
-        # Without its state a part cannot be trusted: it is begun afresh.
+        # A part without its state is not trusted: the download starts again.
         self.have = path.stat().st_size if state and path.exists() else 0
 
     def begin(self, validator: str | None, total: int | None) -> None:
@@ -59,16 +58,16 @@ class Part:
         """Delete the part and its state."""
         self.path.unlink(missing_ok=True)
         self._state_path.unlink(missing_ok=True)
-        _unfinished(self._state_path).unlink(missing_ok=True)  # of a process that was killed
+        _unfinished(self._state_path).unlink(missing_ok=True)  # left by a killed process
 
 
 def request_rest(url: str, part: Part, timeout_s: float) -> None:
     """Request the rest of `part` once and receive it; on return the part is complete.
 
-    `timeout_s` bounds each wait for the server [s]. Raises `TryError`; `HDEDError` if the disk
-    cannot hold the rest; `OSError` if it cannot be written. What came before stays in the part.
+    `timeout_s` limits each wait for the server [s]. Raises `TryError`; `HDEDError` if the disk has
+    too little space; `OSError` if it cannot be written. Bytes received before an error are kept.
     """
-    # identity: the bytes must be the file's own, so that ranges, length and sha256 mean something.
+    # identity: ranges, length and sha256 refer to the file itself, not to a compressed transfer.
     headers = {"Accept-Encoding": "identity", "User-Agent": f"hded/{__version__}"}
     resume = part.have > 0 and (part.validator is not None or part.judged)
     if resume:
@@ -91,7 +90,7 @@ def request_rest(url: str, part: Part, timeout_s: float) -> None:
     except (requests.Timeout, urllib3.exceptions.TimeoutError):
         raise TryError(f"no answer for {timeout_s:g} s", again=True) from None
     except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
-        # A ValueError is an unusable URL; like endless redirects, it will not mend itself.
+        # A ValueError is an unusable URL; as for endless redirects, a retry would not help.
         again = not isinstance(error, ValueError | requests.TooManyRedirects)
         raise TryError(_in_short(error), again=again) from None
 
@@ -101,7 +100,7 @@ def _check_status(response: requests.Response, part: Part, resume: bool) -> None
     if status == requests.codes.ok:
         return
     if status == requests.codes.requested_range_not_satisfiable and resume:
-        part.discard()  # the server's file is shorter than what is here: it is another one
+        part.discard()  # the server's file is shorter than the part, so it is another one
         raise TryError("HTTP 416 to a continued download", again=True)
     after = response.headers.get("Retry-After", "")
     wait_s = float(after) if after.isdecimal() else None
@@ -110,22 +109,22 @@ def _check_status(response: requests.Response, part: Part, resume: bool) -> None
 
 
 def _check_kind(response: requests.Response, part: Part) -> None:
-    """Refuse a login or error page sent with status 200, and bytes that are not the file's own."""
+    """Raise `TryError` for a login or error page sent with status 200, and for encoded content."""
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind in ("text/html", "application/xhtml+xml") and not may_be_html(part.name):
         raise TryError("sent an HTML page in place of the file", again=False)
     encoding = response.headers.get("Content-Encoding", "identity").lower()
-    # Some servers call a .tar.gz itself "gzip-encoded"; taken as it comes, it is the file.
+    # Some servers declare a .tar.gz itself as gzip-encoded; its raw bytes are the file.
     if encoding != "identity" and not part.name.endswith((".gz", ".tgz")):
         raise TryError(f"sent the file {encoding}-encoded, unasked", again=False)
 
 
 def _check_range(response: requests.Response, part: Part) -> int | None:
-    """Return the whole file's length [bytes], if known, of a 206 that continues this very part."""
+    """Return the whole file's length [bytes], if known; raise unless a 206 continues this part."""
     headers = response.headers
     span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
     total = int(span[2]) if span and span[2] != "*" else part.total
-    # A server that knows Range but not If-Range would send the tail of a changed file.
+    # A server that supports Range but not If-Range would send the rest of a changed file.
     is_etag = part.validator is not None and part.validator.startswith('"')
     validator = headers.get("ETag" if is_etag else "Last-Modified", part.validator)
     same = total == (part.total or part.size or total) and part.validator in (None, validator)
@@ -137,7 +136,7 @@ def _check_range(response: requests.Response, part: Part) -> int | None:
 
 
 def _check_length(response: requests.Response, part: Part) -> int | None:
-    """Return the whole file's length [bytes] as a 200 tells it, or as it was expected."""
+    """Return the whole file's length [bytes] as stated by a 200 response, or else as expected."""
     length = response.headers.get("Content-Length", "")
     total = int(length) if length.isdecimal() else None
     if "chunked" in response.headers.get("Transfer-Encoding", "").lower():
@@ -160,10 +159,10 @@ def _check_free_disk(part: Part, total: int | None) -> None:
 
 
 def _receive(response: requests.Response, part: Part, total: int | None, timeout_s: float) -> None:
-    """Append the body to the part, watching the rate and the length."""
+    """Append the body to the part; raise `TryError` for a stalled or wrong-sized transfer."""
     with part.path.open("ab") as out, byte_bar(part.name, part.have, total) as bar:
         mark_s, mark = time.monotonic(), part.have
-        # read1, not read: what came is written at once, so a stall or a kill loses almost nothing.
+        # read1 returns what has arrived, so that a stall or a kill loses almost nothing.
         while chunk := response.raw.read1(CHUNK, decode_content=False):
             out.write(chunk)
             part.have += len(chunk)
@@ -177,13 +176,13 @@ def _receive(response: requests.Response, part: Part, total: int | None, timeout
                     raise TryError(f"less than {_MIN_RATE} B/s for {timeout_s:g} s", again=True)
                 mark_s, mark = now_s, part.have
         out.flush()
-        os.fsync(out.fileno())  # a rename may reach the disk before the bytes that it names
+        os.fsync(out.fileno())  # otherwise a rename could reach the disk before the data
     if total is not None and part.have < total:
         raise TryError(f"ended after {part.have} of {total} bytes", again=True)
 
 
 def _validator(response: requests.Response) -> str | None:
-    """Return what `If-Range` may carry: a strong ETag (a weak one may not), or a date."""
+    """Return a value for `If-Range`: a strong ETag (weak ones are not allowed), or a date."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified")
 
@@ -207,7 +206,7 @@ def may_be_html(name: str) -> bool:
 
 
 def byte_bar(label: str, done: int, total: int | None) -> tqdm:
-    """Return a progress bar of bytes, with rate and time left, that shows after a second."""
+    """Return a progress bar in bytes that appears after one second."""
     return tqdm(desc=label, initial=done, total=total, unit="B", unit_scale=True, delay=1.0)
 
 
@@ -221,7 +220,7 @@ def read_json(path: Path) -> dict:
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Write a small JSON object, whole or not at all; raises `OSError`."""
+    """Write a small JSON object atomically; raises `OSError`."""
     new = _unfinished(path)
     try:
         new.write_text(json.dumps(value) + "\n", encoding="utf-8")

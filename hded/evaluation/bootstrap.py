@@ -1,7 +1,7 @@
 """Confidence intervals for the difference of two networks, by the paired bootstrap.
 
-- Images are resampled with replacement, and both networks take the same resample, because they are
-  measured on the same images: the difficulty of an image cancels (Efron and Tibshirani 1993,
+- Images are resampled with replacement, and both networks use the same resample, because they are
+  evaluated on the same images: the difficulty of an image cancels (Efron and Tibshirani 1993,
   chapters 6 and 13; Koehn 2004 for metrics of machine translation).
 - Seeds are resampled too, independently for the two networks, since seed 0 of one has nothing in
   common with seed 0 of the other. They are resampled together where both columns are the same
@@ -20,7 +20,7 @@ from hded.common.errors import HDEDError
 
 RESAMPLES = 10_000
 LEVEL = 0.95
-CHUNK = 500  # resamples at a time, which bounds the memory
+CHUNK = 500  # resamples at a time, to limit memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def paired_difference(
     drawn = np.empty(resamples)
     for start in range(0, resamples, CHUNK):
         count = min(CHUNK, resamples - start)
-        # how often each resample holds each image
+        # how often each resample contains each image
         times = rng.multinomial(images, np.full(images, 1 / images), count)
         pair = [times @ values.T / images for values in (first, second)]
         if same_networks:

@@ -1,8 +1,8 @@
-"""Measuring a network on a dataset's test frames: per-image rows first, aggregates from them.
+"""Evaluation of a network on a dataset's test frames: per-image rows, and aggregates from them.
 
-The network takes a batch at a time; threads measure its last outputs meanwhile, and no more than a
-few wait, so memory does not grow with the number of frames. Beside the network stand two predictors
-that look at nothing: the training set's median depth, and the defocused input itself.
+The network predicts one batch while threads compute the errors of the last one. The queue between
+them is short, so memory does not grow with the number of frames. The network is compared with two
+baselines: the training set's median depth, and the defocused input itself as all-in-focus image.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from hded.evaluation.protocols import (
 )
 from hded.store import Store
 
-# images (H, W, 3) to the outputs of each, as `Predictor.batch` has them
+# images (H, W, 3) -> the outputs of each, as `Predictor.batch` returns them
 Predict = Callable[[Sequence[NDArray[np.uint8]]], Sequence[Mapping[str, NDArray]]]
 DEPTH_BINS = 20
 COC_BIN_PX = 1.0
@@ -41,7 +41,7 @@ COC_BIN_PX = 1.0
 
 @dataclass(slots=True)
 class ErrorCurve:
-    """Depth error in bins of another quantity: sums over pixels, so that frames just add up."""
+    """Depth error against another quantity, in bins: sums over the pixels of all frames."""
 
     edges: NDArray[np.float64]
     sums: NDArray[np.float64] = field(init=False)
@@ -52,15 +52,15 @@ class ErrorCurve:
     def sums_of(
         self, quantity: NDArray, pred: NDArray, gt: NDArray, valid: NDArray
     ) -> NDArray[np.float64]:
-        """Return what one frame's valid pixels add; all arguments (H, W)."""
+        """Return the sums over one frame's valid pixels; all arguments (H, W)."""
         x, error = quantity[valid], (pred[valid] - gt[valid]).astype(np.float64)
         bins = len(self.edges) - 1
-        place = np.searchsorted(self.edges, x, "right") - 1
-        place[x == self.edges[-1]] = bins - 1  # the last bin has both its ends
-        # what lies outside goes to a bin that is cut off
-        place[(place < 0) | (place >= bins)] = bins
+        index = np.searchsorted(self.edges, x, "right") - 1
+        index[x == self.edges[-1]] = bins - 1  # the last bin includes its upper edge
+        # pixels outside all bins are counted in an extra bin, which is dropped
+        index[(index < 0) | (index >= bins)] = bins
         weights = (None, error**2, np.abs(error) / gt[valid], error)
-        counts = [np.bincount(place, w, bins + 1)[:bins] for w in weights]
+        counts = [np.bincount(index, w, bins + 1)[:bins] for w in weights]
         return np.stack(counts).astype(np.float64, copy=False)
 
     def add(self, quantity: NDArray, pred: NDArray, gt: NDArray, valid: NDArray) -> None:
@@ -68,7 +68,7 @@ class ErrorCurve:
         self.sums += self.sums_of(quantity, pred, gt, valid)
 
     def table(self) -> pd.DataFrame:
-        """Return columns bin_low, bin_high, pixels, rmse [m], abs_rel, bias [m]; no empty bins."""
+        """Return bin_low, bin_high, pixels, rmse [m], abs_rel and bias [m] of non-empty bins."""
         pixels, square, relative, bias = self.sums[:, used := self.sums[0] > 0]
         return pd.DataFrame(
             {
@@ -84,7 +84,7 @@ class ErrorCurve:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Per-image rows, aggregates and curves, and the protocols by which they were measured."""
+    """The results of an evaluation: per-image rows, aggregates, error curves and protocols."""
 
     depth: pd.DataFrame
     all_in_focus: pd.DataFrame
@@ -93,15 +93,15 @@ class Evaluation:
     by_depth: ErrorCurve
     by_coc: ErrorCurve
     median_depth_m: float
-    truth: str  # digest of the test frames' depth
+    truth: str  # SHA-256 prefix of the test frames' ground-truth depth
 
 
 def median_depth_m(scenes: Store) -> float:
-    """Return the median of the training frames' valid depth [m], to 1 mm, from a histogram."""
+    """Return the median [m] of the training frames' valid depth, to 1 mm, from a histogram."""
     counts = np.zeros(1, np.int64)
     for index in scenes.indices("train"):
         depth = scenes.read("depth", index)
-        # depths beyond a kilometre are measurement errors; clipped they do not move the median
+        # a depth beyond 1 km is damaged data; the clip bounds the histogram's size
         millimetres = np.rint(np.clip(depth[depth > 0], 0, 1000) * 1000).astype(np.int64)
         frame = np.bincount(millimetres, minlength=len(counts))
         frame[: len(counts)] += counts
@@ -118,13 +118,13 @@ def evaluate(
     size_px: int | None,
     batch_size: int = 1,
 ) -> Evaluation:
-    """Return the errors of `predict` on the test frames under every protocol of the dataset.
+    """Evaluate `predict` on the test frames under every protocol of the dataset.
 
-    A frame with several renderings, one for each focus distance, counts once for each of them.
+    A frame with several renderings, one per focus distance, counts once for each of them.
 
-    size_px: side of the resized frames of a `resize` network, None for a native one; batch_size:
-    the number of images that `predict` is called with. Raises HDEDError, naming the frame, for a
-    depth that is not a positive number.
+    size_px: side of the input of a network with the geometry `resize`, None for any other.
+    batch_size: number of images that `predict` gets at once. Raises HDEDError, naming the frame,
+    for a predicted depth that is not finite.
     """
     attributes = scenes.attributes
     native: tuple[int, int] = tuple(attributes["size"])
@@ -142,7 +142,7 @@ def evaluate(
     table = defocused.frames
     several = table["camera_index"].nunique() > 1
     sizes = [network_size] if network_size else list(dict.fromkeys([native, PAPER_SIZE]))
-    measures = _Measures(
+    evaluator = _FrameEvaluator(
         protocols=[p for p in every if has_raw or not p.raw],
         sizes=sizes if "all_in_focus" in heads else [],
         native=native,
@@ -169,22 +169,22 @@ def evaluate(
                 coc_px=defocused.read("coc", row).astype(np.float32),
                 depth_m=depth_m,
                 raw_valid=scenes.read("raw_valid", index) if has_raw else None,
-                sharp=scenes.read("rgb", index) if measures.sizes else None,
+                sharp=scenes.read("rgb", index) if evaluator.sizes else None,
             )
 
     depth_rows: list[dict[str, Any]] = []
     image_rows: list[dict[str, Any]] = []
-    for found in _stream(predict, frames(), measures.measure, batch_size):
-        depth_rows += found.depth
-        image_rows += found.images
-        measures.by_depth.sums += found.by_depth
-        measures.by_coc.sums += found.by_coc
+    for result in _stream(predict, frames(), evaluator.measure, batch_size):
+        depth_rows += result.depth
+        image_rows += result.images
+        evaluator.by_depth.sums += result.by_depth
+        evaluator.by_coc.sums += result.by_coc
     depth, all_in_focus = pd.DataFrame(depth_rows), pd.DataFrame(image_rows)
-    metrics = _aggregate(depth, all_in_focus, measures.protocols)
+    metrics = _aggregate(depth, all_in_focus, evaluator.protocols)
     if several:
         images = dict(list(all_in_focus.groupby("focus_distance_m"))) if len(all_in_focus) else {}
         metrics["focus"] = {
-            f"{focus:.10g}": _aggregate(rows, images.get(focus, all_in_focus), measures.protocols)
+            f"{focus:.10g}": _aggregate(rows, images.get(focus, all_in_focus), evaluator.protocols)
             for focus, rows in depth.groupby("focus_distance_m")
         }
     return Evaluation(
@@ -193,16 +193,16 @@ def evaluate(
         metrics=metrics,
         protocols=[_depth_block(p, native, has_raw) for p in every]
         + [_image_block(size, native) for size in sizes],
-        by_depth=measures.by_depth,
-        by_coc=measures.by_coc,
-        median_depth_m=measures.median_m,
+        by_depth=evaluator.by_depth,
+        by_coc=evaluator.by_coc,
+        median_depth_m=evaluator.median_m,
         truth=truth.hexdigest()[:20],
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """One test rendering and its ground truth, all at native size."""
+    """A test rendering and its ground truth, all at native size."""
 
     key: dict[str, Any]
     defocused: NDArray[np.uint8]
@@ -213,8 +213,8 @@ class _Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class _FrameResult:
-    """One frame's rows, and its contribution to the curves."""
+class _FrameErrors:
+    """The rows of one frame, and its sums for the error curves."""
 
     depth: list[dict[str, Any]]
     images: list[dict[str, Any]]
@@ -223,8 +223,8 @@ class _FrameResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _Measures:
-    """The protocols, sizes and curves by which every frame is measured."""
+class _FrameEvaluator:
+    """Computes the errors of single frames, under all protocols and at all sizes."""
 
     protocols: list[DepthProtocol]
     sizes: list[tuple[int, int]]
@@ -233,44 +233,44 @@ class _Measures:
     by_depth: ErrorCurve
     by_coc: ErrorCurve
 
-    def measure(self, frame: _Frame, outputs: Mapping[str, NDArray]) -> _FrameResult:
-        gt, top = frame.depth_m, self.by_depth.edges[-1]
-        guesses = {"median": np.full(gt.shape, self.median_m, np.float32)}
+    def measure(self, frame: _Frame, outputs: Mapping[str, NDArray]) -> _FrameErrors:
+        gt, max_m = frame.depth_m, self.by_depth.edges[-1]
+        predictions = {"median": np.full(gt.shape, self.median_m, np.float32)}
         curves = {}
         if "depth" in outputs:
-            guesses["network"] = outputs["depth"]
-            valid = (gt > MIN_DEPTH_M) & (gt <= top)
-            pred = np.clip(resize_bilinear(outputs["depth"], gt.shape), MIN_DEPTH_M, top)
+            predictions["network"] = outputs["depth"]
+            valid = (gt > MIN_DEPTH_M) & (gt <= max_m)
+            pred = np.clip(resize_bilinear(outputs["depth"], gt.shape), MIN_DEPTH_M, max_m)
             curves["by_depth"] = self.by_depth.sums_of(gt, pred, gt, valid)
             curves["by_coc"] = self.by_coc.sums_of(frame.coc_px, pred, gt, valid)
         depth, images = [], []
-        # protocols that differ only in pooling share their rows
+        # protocols that differ only in pooling have the same per-image errors
         kinds = {p.per_image for p in self.protocols}
-        for method, guess in guesses.items():
+        for method, pred in predictions.items():
             key = {**frame.key, "method": method}
             try:
-                rows = {kind: kind.measure(guess, gt, frame.raw_valid) for kind in kinds}
+                rows = {kind: kind.measure(pred, gt, frame.raw_valid) for kind in kinds}
             except HDEDError as error:
                 raise HDEDError(f"frame {frame.key['frame']}: {error}") from None
             depth += [{**key, "protocol": p.name, **rows[p.per_image]} for p in self.protocols]
         if frame.sharp is not None:
-            shown = {"network": outputs["all_in_focus"], "input": frame.defocused}
+            estimates = {"network": outputs["all_in_focus"], "input": frame.defocused}
             for size in self.sizes:
-                for method, scores in measure_all_in_focus(shown, frame.sharp, size).items():
+                for method, scores in measure_all_in_focus(estimates, frame.sharp, size).items():
                     key = {**frame.key, "method": method}
                     images.append({**key, "protocol": _size_name(size, self.native), **scores})
-        return _FrameResult(depth, images, **curves)
+        return _FrameErrors(depth, images, **curves)
 
 
 def _stream(
     predict: Predict,
     frames: Iterator[_Frame],
-    measure: Callable[[_Frame, Mapping[str, NDArray]], _FrameResult],
+    measure: Callable[[_Frame, Mapping[str, NDArray]], _FrameErrors],
     batch_size: int,
-) -> Iterator[_FrameResult]:
-    """Predict in this thread and measure in others; yield the results in the frames' order."""
+) -> Iterator[_FrameErrors]:
+    """Predict in this thread, measure in others, and yield the results in the frames' order."""
     threads = torch.get_num_threads()
-    waiting: deque[Future[_FrameResult]] = deque()
+    waiting: deque[Future[_FrameErrors]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         while batch := list(islice(frames, batch_size)):
             try:
@@ -327,7 +327,7 @@ def _depth_block(protocol: DepthProtocol, native: tuple[int, int], has_raw: bool
         "title": protocol.title,
         "statement": protocol.statement(native),
         "available": available,
-        "why_not": None if available else "the raw file carries no rawDepths",
+        "why_not": None if available else "the raw file has no rawDepths",
     }
 
 

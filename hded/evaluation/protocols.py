@@ -1,7 +1,7 @@
 """The evaluation protocols, as data: mask, crop, cap, clipping, size and pooling.
 
 - A new protocol is one declaration in `DEPTH_PROTOCOLS`.
-- Reports print `DepthProtocol.statement` under every table, so that no figure stands without it.
+- Reports print `DepthProtocol.statement` under every table.
 - Predictions are never scaled to the ground truth (no median scaling).
 """
 

@@ -33,7 +33,7 @@ def _reflected(length: int) -> Tensor:
 
 
 def export_onnx(predictor: Predictor, path: Path) -> None:
-    """Write the network's heads as ONNX: `rgb` (1, 3, H, W) in [-1, 1], H and W of 17 or more.
+    """Write the network as ONNX: input `rgb` (1, 3, H, W) in [-1, 1], with H and W at least 17.
 
     Outputs are named after the heads and equal those of `HDEDNet.forward`. A network trained on
     resized frames needs images of its training size. Raises HDEDError without the extra `onnx`.
@@ -42,8 +42,8 @@ def export_onnx(predictor: Predictor, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError:
         raise HDEDError(
-            "export needs the packages onnx and onnxscript; run `pip install '.[onnx]'` in the "
-            "project's folder"
+            "ONNX export needs the packages onnx and onnxscript; run `pip install '.[onnx]'` in "
+            "the project's folder"
         ) from None
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     free = torch.export.Dim.DYNAMIC

@@ -21,7 +21,7 @@ from hded.inference import Predictor
 TILE_PX = 1024
 OVERLAP_PX = 192
 MAX_MM = 65535  # of a 16-bit image: 65.5 m
-PREVIEW = "viridis"  # near is dark, far is light, as in the report
+PREVIEW = "viridis"  # near is dark, far is light, as in the report's figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def _bands(
 
 
 def _starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Return the first pixel of each tile; the last ends with the photograph."""
+    """Return the first pixel of each tile along one axis; the last tile ends at the border."""
     if length <= tile:
         return [0]
     count = -(-(length - overlap) // (tile - overlap))

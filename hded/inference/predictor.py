@@ -22,7 +22,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
-    """A network, and the geometry that it was trained with.
+    """A network and the input geometry that it was trained with.
 
     The network is moved to `device`, in evaluation mode and channels-last layout. That layout is
     faster for the paper's network in float32 on a CPU (`make benchmark`), and its outputs are
@@ -58,8 +58,8 @@ class Predictor:
         for head, output in outputs.items():
             if not output.isfinite().all():
                 raise HDEDError(
-                    f"the {head.replace('_', '-')} head gives numbers that are not finite: its "
-                    "network has diverged; train it with a lower train.lr"
+                    f"the output of the {head.replace('_', '-')} head is not finite: training has "
+                    "diverged; train again with a lower train.lr"
                 )
         arrays: dict[str, NDArray] = {}
         if "depth" in outputs:
@@ -76,7 +76,7 @@ def save_weights(
     geometry: Geometry,
     size_px: int,
 ) -> None:
-    """Write a state dict with the arguments of `HDEDNet` that it belongs to."""
+    """Write a state dict with the arguments of `HDEDNet` that rebuild its network."""
     content = {
         "format": FORMAT,
         "network": dict(network),
@@ -118,5 +118,5 @@ def load_predictor(
         raise HDEDError(f"{path}: no such file; train a network first (`dvc repro`)") from None
     # a checkpoint of another program may fail in any of these ways
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise HDEDError(f"{path}: not a checkpoint of this program ({str(error)[:200]})") from error
+        raise HDEDError(f"{path}: not weights of this program ({str(error)[:200]})") from error
     return Predictor(network, geometry, size_px, torch.device(device))

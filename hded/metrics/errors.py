@@ -25,7 +25,7 @@ def depth_errors(pred: NDArray, gt: NDArray, valid: NDArray) -> dict[str, float]
     Raises HDEDError for shapes that differ, and for a prediction that is not a positive number.
     """
     if valid.dtype != np.bool_:
-        raise HDEDError(f"depth errors: valid is {valid.dtype}; a mask of bool is needed")
+        raise HDEDError(f"depth errors: valid is {valid.dtype}; pass a mask of bool")
     if not pred.shape == gt.shape == valid.shape:
         raise HDEDError(f"depth errors: shapes {pred.shape}, {gt.shape}, {valid.shape} differ")
     pred, gt = pred[valid].astype(np.float64), gt[valid].astype(np.float64)
@@ -34,7 +34,8 @@ def depth_errors(pred: NDArray, gt: NDArray, valid: NDArray) -> dict[str, float]
     if not (np.isfinite(pred).all() and (pred > 0).all()):
         raise HDEDError(
             "depth errors: the prediction has NaN, infinite or non-positive pixels where the "
-            "truth is valid; clip it to the protocol's range, and look for a diverged network"
+            "ground truth is valid; clip it to the protocol's range, or check whether training "
+            "diverged"
         )
     error = pred - gt
     ratio = np.maximum(pred / gt, gt / pred)
@@ -68,7 +69,7 @@ def ssim(image: NDArray, reference: NDArray) -> float:
 
 def _check_shapes(image: NDArray, reference: NDArray) -> None:
     if image.shape != reference.shape:
-        raise HDEDError(f"image of shape {image.shape}, reference {reference.shape}: they differ")
+        raise HDEDError(f"image shape {image.shape} differs from reference {reference.shape}")
 
 
 def _unit(image: NDArray) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Structural similarity (Wang et al. 2004): for the loss in torch, for the metric in float64.
+"""Structural similarity (Wang et al. 2004): in torch for the loss, in float64 for the metric.
 
 11x11 Gaussian window of sigma 1.5, at positions where it fits only ("valid"), data range 1,
 C1 = 0.01^2, C2 = 0.03^2: what pytorch-msssim computes with `data_range=1`.
@@ -106,4 +106,4 @@ def _window() -> NDArray[np.float64]:
 
 def _check_size(height: int, width: int) -> None:
     if min(height, width) < WINDOW:
-        raise HDEDError(f"SSIM of a {height}x{width} image: {WINDOW}x{WINDOW} at least is needed")
+        raise HDEDError(f"SSIM of a {height}x{width} image: needs at least {WINDOW}x{WINDOW} px")

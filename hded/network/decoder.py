@@ -1,8 +1,8 @@
-"""Decoder heads: five blocks, each twice the size, with concatenated skips.
+"""Decoder heads: blocks that each double the size, with concatenated skip connections.
 
-`TransposedDecoder` is the paper's (section III-B). Transposed convolutions have a bias, no other
-convolution has. The paper's Table I prints decoder rows that do not fit its 41 M parameters; these
-are D3-Net's, which do. `BilinearDecoder` is a slim one for small encoders and few images.
+`TransposedDecoder` is the paper's (section III-B). Only transposed convolutions have a bias. The
+decoder rows of the paper's Table I do not add up to its 41 M parameters; those of D3-Net do and are
+used here. `BilinearDecoder` is a smaller one for small encoders and few images.
 """
 
 from collections.abc import Sequence
@@ -31,13 +31,13 @@ class UpBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels_in, h, w) -> (B, channels_out, 2h, 2w)."""
+        """Map (B, channels_in, h, w) -> (B, channels_out, 2h, 2w)."""
         x = self.relu(self.dropout(self.norm1(self.up(x))))
         return self.relu(self.dropout(self.norm2(self.conv(x))))
 
 
 class TransposedDecoder(nn.Module):
-    """From the encoder's five maps to `out_channels` at the image's size, no output activation.
+    """The paper's decoder: five `UpBlock`s and a prediction layer without activation.
 
     `dropout` is the probability in the two deepest blocks.
     """
@@ -54,7 +54,7 @@ class TransposedDecoder(nn.Module):
         self.predict = nn.Conv2d(c2, out_channels, 3, padding=1, bias=False)
 
     def forward(self, maps: Sequence[Tensor], rgb: Tensor) -> Tensor:
-        """Five maps at strides 2 to 32 -> (B, out_channels, H, W); the image itself is not used."""
+        """Map five feature maps at strides 2 to 32 -> (B, out_channels, H, W); rgb is not used."""
         *skips, x = maps
         for block, skip in zip(self.blocks, [*reversed(skips), None], strict=True):
             x = block(x)
@@ -64,12 +64,12 @@ class TransposedDecoder(nn.Module):
 
 
 class BilinearDecoder(nn.Module):
-    """Bilinear doubling, the skip beside it, then 3x3, BN, [dropout], ReLU a few times.
+    """A small decoder: bilinear upsampling, the skip, then a few 3x3, BN, [dropout], ReLU.
 
-    It ends at stride 2, where the image stands beside the last skip and the output comes from, both
-    with their 2x2 pixels as channels (Shi et al. 2016): no detail is lost, and a convolution there
-    sees twice as far as one at full size for the same arithmetic. Channels of the blocks are
-    `CHANNELS` times `width`, whatever the encoder's.
+    The last block works at stride 2. It gets the image beside the last skip, and the output is
+    predicted there; both have their 2x2 pixels as channels (pixel shuffle, Shi et al. 2016). No
+    detail is lost, and a convolution has twice the receptive field of one at full size for the same
+    arithmetic. The blocks have `CHANNELS` times `width` channels, independent of the encoder.
     """
 
     CHANNELS = (256, 128, 64, 64)
@@ -99,11 +99,11 @@ class BilinearDecoder(nn.Module):
         self.predict = nn.Conv2d(channels, 4 * out_channels, 3, padding=1, bias=False)
 
     def forward(self, maps: Sequence[Tensor], rgb: Tensor) -> Tensor:
-        """Five maps at strides 2 to 32 and rgb (B, 3, H, W) -> (B, out_channels, H, W)."""
+        """Map feature maps at strides 2 to 32 and rgb (B, 3, H, W) -> (B, out_channels, H, W)."""
         c2, *deeper, x = maps
         skips = [*reversed(deeper), torch.cat([c2, F.pixel_unshuffle(rgb, 2)], 1)]
         for block, skip in zip(self.blocks, skips, strict=True):
-            # a factor, not a size: exported networks stay free in their size
+            # a factor rather than a size, so that exported networks accept images of any size
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
             x = block(torch.cat([x, skip], 1))
         return F.pixel_shuffle(self.predict(x), 2)
@@ -117,7 +117,7 @@ def build_decoder(
     dropout: float,
     width: float,
 ) -> nn.Module:
-    """Return a decoder head with new weights; `width` is the bilinear one's own."""
+    """Return a decoder head with new weights; only the bilinear one uses `width`."""
     check_choice("network: decoder", name, get_args(Decoder))
     if name == "bilinear":
         return BilinearDecoder(encoder_channels, out_channels, dropout, width)

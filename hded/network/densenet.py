@@ -1,11 +1,13 @@
 """DenseNet-121 as 2HDED:NET uses it (paper section III-A, Table I).
 
-Choices, each against torchvision's `densenet121().features`:
+Differences from torchvision's `densenet121().features`:
 - conv0 is 3x3 stride 2 with LeakyReLU 0.2 (torchvision: 7x7, ReLU);
-- the max-pool is a learned 4x4 stride 2 convolution with its own batch norm (paper: no pooling);
-- five feature maps leave it, at strides 2 to 32: after conv0, the three transitions *before*
-  their pooling, and norm5;
-- names of modules are torchvision's, so every DenseNet tensor of equal name and shape loads.
+- a learned 4x4 stride 2 convolution with its own batch norm replaces the max-pool (paper: no
+  pooling);
+- it returns five feature maps at strides 2 to 32: after conv0, after the three transitions but
+  before their pooling, and after norm5.
+
+Modules have torchvision's names, so that published DenseNet weights can be loaded.
 """
 
 import torch
@@ -18,7 +20,7 @@ BOTTLENECK = 4  # the 1x1 convolution of a dense layer has 4 x growth channels
 
 
 class DenseLayer(nn.Module):
-    """BN, ReLU, 1x1, BN, ReLU, 3x3: adds `growth` channels to what it is given."""
+    """BN, ReLU, 1x1, BN, ReLU, 3x3, which computes `growth` new channels."""
 
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
@@ -35,7 +37,7 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.Module):
-    """`layers` dense layers; each sees all that came before it."""
+    """`layers` dense layers; the input of each is the block's input and all earlier outputs."""
 
     def __init__(self, layers: int, channels: int, growth: int) -> None:
         super().__init__()
@@ -43,14 +45,14 @@ class DenseBlock(nn.Module):
             self.add_module(f"denselayer{i + 1}", DenseLayer(channels + i * growth, growth))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, h, w) -> (B, channels + layers * growth, h, w)."""
+        """Map (B, channels, h, w) -> (B, channels + layers * growth, h, w)."""
         for layer in self.children():
             x = torch.cat([x, layer(x)], 1)
         return x
 
 
 class Transition(nn.Module):
-    """BN, ReLU, 1x1 to half the channels; the 2x2 average pooling is the encoder's to apply."""
+    """BN, ReLU, 1x1 to half the channels; the encoder applies the 2x2 average pooling."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -58,12 +60,12 @@ class Transition(nn.Module):
         self.conv = nn.Conv2d(channels, channels // 2, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, h, w) -> (B, channels / 2, h, w)."""
+        """Map (B, channels, h, w) -> (B, channels / 2, h, w)."""
         return self.conv(F.relu(self.norm(x)))
 
 
 class DenseNetEncoder(nn.Module):
-    """DenseNet-121 without pooling at the start.
+    """DenseNet-121 without max-pooling.
 
     `width` scales every channel count; 1.0 is the paper's network (7,011,840 parameters).
     `channels` holds the five outputs' channels, (64, 128, 256, 512, 1024) at width 1.
@@ -91,7 +93,7 @@ class DenseNetEncoder(nn.Module):
         self.channels = tuple(outputs)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W), H and W multiples of 32 -> five maps at strides 2, 4, 8, 16, 32."""
+        """Map (B, 3, H, W), H and W multiples of 32 -> five maps at strides 2, 4, 8, 16, 32."""
         f = self.features
         x = F.leaky_relu(f.norm0(f.conv0(x)), 0.2)  # (B, 64, H/2, W/2)  # pyright: ignore[reportCallIssue]
         maps = [x]

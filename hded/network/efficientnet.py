@@ -1,12 +1,12 @@
 """EfficientNet-Lite 0 and 2 as encoders, without squeeze-and-excitation.
 
 Tan and Le 2019 (arXiv 1905.11946); the Lite variants are TensorFlow's (no squeeze-and-excitation,
-ReLU6, stem and last block not scaled). Names of modules are those of the published PyTorch weights
-(`_conv_stem`, `_bn0`, `_blocks.N._depthwise_conv`, ...), whose last convolution and classifier are
-not part of an encoder.
+ReLU6, stem and last block not scaled). Modules have the names of the published PyTorch weights
+(`_conv_stem`, `_bn0`, `_blocks.N._depthwise_conv`, ...); their last convolution and classifier are
+not used.
 
-Padding is TensorFlow's `SAME`, which for an even size and stride 2 leaves one pixel more at the
-right and bottom; sizes must be multiples of 32, so that every strided layer sees an even size.
+Padding is TensorFlow's `SAME`, which for an even size and stride 2 adds one pixel more at the right
+and bottom. Sizes must be multiples of 32, so that every strided layer gets an even size.
 """
 
 import math
@@ -33,7 +33,7 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 class _SameConv2d(nn.Conv2d):
-    """A convolution padded as TensorFlow's `SAME` for sizes that its stride divides."""
+    """A convolution with TensorFlow's `SAME` padding, for sizes divisible by the stride."""
 
     def forward(self, input: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
@@ -52,7 +52,7 @@ def _conv(channels_in: int, channels_out: int, kernel: int, stride: int = 1, gro
 
 
 class Bottleneck(nn.Module):
-    """1x1 expansion, depthwise convolution, 1x1 projection; a residual where shapes agree."""
+    """1x1 expansion, depthwise convolution, 1x1 projection; residual where shapes are equal."""
 
     def __init__(
         self, channels_in: int, channels_out: int, kernel: int, stride: int, expansion: int
@@ -70,7 +70,7 @@ class Bottleneck(nn.Module):
         self._bn2 = _norm(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels_in, h, w) -> (B, channels_out, h / stride, w / stride)."""
+        """Map (B, channels_in, h, w) -> (B, channels_out, h / stride, w / stride)."""
         y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
         y = F.relu6(self._bn1(self._depthwise_conv(y)))
         y = self._bn2(self._project_conv(y))
@@ -78,9 +78,9 @@ class Bottleneck(nn.Module):
 
 
 class EfficientNetLiteEncoder(nn.Module):
-    """EfficientNet-Lite at a width and a depth coefficient: (1, 1) is Lite0, (1.1, 1.2) Lite2.
+    """EfficientNet-Lite; width and depth coefficients (1, 1) give Lite0, (1.1, 1.2) Lite2.
 
-    `width` scales the stem too, so that a narrow network is narrow throughout.
+    Unlike `width_coefficient`, `width` scales the stem, too.
     `channels` holds the five outputs' channels, (16, 24, 40, 112, 320) for Lite0.
     """
 
@@ -110,8 +110,8 @@ class EfficientNetLiteEncoder(nn.Module):
         self.channels = tuple(outputs)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [-1, 1], H and W multiples of 32 -> five maps at strides 2 to 32."""
-        # the published weights expect (v - 127) / 128 of v in 0 ... 255
+        """Map (B, 3, H, W) in [-1, 1], H and W multiples of 32 -> five maps at strides 2 to 32."""
+        # the published weights expect (v - 127) / 128 for pixel values v in 0 ... 255
         x = x * (127.5 / 128) + 0.5 / 128
         x = F.relu6(self._bn0(self._conv_stem(x)))
         maps = []
@@ -123,6 +123,6 @@ class EfficientNetLiteEncoder(nn.Module):
 
 
 def _rounded(channels: float, divisor: int = 8) -> int:
-    """Round to a multiple of `divisor`, never down by more than a tenth."""
+    """Return the nearest multiple of `divisor`, or the next if that is over 10 % too small."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded

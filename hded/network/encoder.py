@@ -1,7 +1,8 @@
 """The encoders that can be chosen by name, and their interface.
 
-An encoder is a module with `channels` (five numbers) whose forward gives five feature maps, at
-strides 2, 4, 8, 16 and 32, of an image (B, 3, H, W) in [-1, 1] with H and W multiples of 32.
+An encoder is a module with an attribute `channels` (five numbers). Its forward returns five feature
+maps, at strides 2, 4, 8, 16 and 32, of an image (B, 3, H, W) in [-1, 1], with H and W multiples of
+32.
 """
 
 from collections.abc import Callable

@@ -2,10 +2,11 @@
 
 Choices the paper leaves open (see the README's method section):
 - the "input joint layer" adds the input to the all-in-focus decoder's output (`joint="add"`);
-  `"concat"` puts a 3x3 convolution over both; `output="tanh"` bounds the result;
-- `depth_scale_m`: the depth decoder's output times this is metres. 1 is the paper's; the dataset's
-  depth range starts a network near its data;
-- sizes that 32 does not divide are reflect-padded at the right and bottom, and cut again.
+  `"concat"` applies a 3x3 convolution to both; `output="tanh"` bounds the result;
+- `depth_scale_m`: the depth decoder's output times this is depth in metres. It is 1 in the paper;
+  with the dataset's depth range, the decoder's output is of the order of 1;
+- an image whose sides are not multiples of 32 is reflect-padded at the right and bottom, and the
+  outputs are cropped.
 """
 
 from collections.abc import Sequence
@@ -26,11 +27,11 @@ STRIDE = 32
 
 
 class HDEDNet(nn.Module):
-    """One encoder, one full and independent decoder for each of `heads`.
+    """One encoder, and an independent decoder for each of `heads`.
 
-    `encoder` is a name, or any module that is one (see `hded.network.encoder`); the default pair
-    of encoder and decoder is the paper's. `width` scales the channel counts of what is built by
-    name. A head that is not asked for is not built.
+    `encoder` is a name, or a module with the interface of `hded.network.encoder`. The default
+    encoder and decoder are the paper's. `width` scales the channel counts of the decoders and of an
+    encoder that is given by name.
     """
 
     def __init__(
@@ -75,9 +76,9 @@ class HDEDNet(nn.Module):
         initialise(self, init)
 
     def forward(self, rgb: Tensor) -> dict[str, Tensor]:
-        """Estimate from rgb (B, 3, H, W) in [-1, 1].
+        """Return the outputs of the heads for rgb (B, 3, H, W) in [-1, 1].
 
-        `depth`: (B, 1, H, W) metres, not clipped. `all_in_focus`: (B, 3, H, W), nominally [-1, 1].
+        `depth`: (B, 1, H, W) [m], not clipped. `all_in_focus`: (B, 3, H, W), nominally in [-1, 1].
         """
         height, width = rgb.shape[-2:]
         padded = pad_to_stride(rgb)
@@ -97,7 +98,7 @@ class HDEDNet(nn.Module):
 def pad_to_stride(rgb: Tensor, stride: int = STRIDE) -> Tensor:
     """Reflect-pad (B, C, H, W) at right and bottom to multiples of `stride`.
 
-    An image too small to be reflected that far has its edge repeated instead.
+    The edge is repeated instead where the image is too small for the reflection.
     """
     height, width = rgb.shape[-2:]
     bottom, right = -height % stride, -width % stride
@@ -108,15 +109,15 @@ def pad_to_stride(rgb: Tensor, stride: int = STRIDE) -> Tensor:
 
 
 def initialise(network: HDEDNet, init: Init) -> None:
-    """Draw the weights from torch's global generator.
+    """Initialise the weights in place, with torch's global random generator.
 
-    `identity`: He initialisation (as torchvision's DenseNet) with prediction convolutions of zero:
-    the all-in-focus head starts by giving the input back, so that training starts at the input's
-    own score, and the depth head starts at 0 m rather than at noise of its scale.
-    `normal`: every convolution from N(0, 0.02), every norm's scale from N(1, 0.02), as D3-Net.
+    `identity`: He initialisation (as torchvision's DenseNet), but zero for prediction convolutions.
+    The all-in-focus head then starts by returning its input, so that training starts at the input's
+    own score, and the depth head starts at 0 m rather than at noise.
+    `normal`: convolutions from N(0, 0.02), scales of batch norms from N(1, 0.02), as in D3-Net.
     """
     if next(network.parameters()).is_meta:
-        return  # there are shapes only, and drawing them would load torch's compiler
+        return  # meta tensors have no values, and drawing them would load torch's compiler
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             if init == "normal":
@@ -131,6 +132,6 @@ def initialise(network: HDEDNet, init: Init) -> None:
         for decoder in network.decoders.values():
             nn.init.zeros_(decoder.get_parameter("predict.weight"))
         if network.joint == "concat" and "all_in_focus" in network.decoders:
-            # decoder output and input, each passed through unchanged, then added
+            # identity for both, so that the joint layer starts as their sum
             nn.init.dirac_(network.joint_conv.weight[:, :3])
             nn.init.dirac_(network.joint_conv.weight[:, 3:])

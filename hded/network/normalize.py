@@ -1,4 +1,4 @@
-"""Images as the network takes and gives them: float32 in [-1, 1], channels first."""
+"""Conversion between uint8 images and the network's format: float32 in [-1, 1], channels first."""
 
 import numpy as np
 import torch
@@ -19,5 +19,5 @@ def to_uint8(image: Tensor) -> NDArray[np.uint8]:
 
 
 def copy_to_tensor(array: NDArray) -> Tensor:
-    """Return a tensor with a copy of `array`: torch cannot share a read-only or flipped one."""
+    """Return a copy of `array` as tensor; torch cannot share read-only or flipped arrays."""
     return torch.from_numpy(np.array(array, order="C"))

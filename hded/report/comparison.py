@@ -24,7 +24,7 @@ from hded.report.tables.model import Cell, Column, Part, Row, missing, number
 from hded.report.tables.rendering import part_to_markdown
 
 SIDE_PX, MAP_PX, QUALITY = 560, 300, 88
-BOTH = 4  # a bar's intervals
+BOTH = 4  # intervals of a colour bar
 ABSENT = "not a setting of this run"
 
 
@@ -65,8 +65,8 @@ def write_comparison(
     rows = compare_networks([first], [second], names)
     if not rows:
         raise HDEDError(
-            f"compare: {names[0]} and {names[1]} have no head in common whose figures can be "
-            "compared"
+            f"compare: {names[0]} and {names[1]} have no head in common that can be compared; "
+            "choose other runs"
         )
     protocols = [p for kind in (DEPTH, ALL_IN_FOCUS) if (p := shared_protocol(kind, *runs))]
     differences = Part(
@@ -103,14 +103,15 @@ def _check_same_scenes(runs: tuple[Run, Run], names: tuple[str, str]) -> None:
     first, second = runs
     if first.frames != second.frames:
         raise HDEDError(
-            f"compare: {names[0]} was measured on {len(first.frames)} frames of {first.dataset}, "
-            f"{names[1]} on {len(second.frames)} of {second.dataset}, and they are not the same; "
+            f"compare: {names[0]} was evaluated on {len(first.frames)} frames of {first.dataset}, "
+            f"{names[1]} on {len(second.frames)} of {second.dataset}, and the frames differ; "
             "choose runs of one dataset and split"
         )
     if (first.format, first.truth) != (second.format, second.truth):
         raise HDEDError(
-            f"compare: {names[0]} and {names[1]} were measured on frames of the same names and "
-            f"other content (source {first.source} and {second.source}); choose runs of one dataset"
+            f"compare: {names[0]} and {names[1]} were evaluated on frames with the same names but "
+            f"different content (source {first.source} and {second.source}); choose runs of one "
+            "dataset"
         )
 
 
@@ -133,18 +134,18 @@ def _views(runs: tuple[Run, Run], names: tuple[str, str]) -> list[PairView]:
     shared = [frame for frame in runs[0].frames if frame in scenes[0] and frame in scenes[1]]
     views = []
     for frame in shared:
-        pictures = [read_pictures(r, s[frame]) for r, s in zip(runs, scenes, strict=True)]
-        views.append(_view(frame, pictures, names, _scores(runs, names, frame)))
+        examples = [read_pictures(r, s[frame]) for r, s in zip(runs, scenes, strict=True)]
+        views.append(_view(frame, examples, names, _scores(runs, names, frame)))
     return views
 
 
 def _view(
-    frame: str, pictures: Sequence[Pictures], names: tuple[str, str], scores: str
+    frame: str, examples: Sequence[Pictures], names: tuple[str, str], scores: str
 ) -> PairView:
     keys = ("first", "second")
     layers, all_in_focus, inputs = {}, [], []
-    one_input = np.array_equal(pictures[0].defocused, pictures[1].defocused)
-    for key, name, p in zip(keys, names, pictures, strict=True):
+    one_input = np.array_equal(examples[0].defocused, examples[1].defocused)
+    for key, name, p in zip(keys, names, examples, strict=True):
         if p.all_in_focus is not None:
             all_in_focus.append(key)
             layers[key] = (name, photograph(p.all_in_focus, SIDE_PX, QUALITY))
@@ -152,21 +153,21 @@ def _view(
             inputs.append(f"{key}_input")
             label = "input" if one_input else f"input of {name}"
             layers[inputs[-1]] = (label, photograph(p.defocused, SIDE_PX, QUALITY))
-    layers["sharp"] = ("sharp", photograph(pictures[0].sharp, SIDE_PX, QUALITY))
+    layers["sharp"] = ("sharp", photograph(examples[0].sharp, SIDE_PX, QUALITY))
     pairs = [tuple(all_in_focus)] if len(all_in_focus) == 2 else []
     pairs += [(key, "sharp") for key in all_in_focus]
     pairs += [(inputs[0], all_in_focus[0])] if all_in_focus else [(key, "sharp") for key in inputs]
     image_errors = [
         (f"{name}, error", p.image_error(p.all_in_focus))
-        for name, p in zip(names, pictures, strict=True)
+        for name, p in zip(names, examples, strict=True)
         if p.all_in_focus is not None
     ]
     estimates = [
         (name, p, p.depth_pred)
-        for name, p in zip(names, pictures, strict=True)
+        for name, p in zip(names, examples, strict=True)
         if p.depth_pred is not None
     ]
-    truth = pictures[0]
+    truth = examples[0]
     depth = Scale.of_depth(truth.depth_gt[truth.depth_gt > 0], BOTH)
     return PairView(
         frame=frame,

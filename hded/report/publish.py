@@ -95,7 +95,7 @@ def _page(selection: Selection, descriptions: Mapping[str, str]) -> str:
     for first in firsts:
         whose = f" of {first.dataset}" if len(firsts) > 1 else ""
         lines += [f"Camera{whose}: {camera_sentence(first.camera)}", ""]
-    lines += ["![Training, errors over depth and over blur, gain of each image](plots.png)", ""]
+    lines += ["![Training loss, error against depth and blur, PSNR gain](plots.png)", ""]
     for first in firsts:
         for variant in selection.variants:
             name = f"{first.dataset}/{variant}" if len(firsts) > 1 else variant
@@ -114,7 +114,7 @@ def _page(selection: Selection, descriptions: Mapping[str, str]) -> str:
         *(table for table in build_tables(selection, descriptions) if _was_run(table)),
     )
     for table in (table for table in tables if table is not None):
-        # one level below the page's own title
+        # shift headings to one level below the page's title
         lines += [
             f"#{line}" if line.startswith("#") else line for line in _lines(to_markdown(table))
         ]
@@ -144,7 +144,7 @@ def _network(runs: Sequence[Run], description: str) -> list[str]:
     lines += [
         "",
         f"{networks}. {t.weighting}. Trained in {number(minutes, 0)} minutes on {t.hardware}; "
-        f"parameters' digest {t.params_digest}, commit {t.commit}, {versions}.",
+        f"params digest {t.params_digest}, commit {t.commit}, {versions}.",
     ]
     return lines
 
@@ -159,7 +159,7 @@ def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) ->
                 if column in table and table[column].notna().any():
                     training.plot(table["epoch"], table[column], dash, **looks[name])
         training.set(
-            yscale="log", xlabel="epoch", title="training loss: depth in its unit; image dashed"
+            yscale="log", xlabel="epoch", title="training loss: depth (solid), image (dashed)"
         )
         for axes, over, label in (
             (depth, "depth_m", "depth [m]"),
@@ -169,7 +169,8 @@ def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) ->
                 for name, table in _by_network(errors[errors["over"] == over]):
                     middle = (table["bin_low"] + table["bin_high"]) / 2
                     axes.plot(middle, table["rmse"], **looks[name])
-            axes.set(xlabel=label, ylabel="RMSE [m]", ylim=(0, None), title=f"error over {label}")
+            title = f"error against {label}"
+            axes.set(xlabel=label, ylabel="RMSE [m]", ylim=(0, None), title=title)
         if "psnr" in images:
             for name, table in _by_network(images):
                 values = (table["psnr"] - table["input_psnr"]).replace([np.inf, -np.inf], np.nan)
@@ -178,7 +179,7 @@ def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) ->
         gain.axvline(0, color="0.5", linewidth=0.8)
         gain.set(
             xlabel="gain over the input [dB]",
-            ylabel="share of images with less",
+            ylabel="cumulative share of images",
             title="PSNR gain of each image",
         )
         lines = [Line2D([], [], label=name, **look) for name, look in looks.items()]

@@ -1,6 +1,6 @@
 """Furniture of the sample's rooms, built from boxes, ellipsoids and cylinders [m].
 
-Each maker builds one thing around (0, 0) on the floor, its front towards -y.
+Each function builds one object around (0, 0) on the floor, with its front towards -y.
 """
 
 import colorsys
@@ -37,7 +37,7 @@ class Materials:
         self._builder, self._rng = builder, rng
 
     def add(self, pattern: int, first: Color, second: Color, size_m: float, **rest: float) -> int:
-        """Register a material with a texture of its own."""
+        """Add a material with a new texture seed and return its number."""
         seed = int(self._rng.integers(1 << 20))
         return self._builder.paint(pattern, first, second, size_m, seed, **rest)
 
@@ -207,7 +207,7 @@ def _floor_lamp(at: Placer, draw: Materials, rng: Rng) -> None:
 
 
 def _panel(at: Placer, draw: Materials, rng: Rng) -> None:
-    """A picture or a board that leans back: a slanted plane."""
+    """Add a picture or a board that leans back: a slanted plane."""
     w, h, tilt = rng.uniform(0.3, 0.55), rng.uniform(0.4, 0.75), rng.uniform(0.2, 0.7)
     face = draw.picture(w, h) if rng.uniform() < 0.5 else draw.fabric()
     at.add(BOX, (0, 0, h * math.cos(tilt)), (w, 0.02, h), face, tilt=tilt)
@@ -234,7 +234,7 @@ def _column(at: Placer, draw: Materials, rng: Rng) -> None:
     at.add(BOX, (0, 0, 0.1), (1.4 * r, 1.4 * r, 0.1), draw.plain((0, 0.3), (0.6, 0.95)))
 
 
-# what may stand about: the maker, the radius of its place [m], and whether it stands at the wall
+# the objects: function, radius on the floor [m], and whether the object is placed at a wall
 THINGS: list[tuple[Callable[[Placer, Materials, Rng], None], float, bool]] = [
     (_cabinet, 0.6, True),
     (_bookcase, 0.6, True),

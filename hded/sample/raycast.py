@@ -1,13 +1,12 @@
 """A small ray caster with exact depth: textured, lit boxes, ellipsoids and cylinders.
 
-World axes: x right, y forward, z up, metres. A ray's direction has length one *along the optical
-axis*, so the parameter t at which it meets a surface is the z-depth itself: the distance along the
-optical axis that a Kinect reports and a thin lens blurs by, not the length of the ray.
+World axes: x right, y forward, z up, metres. A ray's direction has unit length along the optical
+axis, so the parameter t of a hit is the z-depth: the distance along the optical axis, as a Kinect
+reports it and a thin lens needs it, not the length of the ray.
 
-`cast_depth` sends one ray through each pixel's centre; `hded.sample.shading` adds the colours.
-Both go tile by tile and first list what a tile's rays could meet, from bounding spheres. Tiles are
-shared among the cores, each pixel is computed on its own, and there is no fastmath: the result
-does not depend on the number of threads.
+`cast_depth` casts one ray through each pixel's centre; `hded.sample.shading` adds colours. Both
+work in tiles and first list, by bounding spheres, the primitives that a tile's rays may hit. Pixels
+are independent and there is no fastmath, so the result does not depend on the number of threads.
 """
 
 import math
@@ -20,13 +19,16 @@ from numpy.typing import NDArray
 from hded.sample.textures import Color, Paint
 
 BOX, ROOM, ELLIPSOID, CYLINDER = range(4)
-SIDE = 3  # a "face" beside a box's axes 0, 1, 2: the curved side of an ellipsoid or a cylinder
+SIDE = 3  # face index of a curved side; 0, 1, 2 are faces across a primitive's axes
 EPS = 1e-4
 TILE = 16  # px
 
 
 class Camera(NamedTuple):
-    """A pinhole: position (3,), axes (3, 3) with rows right, down, forward; half-angle tangents."""
+    """A pinhole camera: position (3,), axes (3, 3) with rows right, down, forward.
+
+    tan_x, tan_y: tangents of half the field of view.
+    """
 
     position: NDArray[np.float64]
     axes: NDArray[np.float64]
@@ -37,11 +39,12 @@ class Camera(NamedTuple):
 class Scene(NamedTuple):
     """A scene as the compiled code reads it, built by `SceneBuilder`; few arrays make calls fast.
 
-    primitives (P, 20): centre, three axes (rows), half sizes, bounding radius, kind, and the
-    paint of each axis' two faces, of which curved sides have the first. paints (M, 12). light
-    (7, 3): lamp position or direction to the sun, its colour, ambient from above and below, the
-    sky's colour at the horizon and overhead; then the edge of the square lamp [m], below 0 for
-    the sun, the distance over which haze takes 1/e [m], 0 for none, and the clouds' seed.
+    It has few arrays, because each argument of a compiled function costs time. primitives (P, 20):
+    centre, three axes (rows), half sizes, bounding radius, kind, and the material of each axis's
+    two faces; curved sides have the first one. paints (M, 12): materials. light (7, 3): lamp
+    position or direction to the sun, its colour, ambient light from above and from below, the sky's
+    colour at the horizon and at the zenith; the last row has the edge of the square lamp [m]
+    (negative for the sun), the haze's 1/e distance [m] (0 for none), and the clouds' seed.
     """
 
     primitives: NDArray[np.float64]
@@ -156,7 +159,7 @@ def advance(a, t, b):
 
 @numba.njit(cache=True)
 def axis(prims, i, k):
-    """Return a primitive's own axis k, in the world."""
+    """Return a primitive's axis k in world coordinates."""
     return (prims[i, 3 + 3 * k], prims[i, 4 + 3 * k], prims[i, 5 + 3 * k])
 
 
@@ -186,7 +189,7 @@ def _hit(prims, i, origin, d):
     to = (prims[i, 0] - origin[0], prims[i, 1] - origin[1], prims[i, 2] - origin[2])
     ahead = dot(to, d)
     outside = dot(to, to) - prims[i, 15] * prims[i, 15]
-    # past the bounding sphere, or away from it
+    # the ray passes the bounding sphere, or points away from it
     if outside > 0 and (ahead < 0 or outside * dot(d, d) > ahead * ahead):
         return np.inf, 0
     kind = int(prims[i, 16])
@@ -220,7 +223,7 @@ def _hit(prims, i, origin, d):
 
 @numba.njit(cache=True)
 def trace(prims, among, count, origin, d):
-    """Find the nearest hit with the first `count` primitives of `among` -> (t, primitive, face)."""
+    """Return (t, primitive, face) of the nearest hit with the first `count` of `among`."""
     best, which, where = np.inf, -1, 0
     for k in range(count):
         t, face = _hit(prims, among[k], origin, d)
@@ -231,7 +234,7 @@ def trace(prims, among, count, origin, d):
 
 @numba.njit(cache=True)
 def shadowed(prims, among, count, origin, d, reach):
-    """Return whether one of `among` is met before `reach` along d."""
+    """Return whether the ray hits one of `among` at t below `reach`."""
     for k in range(count):
         if _hit(prims, among[k], origin, d)[0] < reach:
             return True
@@ -251,7 +254,10 @@ def direction(view, x, y):
 
 @numba.njit(cache=True)
 def in_sight(prims, view, x0, x1, y0, y1, among):
-    """List in `among` what a window of the image (in -1..1) could show -> their count."""
+    """Fill `among` with the primitives that an image window (in -1..1) may show; return how many.
+
+    The test is conservative: it uses bounding spheres.
+    """
     d = direction(view, (x0 + x1) / 2, (y0 + y1) / 2)
     size = math.sqrt(dot(d, d))
     d = (d[0] / size, d[1] / size, d[2] / size)
@@ -267,7 +273,7 @@ def in_sight(prims, view, x0, x1, y0, y1, among):
         to = advance((prims[i, 0], prims[i, 1], prims[i, 2]), -1.0, eye)
         ahead, radius = dot(to, d), prims[i, 15]
         aside = math.sqrt(max(dot(to, to) - ahead * ahead, 0.0))
-        # the bounding sphere touches the cone around the window
+        # does the bounding sphere touch the cone around the window?
         if ahead > -radius and aside <= max(ahead, 0.0) * tan + radius / cos + EPS:
             among[count] = i
             count += 1

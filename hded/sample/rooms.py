@@ -1,8 +1,9 @@
-"""Rooms of the embedded sample: furniture, pictures and leaning panels in a box, 0.7 to 10 m deep.
+"""Rooms of the embedded sample: furniture, wall pictures and leaning panels, 0.7 to 10 m deep.
 
-x right, y forward, z up, metres; the camera stands near (0, 0). Things are placed at random, and a
-layout is kept if its depth, cast coarsely, fits the range and a median drawn beforehand: medians
-spread from 1.6 to 7.8 m, so that no constant is a good guess.
+World axes: x right, y forward, z up, metres; the camera is near (0, 0). Objects are placed at
+random. A layout is accepted if its depth, computed at low resolution, is within the range and has a
+median close to one drawn before, between 1.6 and 7.8 m, so that no constant depth is a good
+estimate for all rooms.
 """
 
 import math
@@ -24,7 +25,7 @@ from hded.sample.raycast import (
 
 NEAR_M, FAR_M = 0.7, 10.0
 FOCAL_PX, WIDTH, HEIGHT = 519.0, 640, 480  # the Kinect's colour camera
-VIEWS = 2  # pictures of one room, as neighbouring NYU frames show one room
+VIEWS = 2  # frames of one room, as consecutive NYU frames often show one room
 MEDIANS_M = (1.6, 7.8)
 Rng = np.random.Generator
 
@@ -41,7 +42,7 @@ def furnish(sequence: np.random.SeedSequence) -> tuple[Scene, list[Camera]]:
         low, high = min(d.min() for d in depths), max(d.max() for d in depths)
         if low < NEAR_M + 0.06 or high > FAR_M - 0.3:
             continue
-        tolerance = 0.1 + 0.01 * attempt  # a rare target must not search for ever
+        tolerance = 0.1 + 0.01 * attempt  # grows, so that the search ends for rare targets, too
         off = abs(np.median(depths[0]) / target - 1)
         layers = min(np.quantile(d, 0.95) / np.quantile(d, 0.05) for d in depths)
         if off < tolerance and layers > 1.7 - tolerance:
@@ -64,7 +65,7 @@ def _layout(rng: Rng, median: float) -> tuple[Scene, list[Camera]]:
     build.add(BOX, (center, length, 0.06), (half, 0.02, 0.06), skirting)
     build.add(BOX, (-left, middle, 0.06), (0.02, length - middle, 0.06), skirting)
     build.add(BOX, (right, middle, 0.06), (0.02, length - middle, 0.06), skirting)
-    if rng.uniform() < 0.3:  # a sloping ceiling over the far wall
+    if rng.uniform() < 0.3:  # a sloping ceiling at the far wall
         low = rng.uniform(0.6, 1.4) * (height - 1.9)
         build.add(BOX, (center, length, height), (half, low, 0.04), draw.wood(), tilt=-math.pi / 4)
     _hang(build, draw, rng, (-left, right, length, height))
@@ -86,7 +87,7 @@ def _layout(rng: Rng, median: float) -> tuple[Scene, list[Camera]]:
 
 def _views(rng: Rng, median: float) -> list[Camera]:
     x, y, z = 0.0, 0.0, rng.uniform(1.1, 1.7)
-    ease = 1 - median / 10  # in deep rooms only a level look ahead sees far
+    ease = 1 - median / 10  # in deep rooms the camera must look straight ahead to see far
     yaw, pitch = rng.uniform(-0.5, 0.5) * ease, 0.03 - rng.uniform(0.0, 0.4) * ease
     tangents = (WIDTH / 2 / FOCAL_PX, HEIGHT / 2 / FOCAL_PX)
     views = [camera((x, y, z), yaw, pitch, *tangents)]

@@ -1,7 +1,7 @@
-"""Colours of the embedded sample's scenes: textures, one light with shadows, sky and haze.
+"""Shading of the embedded sample's scenes: textures, one light with shadows, sky and haze.
 
-Lambert's law under one square lamp or the sun, ambient light from above and below, darker at the
-foot of things. The values are linear; `hded.sample.write` exposes and encodes them.
+Lambertian reflection under one square lamp or the sun, with ambient light from above and below that
+is weaker near the floor. Values are linear; `hded.sample.write` exposes and encodes them.
 """
 
 import math
@@ -34,10 +34,10 @@ from hded.sample.textures import albedo, detail
 def render(
     scene: Scene, view: Camera, width: int, height: int, samples: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Linear rgb (height, width, 3), >= 0, and the z-depth [m] of the pixels' centres.
+    """Return linear rgb (height, width, 3), >= 0, and the z-depth [m] at the pixels' centres.
 
-    A pixel whose neighbours show the same face takes one ray, for textures are filtered; one at an
-    edge takes samples x samples, and so does the light of a lamp everywhere.
+    A pixel whose neighbours show the same face needs one ray, because textures are filtered; a
+    pixel at an edge gets samples x samples rays. A lamp is sampled at samples x samples points.
     """
     rgb = np.empty((height, width, 3), np.float32)
     depth = np.empty((height, width), np.float64)
@@ -78,7 +78,7 @@ def _surface(prims, i, face, point):
         normal[2] * side[0] - normal[0] * side[2],
         normal[0] * side[1] - normal[1] * side[0],
     )
-    # azimuthal equidistant about -y, which faces the camera: no seam in sight, little stretch
+    # azimuthal equidistant projection about -y, which faces the camera: no visible seam
     angle = math.acos(min(1.0, max(-1.0, -n[1])))
     stretch = half[0] * angle / max(math.hypot(n[0], n[2]), 1e-6)
     return normal, stretch * n[0], stretch * n[2], side, up
@@ -86,7 +86,7 @@ def _surface(prims, i, face, point):
 
 @numba.njit(cache=True)
 def _sky(light, d):
-    """Return the sky's colour in a direction: a gradient and clouds on a plane far up."""
+    """Return the sky's colour in a direction: a gradient, and clouds on a plane at a height."""
     length = math.sqrt(dot(d, d))
     up = max(d[2] / length, 0.0)
     high = max(up, 0.03)
@@ -110,7 +110,7 @@ def _towards_light(light, start, lamp_x, lamp_y):
 
 @numba.njit(cache=True)
 def _in_the_way(prims, light, low, high, among):
-    """List in `among` what could shade the points of a box -> their count."""
+    """Fill `among` with the primitives that may cast shadows into a box; return how many."""
     middle = ((low[0] + high[0]) / 2, (low[1] + high[1]) / 2, (low[2] + high[2]) / 2)
     d, reach = _towards_light(light, middle, 0.0, 0.0)
     width = math.sqrt((high[0] - low[0]) ** 2 + (high[1] - low[1]) ** 2 + (high[2] - low[2]) ** 2)
@@ -124,7 +124,7 @@ def _in_the_way(prims, light, low, high, among):
         to = advance(centre, -1.0, middle)
         along = min(max(dot(to, d) / square, 0.0), reach)
         gap = advance(to, -along, d)
-        # the bounding sphere touches the bundle of rays from the box to the light
+        # does the bounding sphere touch the bundle of rays from the box to the light?
         if math.sqrt(dot(gap, gap)) <= width + prims[i, 15]:
             among[count] = i
             count += 1
@@ -133,7 +133,7 @@ def _in_the_way(prims, light, low, high, among):
 
 @numba.njit(cache=True)
 def _facing(normal, d):
-    """Turn a normal towards the viewer."""
+    """Return the normal that points towards the viewer."""
     if dot(d, normal) > 0:
         return (-normal[0], -normal[1], -normal[2])
     return normal
@@ -155,9 +155,9 @@ def _light(prims, light, among, count, start, normal, k, lamps):
 
 @numba.njit(cache=True)
 def _shade(prims, paints, light, among, count, origin, d, hit, step_x, step_y, lamps):
-    """Colour of a hit: its texture, the light of a lamp of lamps x lamps points, the air.
+    """Return the colour at a hit: texture, light from lamps x lamps points, and haze.
 
-    step_x and step_y are the steps of d to the next pixel.
+    step_x, step_y: change of the direction d to the next pixel.
     """
     t, i, face = hit
     if i < 0:
@@ -181,13 +181,13 @@ def _shade(prims, paints, light, among, count, origin, d, hit, step_x, step_y, l
         last = _light(prims, light, among, count, start, normal, parts - 1, lamps)
         if (strength > 0) == (last > 0):
             strength = (strength + last) / 2
-        else:  # half shadow: the rest of the lamp counts
+        else:  # penumbra: sample the other points of the lamp, too
             strength += last
             for k in range(1, parts - 1):
                 strength += _light(prims, light, among, count, start, normal, k, lamps)
             strength /= parts
     above = 0.5 + 0.5 * normal[2]
-    # corners and feet of things get less light
+    # less ambient light near the floor
     near = 1 - 0.35 * math.exp(-max(point[2], 0.0) / 0.15) * (1 - abs(normal[2]))
     sr = near * (light[3, 0] + above * (light[2, 0] - light[3, 0])) + strength * light[1, 0]
     sg = near * (light[3, 1] + above * (light[2, 1] - light[3, 1])) + strength * light[1, 1]
@@ -209,7 +209,7 @@ def _one_face(owner, j, i):
 
 @numba.njit(cache=True)
 def _sample(view, x, y, px, py, k, fine):
-    """The ray through the k-th of a pixel's fine x fine samples."""
+    """Return the ray through the k-th of a pixel's fine x fine samples."""
     x += (k % fine + 0.5) / fine
     y += (k // fine + 0.5) / fine
     return direction(view, x * px - 1, y * py - 1)
@@ -217,7 +217,7 @@ def _sample(view, x, y, px, py, k, fine):
 
 @numba.njit(cache=True)
 def _share(faces, k, count):
-    """Share of the samples on the face of sample k; 0 if an earlier one has it already."""
+    """Return the share of samples on the face of sample k; 0 if an earlier sample has that face."""
     same = 0
     for m in range(count):
         if faces[m] == faces[k]:
@@ -229,7 +229,10 @@ def _share(faces, k, count):
 
 @numba.njit(cache=True)
 def _look(prims, view, among, count, px, py, x0, y0, near, owner):
-    """Fill near and owner (z-depth; 4 primitive + face) from (x0, y0) on, and box what is hit."""
+    """Fill near (z-depth) and owner (4 primitive + face) from (x0, y0) on.
+
+    Returns the corners of the bounding box of all hit points.
+    """
     eye = (view.position[0], view.position[1], view.position[2])
     low, high = (np.inf, np.inf, np.inf), (-np.inf, -np.inf, -np.inf)
     for j in range(near.shape[0]):
@@ -254,9 +257,9 @@ def _band(prims, paints, light, view, samples, y0, rgb, depth):
     step_x = (wide * a[0, 0], wide * a[0, 1], wide * a[0, 2])
     step_y = (tall * a[1, 0], tall * a[1, 1], tall * a[1, 2])
     lamps = samples if light[6, 0] >= 0 else 1  # the sun is a point
-    seen = np.empty(prims.shape[0], np.int64)  # what the tile's rays could meet
-    shading = np.empty(prims.shape[0], np.int64)  # what could keep its light away
-    near = np.empty((TILE + 2, TILE + 2))  # with a margin of one pixel
+    seen = np.empty(prims.shape[0], np.int64)  # primitives that the tile's rays may hit
+    shading = np.empty(prims.shape[0], np.int64)  # primitives that may cast shadows into it
+    near = np.empty((TILE + 2, TILE + 2))  # the tile with a margin of one pixel
     owner = np.empty((TILE + 2, TILE + 2), np.int64)
     t, faces = np.empty(samples * samples), np.empty(samples * samples, np.int64)
     for x0 in range(0, width, TILE):
@@ -290,7 +293,7 @@ def _band(prims, paints, light, view, samples, y0, rgb, depth):
                 rgb[y, x, 0], rgb[y, x, 1], rgb[y, x, 2] = color
 
 
-# a function of its own, since what `parallel` does to a long one takes seconds to compile
+# a separate function, because numba's `parallel` takes seconds to compile a long one
 @numba.njit(cache=True, parallel=True)
 def _render(prims, paints, light, view, samples, rgb, depth):
     for band in numba.prange((depth.shape[0] + TILE - 1) // TILE):

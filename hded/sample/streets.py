@@ -1,8 +1,9 @@
 """Streets of the embedded sample: houses, trees, cars and ramps under a sky, 2 to 80 m deep.
 
-x right, y forward, z up, metres; the camera stands near (0, 0) on ground that may rise. Things are
-placed at random, and a layout is kept if its depth, cast coarsely, fits the range, shows neither
-only sky nor none of the distance, and has a median near one drawn beforehand (5 to 30 m).
+World axes: x right, y forward, z up, metres; the camera is near (0, 0), and the ground may slope.
+Objects are placed at random. A layout is accepted if its depth, computed at low resolution, is
+within the range, has a plausible share of sky, and has a median close to one drawn before (5 to
+30 m).
 """
 
 import colorsys
@@ -54,7 +55,7 @@ def build_street(sequence: np.random.SeedSequence) -> tuple[Scene, Camera]:
         attempt += 1
         scene, view = _layout(rng, target)
         depth = cast_depth(scene, view, WIDTH // 24, HEIGHT // 24)
-        tolerance = 0.15 + 0.01 * attempt  # a rare target must not search for ever
+        tolerance = 0.15 + 0.01 * attempt  # grows, so that the search ends for rare targets, too
         off = abs(np.median(np.minimum(depth, FAR_M)) / target - 1)
         sky = np.mean(depth > FAR_M)
         if depth.min() > 1.1 * NEAR_M and off < tolerance and 0.02 - attempt / 1e3 < sky < 0.45:
@@ -71,7 +72,7 @@ class _Street:
         self.taken: list[tuple[float, float, float]] = []
 
     def at(self, x: float, y: float, turn: float = 0.0) -> Placer:
-        """Return a place on the ground."""
+        """Return a placer at a position on the ground."""
         return Placer(self.build, x, y, turn, self.slope * y)
 
     def free(self, x: float, y: float, radius: float) -> bool:
@@ -82,7 +83,7 @@ class _Street:
         return True
 
     def paint(self, pattern: int, first: Color, second: Color, size_m: float, **rest: float) -> int:
-        """Register a material with a texture of its own."""
+        """Add a material with a new texture seed and return its number."""
         seed = int(self.rng.integers(1 << 20))
         return self.build.paint(pattern, first, second, size_m, seed, **rest)
 
@@ -178,7 +179,7 @@ def _house(street: _Street, x: float, y: float, turn: float, half: float) -> Non
     bays = rng.uniform(0.9, 1.6)
     face = street.paint(FACADE, wall, glass, storey, aspect=bays, contrast=0.2)
     at = street.at(x, y, turn)
-    # heights on the texture count from the middle: put it at a floor, and the foot below ground
+    # texture heights start at the box's centre: put it at a floor's level, its base below ground
     middle = (storeys - 1) // 2 * storey
     up = storeys * storey - middle
     at.add(BOX, (0, 5, middle), (half, 5, up), face)
@@ -282,7 +283,7 @@ def _crates(street: _Street, x: float, y: float) -> None:
 
 
 def _ramp(street: _Street, x: float, y: float) -> None:
-    """A slanted slab on two props."""
+    """Add a slanted slab on two supports."""
     rng, at = street.rng, street.at(x, y, street.rng.uniform(-0.8, 0.8))
     rise = rng.uniform(0.25, 0.6)
     face = street.paint(SPOTS, color(rng, (0.2, 0.6), (0.4, 0.9)), (0.9, 0.9, 0.85), 0.3)
@@ -302,7 +303,7 @@ def _bollards(street: _Street, x: float, y: float) -> None:
 
 
 def _cylinder(street: _Street, x: float, y: float) -> None:
-    """An advertising column."""
+    """Add an advertising column."""
     rng, at, r = street.rng, street.at(x, y), street.rng.uniform(0.35, 0.6)
     first, second = color(rng, (0.2, 0.6), (0.5, 0.9)), color(rng, (0.2, 0.6), (0.4, 0.9))
     face = street.paint(TILES, first, second, 0.45, aspect=2.0, contrast=0.3)
@@ -311,7 +312,7 @@ def _cylinder(street: _Street, x: float, y: float) -> None:
 
 
 def _board(street: _Street, x: float, y: float) -> None:
-    """A leaning board."""
+    """Add a leaning board."""
     rng, at = street.rng, street.at(x, y, street.rng.uniform(-0.6, 0.6))
     tilt, h = rng.uniform(0.2, 0.7), rng.uniform(0.5, 0.9)
     face = street.paint(STRIPES, color(rng, (0.3, 0.8), (0.5, 0.9)), (0.95, 0.93, 0.88), 0.3)

@@ -1,11 +1,11 @@
-"""Procedural textures of the embedded sample: colour at a point of a surface, filtered to a pixel.
+"""Procedural textures of the embedded sample: colour at a surface point, filtered to a pixel.
 
-- Textures live on surfaces, in metres: what is nearer looks larger, and slants foreshorten.
-- `detail` is noise with equal strength in each octave, as natural pictures have (1/f), from about
-  one pixel up to some fifty. Whatever its distance, no surface is smooth in the image, so that
-  defocus is visible everywhere, and at every size of the blur.
-- Man-made patterns (bricks, planks, windows, books) are averaged over the pixel's footprint
-  [m], in closed form along u and v, so that none breaks into moire where it is far away.
+- Texture coordinates are metres on the surface, so that textures have correct perspective.
+- `detail` is noise with equal strength in each octave (1/f, as in natural images), from about one
+  pixel to about fifty pixels. Surfaces at any distance have texture in the image, so that defocus
+  is visible everywhere and at every blur size.
+- Regular patterns (bricks, planks, windows, books) are averaged over the pixel's footprint [m], in
+  closed form along u and v, which avoids aliasing at a distance.
 """
 
 import colorsys
@@ -39,9 +39,10 @@ def shade(rgb: Color, factor: float) -> Color:
 class Paint(NamedTuple):
     """One material: a pattern of two colours.
 
-    size_m: of the pattern's unit (brick length, tile, plank width, stripe period, shelf or storey
-    height; a picture's half width). aspect: the unit's height over its width. contrast: standard
-    deviation, roughly, of the log of the linear colour. coarsest_m: `detail` fades above this.
+    size_m: size of the pattern's unit (brick length, tile, plank width, stripe period, shelf or
+    storey height; a picture's half width). aspect: the unit's height divided by its width.
+    contrast: approximate standard deviation of the log of the linear colour. coarsest_m: longer
+    wavelengths of `detail` are attenuated.
     """
 
     pattern: int
@@ -71,7 +72,7 @@ def hash01(x, y, seed):
 
 @numba.njit(cache=True)
 def noise(x, y, seed):
-    """Value noise in [-1, 1] on the integer lattice, twice differentiable."""
+    """Return value noise in [-1, 1] on the integer lattice, twice differentiable."""
     fx, fy = math.floor(x), math.floor(y)
     i, j = int(fx), int(fy)
     a, b = x - fx, y - fy
@@ -84,7 +85,7 @@ def noise(x, y, seed):
 
 @numba.njit(cache=True)
 def detail(u, v, footprint, coarsest, seed):
-    """Sum octaves of noise, about unit variance, from one pixel's footprint upwards."""
+    """Return a sum of octaves of noise, about unit variance, from the pixel's footprint upwards."""
     level = math.log2(footprint)
     first = math.floor(level)
     part = level - first
@@ -92,12 +93,12 @@ def detail(u, v, footprint, coarsest, seed):
     total = 0.0
     for i in range(OCTAVES):
         octave = int(first) + 1 + i
-        # octaves come and go smoothly, so that no seam shows where the finest changes
+        # octaves are faded in and out, so that there is no seam where the finest octave changes
         weight = 1 - part if i == 0 else (part if i == OCTAVES - 1 else 1.0)
         if wavelength > coarsest:
             weight *= coarsest / wavelength
         x, y = u / wavelength, v / wavelength
-        if octave % 2:  # turned lattices hide each other's axes
+        if octave % 2:  # rotate every other lattice, which hides their axes
             x, y = 0.8 * x - 0.6 * y, 0.6 * x + 0.8 * y
         total += weight * noise(x, y, seed + 31 * octave)
         wavelength *= 2
@@ -106,7 +107,7 @@ def detail(u, v, footprint, coarsest, seed):
 
 @numba.njit(cache=True)
 def line(x, period, width, footprint):
-    """Share of the footprint around x in lines of `width` that start at multiples of `period`."""
+    """Return the share of the footprint at x covered by lines of `width`, one per `period`."""
     a, b = (x - footprint / 2) / period, (x + footprint / 2) / period
     w = width / period
     whole_a, whole_b = math.floor(a), math.floor(b)
@@ -120,13 +121,13 @@ def _ramp(x, low, high):
 
 @numba.njit(cache=True)
 def _resolved(footprint, size):
-    """One while a pixel is small beside `size`, zero once it covers it."""
+    """Return 1 where a pixel is small compared with `size`, falling to 0 where it covers it."""
     return 1 - _ramp(footprint, 0.5 * size, size)
 
 
 @numba.njit(cache=True)
 def _masonry(u, v, fu, fv, length, height, joint, seed):
-    """Courses shifted by half a unit -> (share of joint, tone of the unit)."""
+    """Return (share of joint, tone) of masonry whose courses are shifted by half a unit."""
     course = math.floor(v / height)
     u += 0.5 * length * (int(course) % 2)
     unit = hash01(math.floor(u / length), int(course), seed)
@@ -136,7 +137,7 @@ def _masonry(u, v, fu, fv, length, height, joint, seed):
 
 @numba.njit(cache=True)
 def _picture(u, v, fu, fv, half_width, half_height, seed):
-    """A frame, a mount, and bands of colour -> (mix, tone, hue)."""
+    """Return (mix, tone, hue) of a frame, a mount, and bands of colour."""
     edge = min(half_width - abs(u), half_height - abs(v))
     frame = 0.14 * min(half_width, half_height)
     if edge < frame:
@@ -152,7 +153,7 @@ def _picture(u, v, fu, fv, half_width, half_height, seed):
 
 @numba.njit(cache=True)
 def _shelf(u, v, fu, fv, height, seed):
-    """Rows of books on boards -> (mix, tone, hue)."""
+    """Return (mix, tone, hue) of rows of books on boards."""
     board = line(v, height, 0.09 * height, fv)
     row = math.floor(v / height)
     thickness = height * (0.11 + 0.05 * hash01(row, 5, seed))
@@ -171,7 +172,7 @@ def _shelf(u, v, fu, fv, height, seed):
 
 @numba.njit(cache=True)
 def _facade(u, v, fu, fv, storey, aspect, seed):
-    """Storeys of windows with frames and sills in masonry -> (mix, tone)."""
+    """Return (mix, tone) of storeys of windows, with frames and sills, in masonry."""
     bay = storey / aspect
     width, height, bar = 0.52 * bay, 0.56 * storey, 0.05
     opening = line(u - 0.24 * bay, bay, width, fu) * line(v - 0.27 * storey, storey, height, fv)
@@ -235,7 +236,7 @@ def _pattern(kind, u, v, fu, fv, size, aspect, seed):
     elif kind == FOLIAGE:
         leaves = detail(u + 0.4 * v, v, math.sqrt(fu * fv), size, seed + 9)
         mix, tone = _ramp(leaves, -0.6, 1.2), 0.35 + 1.1 * _ramp(leaves, -1.2, 1.2)
-    elif kind == ROAD:  # u runs across; a dashed line in the middle, solid ones at both sides
+    elif kind == ROAD:  # u is across; a dashed line in the middle, solid ones at the sides
         dashes = line(v, 4.0, 2.0, fv) * line(u + 0.07, 1e4, 0.14, fu)
         sides = line(u - size, 1e4, 0.12, fu) + line(u + size, 1e4, 0.12, fu)
         mix = min(1.0, dashes + sides)
@@ -244,7 +245,7 @@ def _pattern(kind, u, v, fu, fv, size, aspect, seed):
 
 @numba.njit(cache=True)
 def albedo(paints, k, u, v, fu, fv):
-    """Linear rgb of row k of paints (M, 12) at (u, v) [m], under a pixel of fu x fv metres."""
+    """Return linear rgb of row k of paints (M, 12) at (u, v) [m], for a pixel of fu x fv [m]."""
     fu, fv = max(fu, 1e-5), max(fv, 1e-5)
     seed = int(paints[k, 11])
     mix, tone, hue = _pattern(int(paints[k, 0]), u, v, fu, fv, paints[k, 7], paints[k, 8], seed)

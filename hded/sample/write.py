@@ -1,14 +1,14 @@
-"""The embedded sample: ray-cast rooms and streets, written as the official raw files.
+"""The embedded sample: ray-cast rooms and streets, written in the official raw formats.
 
-So that the real readers run by default, without network or licence. Rooms (0.7 to 10 m) become
-`nyu_depth_v2_labeled.mat` and `splits.mat`, streets (2 to 80 m, sky at 80 to 81) the four Make3D
-archives.
+With it the real readers run by default, without network or licence. Rooms (0.7 to 10 m) become
+`nyu_depth_v2_labeled.mat` and `splits.mat`; streets (2 to 80 m, sky at 80 to 81 m) become the four
+Make3D archives.
 
-- Each scene has a seed of its own, from (seed, dataset, split, number): what it shows does not
-  depend on how many are asked for, and no test scene is a training scene.
-- Depth is z-depth, along the optical axis, in both. Kinect's is; Make3D's laser measured the
-  length of the ray, at most 13% more in a corner of its pictures.
-- Nothing keeps a time of day: equal arguments give equal bytes on one machine.
+- The seed of a scene is derived from (seed, dataset, split, number), so its content does not depend
+  on the number of frames, and no test scene is a training scene.
+- Depth is z-depth, along the optical axis, in both datasets. This is so for Kinect; Make3D's laser
+  measured the length of the ray, which is at most 13% more, in the image's corners.
+- No file contains a time: equal arguments give equal bytes on one machine.
 """
 
 import gzip
@@ -33,28 +33,28 @@ from hded.sample import rooms, streets
 from hded.sample.raycast import cast_depth
 from hded.sample.shading import render
 
-NYU, MAKE3D = 0, 1  # words of a scene's seed
+NYU, MAKE3D = 0, 1  # parts of a scene's seed
 SPLIT_WORDS = {"train": 0, "test": 1}
 BORDER_PX = 7  # the official frames have a white border, which the readers' crop removes
 KINECT_BASELINE_M = 0.075
 LASER_STEP_M = 0.005
-STREET_RENDER_SIZE = (639, 852)  # W, H: enlarged to the official size; the benchmark reads 345x460
+STREET_RENDER_SIZE = (639, 852)  # W, H; upsampled to the official size, of which 345x460 is used
 EXIF_ORIENTATION, EXIF_ROTATE_90_CW = 0x0112, 6
 
 
 def write_nyu(dest: Path, *, train: int, test: int, seed: int) -> None:
     """Write nyu_depth_v2_labeled.mat and splits.mat with `train` + `test` frames into `dest`.
 
-    The .mat is HDF5 as MATLAB v7.3 lays it out, with `images`, `depths`, `rawDepths` (0 where the
-    Kinect sees nothing) and `scenes`. Two training frames in a row show one room; test frames lie
-    between. Some `depths` have unknown pixels (0) as well.
-    Raises HDEDError for counts below 1 or a negative seed.
+    train, test: numbers of frames. The .mat is HDF5 in the layout of MATLAB v7.3, with `images`,
+    `depths`, `rawDepths` (0 where the Kinect measures nothing) and `scenes`. Two consecutive
+    training frames show one room; test frames are spread between them. Some `depths` have invalid
+    pixels (0), too. Raises HDEDError for counts below 1 or a negative seed.
     """
     _check(train, test, seed)
     plan = _plan(train, test)
     dest.mkdir(parents=True, exist_ok=True)
     count, (height, width) = train + test, FRAME_SIZE
-    # MATLAB's own text and version go into the user block; no times, so that bytes repeat
+    # the user block is for MATLAB's text and version; no times, so that files are reproducible
     with h5py.File(dest / LABELED, "w", userblock_size=512) as mat:
         stores = {
             name: mat.create_dataset(
@@ -91,9 +91,9 @@ def write_nyu(dest: Path, *, train: int, test: int, seed: int) -> None:
 def write_make3d(dest: Path, *, train: int, test: int, seed: int) -> None:
     """Write the four Make3D archives of `train` + `test` pairs into the folder `dest`.
 
-    Pictures are 1704x2272 (W x H); depth is on the laser's grid, 55x305, where Position3DGrid
-    [..., 3] is metres and [..., :3] the point: up, right, forward. The first training picture is
-    stored lying on its side, with an EXIF orientation that turns it upright.
+    train, test: numbers of pairs. Images are 1704x2272 (W x H). Depth is on the laser's grid of
+    55x305, where Position3DGrid[..., 3] is depth [m] and [..., :3] the point: up, right, forward.
+    The first training image is stored rotated, with an EXIF orientation that corrects it.
     Raises HDEDError for counts below 1 or a negative seed.
     """
     _check(train, test, seed)
@@ -152,7 +152,7 @@ def _plan(train: int, test: int) -> list[_Room]:
 def _room_frames(
     plan: list[_Room], seed: int
 ) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]]:
-    """Yield (room's name, picture, depth, raw depth [m]) of every frame, each (480, 640, ...)."""
+    """Yield (room name, rgb, depth [m], raw depth [m]) of every frame, arrays (480, 640, ...)."""
     height, width = FRAME_SIZE
     border = np.ones(FRAME_SIZE, bool)
     border[BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX] = False
@@ -166,7 +166,7 @@ def _room_frames(
             blobs = _blobs(rng)
             hidden = border | _kinect_shadow(depth) | (blobs > np.quantile(blobs, 0.97))
             raw = np.where(hidden, np.float32(0), depth)
-            if i == 0:  # a few pixels that even the filled depth does not know
+            if i == 0:  # a few pixels that are invalid even in the filled depth
                 depth[blobs > np.quantile(blobs, 0.998)] = 0
             yield f"sample_room_{place + 1:04d}", rgb, depth, raw
 
@@ -174,7 +174,8 @@ def _room_frames(
 def _kinect_shadow(depth: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return the shadow of the Kinect's projector, beside its camera: right of near objects.
 
-    A point is hidden if one further left in the image lies further right for the projector.
+    A point is in the shadow if a point further left in the image is further right as seen from the
+    projector, which is beside the camera.
     """
     x = np.arange(depth.shape[1], dtype=np.float64)
     projected = x + rooms.FOCAL_PX * KINECT_BASELINE_M / depth
@@ -219,7 +220,7 @@ def _exposed(linear: NDArray[np.float32], rng: np.random.Generator) -> NDArray[n
 def _jpeg(rgb: NDArray[np.uint8], *, on_its_side: bool) -> bytes:
     image, exif, data = Image.fromarray(rgb), Image.Exif(), io.BytesIO()
     if on_its_side:
-        image = image.transpose(Image.Transpose.ROTATE_90)  # counter-clockwise: EXIF turns it back
+        image = image.transpose(Image.Transpose.ROTATE_90)  # counter-clockwise; EXIF reverses it
         exif[EXIF_ORIENTATION] = EXIF_ROTATE_90_CW
     image.save(data, "JPEG", quality=90, exif=exif)
     return data.getvalue()

@@ -1,1 +1,1 @@
-"""Speed and memory, measured against named baselines."""
+"""Benchmark of speed and memory against named baselines."""

@@ -1,12 +1,12 @@
-"""Speed and memory, as ratios to named baselines of the same run: reports/benchmark.json.
+"""Benchmark of speed and memory, as ratios to baselines of the same run: reports/benchmark.json.
 
     python -m pipeline.benchmark          # or `make benchmark`, after `make repro`
 
-- One frame of data/frames/nyu through the camera `paper`, focused at 2 m: our blurs against scipy's
-  stack of quantised sigmas, a numpy loop over taps, and the float64 reference, which also gives
-  each one's largest error. On a GPU, if there is one, batches of it.
-- The stages `convert` and `defocus` on NYU's raw files, each in a process of its own in a temporary
-  folder: frames a second, and the largest memory of the process.
+- One frame of data/frames/nyu blurred with the camera `paper`, focused at 2 m: our implementations
+  against a scipy stack of quantised sigmas, a numpy loop over taps, and the float64 reference, from
+  which the largest errors are computed. On a GPU, if there is one, also batches of it.
+- The stages `convert` and `defocus` on NYU's raw files, each in a separate process in a temporary
+  folder: frames per second, and the process's peak memory.
 - Training of the paper's network (`training`), and evaluation (`evaluation`).
 """
 
@@ -22,7 +22,7 @@ DATASET = "nyu"
 
 
 def main() -> None:
-    """Run every measurement and write the file."""
+    """Run all measurements and write the file."""
     stage.parser(__doc__).parse_args()
     scenes = open_store(stage.FRAMES / DATASET)
     sections = [measure_blur(scenes)]

@@ -1,4 +1,4 @@
-"""Speed and error of the per-pixel Gaussian blur, against the stack of quantised sigmas."""
+"""Speed and error of the per-pixel Gaussian blur, against a stack of quantised sigmas."""
 
 import math
 import statistics
@@ -20,7 +20,7 @@ from hded.store import Store
 from pipeline.lib import provenance
 
 RUNS = 7
-SCIPY_SIGMAS = 73  # 0 to 7.25 px in steps of 0.1, as scripts of the field quantise
+SCIPY_SIGMAS = 73  # 0 to 7.25 px in steps of 0.1, a common quantisation in the literature
 GPU_BATCH, GPU_BATCHES = 64, 20
 Rows = list[dict[str, Any]]
 
@@ -42,25 +42,25 @@ def _describe(scenes: Store, sigma: NDArray[np.float32]) -> str:
     return (
         f"frame {name} of {scenes.attributes['dataset']} (source: {scenes.attributes['source']}), "
         f"{height}x{width}, uint8, camera paper focused at 2 m: mean sigma {sigma.mean():.2f} px, "
-        f"mean {taps:.0f} taps a pixel"
+        f"mean {taps:.0f} taps per pixel"
     )
 
 
 def measure_blur(scenes: Store) -> dict[str, Any]:
-    """Return the section of the benchmark on one frame blurred on the CPU."""
+    """Return the benchmark's section on blurring one frame on the CPU."""
     rgb, coc, sigma = _frame(scenes)
     planes = torch.from_numpy(rgb / np.float32(255)).movedim(-1, 0)[None]
     widths = torch.from_numpy(sigma)[None]
 
     def torch_operations() -> NDArray:
-        # asking for a gradient takes the path of torch operations on a CPU
+        # requiring a gradient selects the implementation in torch operations on a CPU
         image = planes.clone().requires_grad_()
         return gaussian_gather_batch(image, widths)[0].detach().movedim(0, -1).numpy()
 
     baseline = f"scipy, {SCIPY_SIGMAS} quantised sigmas"
     plan: list[tuple[str, int, Callable[[], NDArray]]] = [
         (baseline, 3, lambda: scipy_stack(rgb, sigma)),
-        ("numpy, a loop over taps", 1, lambda: numpy_loop(rgb, sigma)),
+        ("numpy, loop over taps", 1, lambda: numpy_loop(rgb, sigma)),
         ("gaussian_gather", RUNS, lambda: gaussian_gather(rgb, sigma)),
         ("gaussian_gather_batch, torch operations", 1, torch_operations),
         ("layered_blur", 3, lambda: layered_blur(rgb, coc, sigma)),
@@ -70,7 +70,7 @@ def measure_blur(scenes: Store) -> dict[str, Any]:
     for name, runs, work in progress(plan, desc="blur", unit="method"):
         seconds, out = _time(work, runs)
         row = {"name": name, "seconds": seconds}
-        if name != "layered_blur":  # another image: nothing to compare
+        if name != "layered_blur":  # renders another image, so an error would be meaningless
             row["max_error"] = float(np.abs(out - truth).max())
         rows.append(row)
     against = next(row["seconds"] for row in rows if row["name"] == baseline)
@@ -83,9 +83,9 @@ def measure_blur(scenes: Store) -> dict[str, Any]:
             {"title": "Frame", "text": _describe(scenes, sigma)},
             {
                 "title": "Timing",
-                "text": f"one call of a slow method, the median of 3 or {RUNS} after one of the "
-                "others; all in, padding and conversion from bytes included; error against the "
-                "float64 reference, on the scale [0, 1]",
+                "text": f"one call of a slow method; for the others the median of 3 or {RUNS} "
+                "calls after a warm-up. Padding and conversion from uint8 are included. Largest "
+                "error against the float64 reference, for values in [0, 1]",
             },
         ],
         "rows": rows,
@@ -129,7 +129,7 @@ def numpy_loop(rgb: NDArray[np.uint8], sigma: NDArray[np.float32]) -> NDArray[np
 
 
 def measure_gpu_blur(scenes: Store) -> dict[str, Any]:
-    """Return the section of the benchmark on batches blurred on a GPU."""
+    """Return the benchmark's section on blurring batches on a GPU."""
     rgb, _, sigma = _frame(scenes)
     device = torch.device("cuda")
     image = torch.from_numpy(rgb / np.float32(255)).movedim(-1, 0).contiguous()
@@ -162,14 +162,14 @@ def measure_gpu_blur(scenes: Store) -> dict[str, Any]:
         "baseline": baseline,
         "statements": [
             {"title": "Frame", "text": _describe(scenes, sigma)},
-            {"title": "Batch", "text": f"{GPU_BATCH} float32 images that are on the device"},
+            {"title": "Batch", "text": f"{GPU_BATCH} float32 images that are already on the GPU"},
         ],
         "rows": rows,
     }
 
 
 def _time(work: Callable[[], NDArray], runs: int) -> tuple[float, NDArray]:
-    """Return the median seconds of `runs` calls, after one to warm up, and the result."""
+    """Return the median time [s] of `runs` calls, and the result; several follow a warm-up call."""
     out = work() if runs > 1 else None
     seconds = []
     for _ in range(runs):

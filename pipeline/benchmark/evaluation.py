@@ -42,18 +42,18 @@ def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, 
         network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
         predictor.batch(images[:1])
         alone = _seconds(_predict, predictor, images, 1)
-        rows.append({"name": f"{name}, batch 1, channels first: alone", "seconds": alone})
-    rows.append({"name": "no network: read and measured", "seconds": _seconds(evaluated, _guess)})
+        rows.append({"name": f"{name}, batch 1, channels first: prediction", "seconds": alone})
+    rows.append({"name": "no network: evaluation", "seconds": _seconds(evaluated, _constant)})
     for row in rows:
         row["seconds"] /= len(images)
         row["frames_per_s"] = 1 / row["seconds"]
         row["ratio"] = rows[0]["seconds"] / row["seconds"]
     height, width = images[0].shape[:2]
     text = (
-        f"{len(images)} test frames of {height}x{width}, both heads, every protocol. `alone`: the "
-        "network, with its input and output converted; `evaluated`: reading, the network, and "
-        "every metric, which threads take meanwhile; `channels first`: the network's weights in "
-        f"the order that `Predictor` changes. On {provenance.hardware(device)}"
+        f"{len(images)} test frames of {height}x{width}, both heads, every protocol. `prediction`: "
+        "the network, with conversion of its input and output; `evaluation`: reading, the network, "
+        "and every metric, computed in parallel threads; `channels first`: without the channels-"
+        f"last memory format that `Predictor` sets. On {provenance.hardware(device)}"
     )
     return {
         "title": f"Evaluation on {'a GPU' if device.type == 'cuda' else 'the CPU'}",
@@ -68,7 +68,7 @@ def _predict(predictor: Predictor, images: Sequence[NDArray[np.uint8]], batch: i
         predictor.batch(images[start : start + batch])
 
 
-def _guess(images: Sequence[NDArray[np.uint8]]) -> list[dict[str, NDArray]]:
+def _constant(images: Sequence[NDArray[np.uint8]]) -> list[dict[str, NDArray]]:
     depth = np.ones(images[0].shape[:2], np.float32)
     return [{"depth": depth, "all_in_focus": image} for image in images]
 

@@ -1,4 +1,4 @@
-"""Speed and memory of the stages `convert` and `defocus`, each in a process of its own."""
+"""Speed and memory of the stages `convert` and `defocus`, each in a separate process."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ from pipeline.lib import stage
 
 
 def measure_stages(dataset: str, frames: int) -> dict[str, Any]:
-    """Return the section on `convert` and `defocus`, run on raw files in a folder of their own."""
+    """Return the benchmark's section on `convert` and `defocus`, run in a temporary folder."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -46,9 +46,9 @@ def measure_stages(dataset: str, frames: int) -> dict[str, Any]:
     for row in rows:
         row["ratio"] = rows[0]["seconds"] / row["seconds"]
     text = (
-        f"{frames} frames, from start to end of each stage's process, its start "
-        f"included ({idle_s:.1f} s and {idle_mb:.0f} MB for the imports alone); the baseline reads "
-        "each frame from the store and blurs it, without rounding, scoring, packing and writing"
+        f"{frames} frames, from start to end of each stage's process, including imports "
+        f"({idle_s:.1f} s and {idle_mb:.0f} MB by themselves); the baseline only reads each frame "
+        "from the store and blurs it"
     )
     return {
         "title": "Stages on NYU's raw files",
@@ -66,7 +66,7 @@ def _blur_alone(scenes: Store, index: int) -> None:
     gaussian_gather(scenes.read("rgb", index), lens.sigma_px(depth))
 
 
-# a process starts with the largest memory of the one that started it: a small one stands between
+# a child process inherits the peak memory of its parent, so a small process starts it
 LAUNCHER = """
 import resource, subprocess, sys, time
 start = time.perf_counter()

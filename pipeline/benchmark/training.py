@@ -1,4 +1,4 @@
-"""Training speed of the paper's network, against a plain loop over a DataLoader in the same run."""
+"""Training speed of the paper's network, against a plain PyTorch loop in the same run."""
 
 import statistics
 import time
@@ -23,12 +23,12 @@ from pipeline.lib import provenance
 
 SIZE_PX = 256
 BATCH = 4  # the paper's
-STEPS = {"cpu": 4, "cuda": 60}  # after a warm-up
+STEPS = {"cpu": 4, "cuda": 60}  # timed steps, after a warm-up
 WORKERS = 2
 GPU_BATCHES = (4, 32)
-# dense bfloat16 arithmetic a second, by the makers' data sheets
+# dense bfloat16 FLOP/s, by the manufacturer's data sheets
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-# the first epoch warms up: compilers, caches, the device's own start
+# the first epoch is a warm-up: compilers, caches, start of the device
 SETTINGS = Train(epochs=2, batch_size=BATCH, checkpoint="last", checkpoint_minutes=1e9)
 
 
@@ -84,10 +84,10 @@ def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, 
             row["peak_share"] = training / row["seconds"] / peak
     text = (
         f"the paper's network (41,414,400 parameters) on crops of {SIZE_PX}x{SIZE_PX} px, batch "
-        f"{BATCH} where no other is named, Adam, both heads and every loss: "
-        f"{training / 1e9:.0f} GFLOP a sample, {forward / 1e9:.0f} of them forward; the median of "
+        f"size {BATCH} unless stated, Adam, both heads and every loss: "
+        f"{training / 1e9:.0f} GFLOP per sample, {forward / 1e9:.0f} of them forward; median of "
         f"{steps} steps after a warm-up. The baseline's {WORKERS} workers read each frame from the "
-        f"store; ours are in memory. On {provenance.hardware(device)}"
+        f"store; our frames are in memory. On {provenance.hardware(device)}"
     )
     return {
         "title": f"Training on {'a GPU' if device.type == 'cuda' else 'the CPU'}",
@@ -124,7 +124,7 @@ def _plain(
         optimizer.zero_grad()
         terms["total"].backward()
         optimizer.step()
-        terms["total"].item()  # as such loops print it; waits for the device
+        terms["total"].item()  # such loops usually print it; synchronises with the device
         times.append(time.perf_counter() - start)
         waited.append(ready - start)
     return times[2:], sum(waited[2:]) / sum(times[2:])

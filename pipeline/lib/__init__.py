@@ -1,1 +1,1 @@
-"""Shared by the commands: paths, MLflow, devices, digests."""
+"""Code shared by the commands: paths, MLflow, devices, fingerprints."""

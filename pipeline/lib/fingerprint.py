@@ -1,8 +1,8 @@
-"""Digests of what a result depends on: settings, data and code.
+"""Hashes of what a result depends on: settings, data and code.
 
-The code of a fit is every module of `hded` that `hded.training.build` imports, directly or not,
-except those of `IRRELEVANT`. A module counts as its syntax tree without docstrings and without the
-arguments of exceptions: a comment, a docstring or the text of an error changes no key.
+The code of a fit is every module of `hded` that `hded.training.build` imports, directly or
+indirectly, except those of `IRRELEVANT`. A module's syntax tree is hashed without docstrings and
+without the arguments of exceptions, so that comments and error messages do not change the hash.
 """
 
 import ast
@@ -16,7 +16,7 @@ from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
 FIT = "hded.training.build"  # the module that builds and runs a fit
-# what a fit imports that cannot change its numbers, and why; all else is hashed
+# modules that a fit imports but that cannot change its numbers, with the reason
 IRRELEVANT = {
     "hded": "holds the version of the package only",
     "hded.common": "holds a docstring only",
@@ -28,7 +28,7 @@ IRRELEVANT = {
     "hded.common.progress": "draws a progress bar and yields what it is given",
     "hded.config.schema": "checks params.yaml, whose values are hashed as settings",
 }
-VERSIONED = ("torch", "numba")  # libraries whose version may change a number
+VERSIONED = ("torch", "numba")  # libraries whose version may change the numbers of a fit
 
 
 def of_settings(settings: Mapping[str, Any]) -> str:
@@ -37,10 +37,10 @@ def of_settings(settings: Mapping[str, Any]) -> str:
 
 
 def of_fit(settings: Mapping[str, Any], data: Iterable[Path], project: Path = PROJECT) -> str:
-    """Return a 20-character SHA-256 prefix of everything that decides the numbers of a fit.
+    """Return a 20-character SHA-256 prefix of everything that determines the numbers of a fit.
 
-    settings: the fit's own; data: the files and folders that it reads; project: the folder that
-    holds the package `hded`. The versions of torch and numba are hashed, too.
+    settings: those of the fit; data: the files and folders that it reads; project: the folder that
+    contains the package `hded`. The versions of torch and numba are hashed, too.
     """
     whole = hashlib.sha256(_canonical(settings))
     for name in VERSIONED:
@@ -64,8 +64,8 @@ def imported_modules(
 ) -> dict[str, Path]:
     """Return the file of every module of `packages` that importing `module` may load, by name.
 
-    Imports are read from the source, including those inside functions; a package on the way counts
-    by its __init__.py.
+    Imports are read from the source, including those inside functions. A package is represented by
+    its __init__.py.
     """
     found: dict[str, Path] = {}
     names = [module]

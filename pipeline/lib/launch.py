@@ -17,7 +17,7 @@ from hded.common.threads import limit_threads
 from hded.training.distributed import Group
 from pipeline.lib.device import resolve_device
 
-RANK = "LOCAL_RANK"  # set by torchrun; WORLD_SIZE some schedulers set too
+RANK = "LOCAL_RANK"  # set by torchrun only; some schedulers also set WORLD_SIZE
 
 
 def relaunch_on_devices(devices: int, module: str) -> None:
@@ -55,7 +55,7 @@ def _torchrun(devices: int, module: str) -> NoReturn:
 
 @contextmanager
 def group(name: str) -> Iterator[tuple[Group, torch.device]]:
-    """Return this process's group and the device that `train.device` names for it."""
+    """Yield this process's group and its device, for the value `name` of `train.device`."""
     name = resolve_device(name, "train.device")
     limit_threads()
     if RANK not in os.environ:
@@ -64,7 +64,8 @@ def group(name: str) -> Iterator[tuple[Group, torch.device]]:
     rank = int(os.environ[RANK])
     if name == "cuda" and rank >= torch.cuda.device_count():
         raise HDEDError(
-            f"train.devices: process {rank + 1} has no GPU, there are {torch.cuda.device_count()}"
+            f"train.devices: process {rank + 1} has no GPU, there are only "
+            f"{torch.cuda.device_count()}; lower train.devices"
         )
     if name == "cuda":
         torch.cuda.set_device(rank)

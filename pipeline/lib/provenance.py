@@ -16,7 +16,7 @@ def hardware(device: torch.device, devices: int = 1) -> str:
 
 
 def commit() -> str:
-    """Return the commit, with `+` where the tree has changes; "none" outside git."""
+    """Return the commit, with `+` if the working tree has changes; "none" outside git."""
     git = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()

@@ -17,15 +17,15 @@ TRAINED = Path("data/trained")  # <dataset>/<variant>/<seed>/
 EVALUATED = Path("data/evaluated")  # <dataset>/<variant>/<seed>/
 REPORTS = Path("reports")
 DEFOCUS_REPORT = REPORTS / "defocus"  # <dataset>/: contact sheet, histogram, the input's scores
-BENCHMARK = REPORTS / "benchmark.json"  # of `make benchmark`
-# <dataset>-<variant>-<seed>: what `dvc metrics` and `dvc plots` show
+BENCHMARK = REPORTS / "benchmark.json"  # written by `make benchmark`
+# files <dataset>-<variant>-<seed> that `dvc metrics` and `dvc plots` show
 METRICS = REPORTS / "metrics"
-CURVES = REPORTS / "curves"  # of training
-ERRORS = REPORTS / "errors"  # of depth
+CURVES = REPORTS / "curves"  # training curves
+ERRORS = REPORTS / "errors"  # depth errors
 
 
 def parser(doc: str | None, *arguments: str) -> Parser:
-    """Return a parser with required options of these names; `seed` is a number."""
+    """Return a parser with required options of these names; `seed` is an integer."""
     result = Parser(description=doc)
     for name in arguments:
         result.add_argument(f"--{name}", required=True, type=_seed if name == "seed" else str)
@@ -50,17 +50,17 @@ def plot_path(folder: Path, dataset: str, variant: str, seed: int, suffix: str) 
 
 
 def project_root() -> Path:
-    """Return the project's own folder, also where DVC runs an experiment in a temporary one."""
+    """Return the project's folder, even where DVC runs an experiment in a temporary one."""
     return Path(os.environ.get("DVC_ROOT") or ".").resolve()
 
 
 def checkpoints() -> Path:
-    """Return the folder of checkpoints, which outlive DVC's outs and temporary folders."""
+    """Return the folder of checkpoints, which DVC does not delete."""
     return project_root() / "data" / "checkpoints"
 
 
 def data_dir() -> Path:
-    """Return the folder of verified downloads, which outlive DVC's outs."""
+    """Return the folder of verified downloads, which DVC does not delete."""
     return home(os.environ.get("HDED_DATA_DIR") or "~/.cache/hded")
 
 

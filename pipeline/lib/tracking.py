@@ -23,8 +23,8 @@ from hded.common.errors import HDEDError, first_line, hide_secrets
 from pipeline.lib.stage import project_root
 
 EXPERIMENT = "hded"
-EVALUATION = "evaluation"  # artifact: what the stage `evaluate` writes
-OF_TRAINING = ("run.json", "history.csv")  # artifacts: what the stage `train` writes
+EVALUATION = "evaluation"  # artifact folder: the output of the stage `evaluate`
+OF_TRAINING = ("run.json", "history.csv")  # artifacts: outputs of the stage `train`
 MAX_PARAM_CHARS = 6000
 FIRST_RETRIES = 2  # of the first request, seconds; later requests have MLflow's own, minutes
 
@@ -65,16 +65,16 @@ class Tracker:
             self._client.log_image(self.run_id, image, key=key, step=0, synchronous=True)
 
     def dataset(self, name: str, digest: str, source: str, context: str, **profile: Any) -> None:
-        """Log the data that the run reads, for MLflow's Dataset column and its filters.
+        """Log a dataset that the run reads, for MLflow's Dataset column and its filters.
 
-        digest: of the contents; source: the kind of source, as in params.yaml; context: training,
-        validation or testing; profile: further facts as plain values.
+        digest: hash of the contents; source: kind of source, as in params.yaml; context: training,
+        validation or testing; profile: further properties, as JSON values.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         entity = Dataset(
             name=name,
-            # MLflow keeps one input for each digest in a run, and a run reads several splits
+            # MLflow keeps only one input per digest, but a run reads several splits
             digest=f"{digest}-{context}",
             source_type=source,
             source=json.dumps({"source": source}),
@@ -84,7 +84,7 @@ class Tracker:
         self._client.log_inputs(self.run_id, datasets=[DatasetInput(entity, tags)])
 
     def artifacts(self, path: Path, folder: str | None = None) -> None:
-        """Log a file, or the files of a folder, under `folder`."""
+        """Log a file, or the files of a folder, into the artifact folder `folder`."""
         log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
         log(self.run_id, str(path), folder)
 
@@ -99,7 +99,7 @@ class Evaluated:
     client: Any
 
     def fetch(self, folder: Path) -> None:
-        """Write the run's `evaluation`, run.json and history.csv into a new `folder`."""
+        """Download the run's `evaluation`, run.json and history.csv into a new `folder`."""
         from mlflow.exceptions import MlflowException
 
         folder.mkdir(parents=True)
@@ -120,14 +120,14 @@ def find_evaluated(text: str) -> Evaluated:
     """
     database = Path(_uri().removeprefix("sqlite:///"))
     if _uri().startswith("sqlite:///") and not database.exists():
-        raise HDEDError(f"MLflow: there is no run yet, no {database}; run `dvc repro`")
+        raise HDEDError(f"MLflow: there is no run yet ({database} is missing); run `dvc repro`")
     client, experiment_id = _open()
     runs, token = [], None
     while token is None or token:
         page = client.search_runs([experiment_id], page_token=token)
         runs += page
         token = page.token or ""
-    # the newest come first
+    # MLflow returns the newest runs first
     fitting = [r for r in runs if text and r.info.run_id.startswith(text)]
     if len(fitting) > 1:
         raise HDEDError(f"MLflow: {len(fitting)} runs have an id that begins with {text}")
@@ -141,7 +141,7 @@ def find_evaluated(text: str) -> Evaluated:
     for run in fitting:
         if any(f.path == EVALUATION for f in client.list_artifacts(run.info.run_id)):
             return Evaluated(run.info.run_id, run.info.run_name, dict(run.data.params), client)
-    raise HDEDError(f"MLflow: {text} was trained but not evaluated; run `dvc repro`")
+    raise HDEDError(f"MLflow: run {text} was trained but not evaluated; run `dvc repro`")
 
 
 def _open() -> tuple[Any, str]:
@@ -157,8 +157,8 @@ def _open() -> tuple[Any, str]:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     root = project_root()
     uri = _uri()
-    # two processes must not create one new database
-    with _answers(FIRST_RETRIES), FileLock(root / "mlflow.db.lock"):
+    # the lock prevents that two processes create the database at the same time
+    with _mlflow_errors(FIRST_RETRIES), FileLock(root / "mlflow.db.lock"):
         if uri.startswith("sqlite:///"):
             _create(Path(uri.removeprefix("sqlite:///")))
         client = MlflowClient(uri)
@@ -170,7 +170,7 @@ def _open() -> tuple[Any, str]:
 
 
 @contextmanager
-def _answers(retries: int | None = None) -> Iterator[None]:
+def _mlflow_errors(retries: int | None = None) -> Iterator[None]:
     """Report a failure of MLflow in one line, after `retries` (None: MLflow's own number)."""
     from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
     from mlflow.exceptions import MlflowException
@@ -206,7 +206,7 @@ def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iter
     client, experiment_id = _open()
     from mlflow.exceptions import MlflowException
 
-    with _answers():
+    with _mlflow_errors():
         run = _find(client, run_id)
         if run is None:
             tags = {**tags, "trained_run_id": run_id} if run_id else tags

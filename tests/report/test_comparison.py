@@ -87,7 +87,7 @@ def test_runs_of_other_frames_are_refused(tree: Tree, tmp_path: Path) -> None:
     with pytest.raises(HDEDError, match="4 frames of nyu, b on 3 of nyu"):
         write_comparison((first, second), ("a", "b"), ({}, {}), tmp_path / "page.html")
     third = replace(first, truth="of other scenes")
-    with pytest.raises(HDEDError, match="same names and other content"):
+    with pytest.raises(HDEDError, match="same names but different content"):
         write_comparison((first, third), ("a", "b"), ({}, {}), tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 

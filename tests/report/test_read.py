@@ -196,7 +196,7 @@ def test_no_image_with_valid_depth_gives_an_explained_dash(tmp_path: Path) -> No
     )
     path.write_text(json.dumps(content))
     markdown = to_markdown(build_tables(read(tree), VARIANTS)[2])
-    assert "undefined: the figure is not a number" in markdown
+    assert "undefined: the value is not a number" in markdown
 
 
 def test_a_frame_may_be_called_na(tmp_path: Path) -> None:

@@ -384,7 +384,7 @@ def test_reasons_name_the_head_or_the_selection(many: Tree, single: Tree) -> Non
     assert "no depth head: deblur\\_only estimates no depth" in third
     assert "not run: variant not in run.variants" in to_markdown(tables_of(single)["II"])
     assert "not run: no official Make3D in run.datasets" in to_markdown(tables_of(single)["IV"])
-    assert "the raw file carries no rawDepths" in third
+    assert "the raw file has no rawDepths" in third
 
 
 def test_one_seed_stands_alone_and_says_so(single: Tree) -> None:

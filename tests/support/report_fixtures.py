@@ -247,7 +247,7 @@ class Cell:
                 "title": p.title,
                 "statement": p.statement(native),
                 "available": not p.raw,
-                "why_not": "the raw file carries no rawDepths" if p.raw else None,
+                "why_not": "the raw file has no rawDepths" if p.raw else None,
             }
             for p in protocols
         ] + [

@@ -1,7 +1,7 @@
 """Images as data URIs: rgb images as JPEG, maps in a colour scale, and the scale's bar.
 
-- Colour maps are perceptually uniform and rise in lightness, so they survive greyscale print.
-- Pixels without a value are hatched: no grey could be told from a value.
+- Colour maps are perceptually uniform and increase in lightness, so they work in greyscale print.
+- Pixels without a value are hatched, because any plain grey could be mistaken for a value.
 """
 
 import base64
@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-LEVELS = 200  # of a map's palette, before the two of the hatching
+LEVELS = 200  # colours of a map's palette; two more follow for the hatching
 HATCH = ((0x8A, 0x8A, 0x8A), (0xE2, 0xE2, 0xE2))
 HATCH_PX = 4
 LOG_RATIO = 10  # a wider range of depth is coloured on a logarithmic scale
@@ -33,7 +33,7 @@ class Inlined:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A colour bar: its gradient, and ticks as (per cent along it, label)."""
+    """A colour bar: its gradient, and ticks as (position in percent, label)."""
 
     gradient: str
     ticks: tuple[tuple[float, str], ...]
@@ -137,8 +137,8 @@ def _fit(shape: Sequence[int], side_px: int) -> tuple[int, int]:
 
 def _jpeg(rgb: NDArray[np.uint8], quality: int) -> str:
     buffer = BytesIO()
-    # no chroma subsampling: it would blur what the reader is to judge; not `optimize`, whose buffer
-    # is too small for a noisy map
+    # no chroma subsampling, which would blur the images that the reader compares; no `optimize`,
+    # whose buffer is too small for a noisy map
     Image.fromarray(rgb).save(buffer, "JPEG", quality=quality, subsampling=0)
     return _uri("jpeg", buffer)
 

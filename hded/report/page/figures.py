@@ -1,9 +1,9 @@
-"""Curves as inline SVG: drawn by matplotlib, coloured by the page.
+"""Plots as inline SVG: drawn by matplotlib, with colours and font of the page.
 
-- Colours are CSS variables, put in place of marker colours after drawing, so that one figure serves
-  light and dark; text stays text, in the page's font.
+- Matplotlib draws with placeholder colours, which are then replaced by CSS variables, so that one
+  SVG works in light and dark mode. Text stays text.
 - Lines differ by dash as well as by colour, for greyscale print.
-- Equal data give equal bytes: a fixed hash salt, no date, ids prefixed by the figure's name.
+- Equal data give equal bytes: fixed hash salt, no date, ids prefixed by the figure's name.
 """
 
 import re
@@ -36,8 +36,8 @@ TERMS = {
     "l1_image": "L1, image",
     "ssim": "1 − SSIM, image",
 }
-SCORES = ("rmse", "psnr", "input_psnr")  # of validation, not terms of the loss
-# inches, margins; phones show one figure a row
+SCORES = ("rmse", "psnr", "input_psnr")  # validation scores, not terms of the loss
+# size in inches, margins; phones show one figure per row
 SMALL = (3.0, 1.9), {"left": 0.17, "right": 0.98, "bottom": 0.21, "top": 0.88}
 WIDE = (3.8, 2.7), {"left": 0.13, "right": 0.98, "bottom": 0.16, "top": 0.98}
 TALL = (3.8, 3.9), {"left": 0.15, "right": 0.98, "bottom": 0.11, "top": 0.98, "hspace": 0.15}
@@ -105,11 +105,11 @@ def coc_figure(lenses: Sequence[ThinLens], depth_m: tuple[float, float], name: s
         svg = _svg(figure, name)
     sharp = ", ".join(f"{lens.focus_distance_m:g}" for lens in lenses)
     caption = (
-        f"Circle of confusion over depth: sharp at {sharp} m (dotted), negative nearer, positive "
-        f"beyond; clamped at ±{lenses[0].max_coc_px:g} px. Sigma is the Gaussian's standard "
-        "deviation."
+        f"Circle of confusion against depth: sharp at {sharp} m (dotted), negative nearer, "
+        f"positive beyond; clamped at ±{lenses[0].max_coc_px:g} px. Sigma is the Gaussian's "
+        "standard deviation."
     )
-    return Picture(svg, "Circle of confusion over depth", caption)
+    return Picture(svg, "Circle of confusion against depth", caption)
 
 
 def coc_histogram(table: pd.DataFrame, name: str) -> Picture:
@@ -126,8 +126,8 @@ def coc_histogram(table: pd.DataFrame, name: str) -> Picture:
         axes.set(xlabel="signed CoC [px]", ylabel="pixels [%]")
         svg = _svg(figure, name)
     caption = (
-        "How often each circle of confusion occurs, over all frames and pixels with depth: 0 is in "
-        "focus, negative nearer, positive beyond; the ends hold what the clamp gathers."
+        "Histogram of the signed circle of confusion over all frames and pixels with depth: 0 is "
+        "in focus, negative nearer, positive beyond; the outermost bins include clamped values."
     )
     return Picture(svg, "Histogram of the circle of confusion", caption)
 
@@ -171,14 +171,14 @@ def error_figure(
         if len(curves) > 1:
             top.legend()
         svg = _svg(figure, name)
-    return Picture(svg, f"Depth error over {xlabel}", caption)
+    return Picture(svg, f"Depth error against {xlabel}", caption)
 
 
 def training_figures(histories: Mapping[int, pd.DataFrame], name: str) -> list[Picture]:
     """Return a small figure for each loss term and validation score, by seed and split.
 
-    histories: history.csv by seed. Terms are unweighted; a figure that was not taken in an epoch
-    leaves a gap that the line bridges.
+    histories: history.csv by seed. Terms are unweighted. Lines connect the epochs for which there
+    is a value.
     """
     columns = [c for table in histories.values() for c in table.columns]
     split = [c.split("/", 1) for c in columns if "/" in c]
@@ -242,7 +242,7 @@ def _term_figure(
 def _steps(tables: Sequence[pd.DataFrame], column: str) -> tuple[NDArray, NDArray]:
     """Return the seeds' values in common bins, as steps: x (2n,), values (seeds, 2n).
 
-    A bin that a seed does not have is NaN, as is the gap between bins that do not touch.
+    A bin that a seed lacks is NaN, as is the gap between bins that are not adjacent.
     """
     frames = [t.set_index(["bin_low", "bin_high"])[column] for t in tables]
     joined = pd.concat(frames, axis=1).sort_index()
@@ -264,7 +264,7 @@ def _log_axis(axes: Axes, which: Literal["x", "y"]) -> None:
 
 
 def _figure(shape: tuple[tuple[float, float], Mapping[str, float]]) -> Figure:
-    # fixed margins: matplotlib's layout engines take as long as the drawing itself
+    # fixed margins, because matplotlib's layout engines take as long as the drawing itself
     size, margins = shape
     figure = Figure(figsize=size)
     figure.subplots_adjust(**margins)
@@ -280,7 +280,7 @@ def _dash(index: int) -> str | tuple[int, tuple[int, ...]]:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """Return the figure as an inline <svg> whose colours and font are the page's."""
+    """Return the figure as inline <svg> with the page's colours and font."""
     buffer = StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -291,7 +291,7 @@ def _svg(figure: Figure, name: str) -> str:
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
     for marker, colour in _colours():
         svg = svg.replace(marker, colour)
-    # ids are unique in a page of many figures
+    # ids must be unique in a page with many figures
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{_identifier(name)}-", svg)
     svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
     svg = re.sub(r"font-family:[^;\"]*;?", "", svg)

@@ -1,6 +1,7 @@
 """Examples as images inside the page, as large as the page's size allows.
 
-Truth and estimate share one bar in metres, the two images' errors another.
+True and estimated depth share one colour scale in metres; the errors of the two images share
+another.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,7 +25,7 @@ SIZES = (
     (640, 360, 90), (560, 340, 88), (480, 300, 85), (400, 260, 82), (320, 220, 80), (240, 170, 76),
     (160, 120, 72),
 )  # fmt: skip
-BOTH, ALONE = 5, 2  # a bar's intervals under two maps and under one
+BOTH, ALONE = 5, 2  # intervals of a colour bar under two maps, and under one
 ROLES = ("best", "median", "worst", "fixed")
 
 
@@ -32,7 +33,7 @@ ROLES = ("best", "median", "worst", "fixed")
 class Pictures:
     """The images of one example; outputs that its network lacks are None.
 
-    Images (H, W, 3) uint8; depth (H, W) [m], 0 where unknown; CoC (H, W) [px].
+    Images (H, W, 3) uint8; depth (H, W) [m], 0 where invalid; CoC (H, W) [px].
     """
 
     sharp: NDArray[np.uint8]
@@ -52,13 +53,13 @@ class Pictures:
 
     @property
     def known_depth(self) -> NDArray[np.float64]:
-        """True depth [m], NaN where unknown."""
+        """Return the true depth [m], NaN where invalid."""
         return np.where(self.depth_gt > 0, self.depth_gt, np.nan)
 
 
 @dataclass(frozen=True, slots=True)
 class SceneView:
-    """What the page shows of one scene; what its network cannot give is None."""
+    """One example as the page shows it; outputs that its network lacks are None."""
 
     scene: Scene
     side_px: int
@@ -79,31 +80,31 @@ class SceneView:
 
     @property
     def characters(self) -> int:
-        """Length of all data URIs."""
+        """Return the total length of all data URIs."""
         values = (getattr(self, name) for name in self.__dataclass_fields__)
         return sum(len(v.uri) for v in values if isinstance(v, Inlined))
 
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Each run's scenes, and how many were left out to keep the page small."""
+    """The examples of each run, and how many were left out to keep the page small."""
 
     views: dict[str, list[SceneView]]  # by Run.name
     left_out: int
 
 
 def build_gallery(runs: Sequence[Run], main: frozenset[str], budget: int) -> Gallery:
-    """Inline the scenes of `runs` (the most important first) within `budget` characters.
+    """Inline the examples of `runs` (the most important first) within `budget` characters.
 
-    main: names of the runs shown with all their scenes; the others show best, median and worst.
-    Pictures shrink first, down to a thumbnail; then the runs at the end of the list go.
+    main: names of the runs shown with all their examples; the others show best, median and worst.
+    Images are made smaller first, down to a thumbnail; then runs at the end are left out.
     """
     every = [(run, scene) for run in runs for scene in _ordered(run.scenes)]
     chosen = [(r, s) for r, s in every if r.name in main or s.role != "fixed"]
     views: list[SceneView] = []
     for size in SIZES:
         if views and _characters(views) * (size[0] / views[0].side_px) ** 1.4 > budget:
-            continue  # would not fit either
+            continue  # this size would not fit either
         views = _encode(chosen, size)
         if _characters(views) <= budget:
             break
@@ -120,7 +121,7 @@ def build_gallery(runs: Sequence[Run], main: frozenset[str], budget: int) -> Gal
 
 
 def _encode(scenes: Sequence[tuple[Run, Scene]], size: tuple[int, int, int]) -> list[SceneView]:
-    bar = progress(scenes, desc=f"pictures at {size[0]} px", unit="scene", leave=False)
+    bar = progress(scenes, desc=f"examples at {size[0]} px", unit="example", leave=False)
     return [view_scene(run, scene, *size) for run, scene in bar]
 
 
@@ -133,9 +134,9 @@ def _ordered(scenes: Sequence[Scene]) -> list[Scene]:
 
 
 def read_pictures(run: Run, scene: Scene) -> Pictures:
-    """Read one scene's files.
+    """Read one example's images.
 
-    Raises HDEDError for a file that is missing or no image, or of another size than the rest.
+    Raises HDEDError for a file that is missing, not an image, or of another size than the others.
     """
     folder = scene.folder
     has_depth, has_image = "depth" in run.heads, "all_in_focus" in run.heads
@@ -155,9 +156,9 @@ def read_pictures(run: Run, scene: Scene) -> Pictures:
 
 
 def view_scene(run: Run, scene: Scene, side_px: int, map_px: int, quality: int) -> SceneView:
-    """Read one scene's files and inline them; raises HDEDError as `read_pictures` does.
+    """Read one example's images and inline them; raises HDEDError as `read_pictures` does.
 
-    The longest side of photographs is at most `side_px`, of maps `map_px`.
+    The longest side of images is at most `side_px`, of maps `map_px`.
     """
     p = read_pictures(run, scene)
 

@@ -1,7 +1,7 @@
-"""The page: one HTML file with everything inlined, opened offline, equal inputs giving equal bytes.
+"""The report's page: one HTML file with everything inlined; equal inputs give equal bytes.
 
-Text comes through jinja2's autoescape; only our own SVG, style and script are marked as safe. A
-content security policy forbids the page every request, and every script but its own.
+Text passes jinja2's autoescape; only our own SVG, style and script are marked as safe. A content
+security policy forbids all requests, and all scripts except the page's own.
 """
 
 import base64
@@ -38,23 +38,23 @@ from hded.report.tables.captions import (
 from hded.report.tables.model import Table, number
 from hded.report.tables.published import PAPER
 
-PAGE_BYTES = 9_500_000  # below 10 MB, with room for an estimate
+PAGE_BYTES = 9_500_000  # below 10 MB, since the size is only estimated
 LEAST_PICTURE_BYTES = 1_000_000
 UI_ADDRESS = "http://127.0.0.1:5000"  # where `mlflow ui` listens by default
 LENS = (
     "focal_length_m", "aperture_m", "focus_distance_m", "pixel_pitch_m", "max_coc_px", "sigma_rule",
 )  # fmt: skip
-NEAREST_M = 0.3  # where the camera's curve begins, at the latest
+NEAREST_M = 0.3  # the camera's curve begins here, or nearer for a near focus distance
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """One variant's scenes and training curves; `why_no_*` says why something is absent."""
+    """One variant's examples and training curves; `why_no_*` explains a missing output."""
 
     variant: str
     anchor: str
     description: str
-    run: Run  # the first seed: its scenes are shown
+    run: Run  # the first seed, whose examples are shown
     scenes: Sequence[SceneView]
     training: Sequence[Picture]
     why_no_depth: str
@@ -75,7 +75,7 @@ class DatasetView:
     networks: Sequence[Network]  # the main one first
     errors: Sequence[Picture]
     why_no_errors: str
-    optics: Sequence[Picture]  # the camera's curve, unless drawn anew each time; the histogram
+    optics: Sequence[Picture]  # the camera's curve, unless the lens is random; the histogram
     drawn: bool
     blur: str
     sheet: str
@@ -102,7 +102,7 @@ def render_page(
         *(p for some, _ in errors.values() for p in some),
         *(p for some in optics.values() for p in some),
     ]
-    # the text beside pictures and figures: tables, notes, parameters
+    # everything except the examples: tables, notes, parameters, plots
     rest = 200_000 + 4 * len(params_yaml) + sum(len(p.svg) for p in svgs)
     rest += sum(len(record.sheet) for record in defocused.values())
     rest += 600 * sum(len(part.rows) * len(part.columns) for t in tables for part in t.parts)
@@ -160,7 +160,7 @@ def render_page(
 
 
 def render(template: str, **content: object) -> str:
-    """Fill a template that `base.html.j2` makes a page: style and script inlined, no requests."""
+    """Return a page from a template that extends `base.html.j2`, with style and script inlined."""
     script, style = _template("page.js"), _template("page.css")
     return _environment().get_template(template).render(
         **content,
@@ -172,7 +172,7 @@ def render(template: str, **content: object) -> str:
 
 
 def _shown(selection: Selection) -> list[Run]:
-    """Return the runs whose scenes are shown, a seed of each: main ones first, controls last."""
+    """Return the runs whose examples are shown, one seed per variant: main first, controls last."""
     controls = {run.variant for run in selection.runs if run.control}
     variants = sorted(selection.variants, key=lambda v: (v != MAIN_VARIANT, v in controls))
     return [selection.of(d, v)[0] for v in variants for d in selection.datasets]
@@ -191,7 +191,7 @@ def _training(selection: Selection, run: Run) -> list[Picture]:
 
 
 def _errors(runs: Sequence[Run]) -> tuple[list[Picture], str]:
-    """Return depth error over depth and over CoC, every variant with a depth head in one figure."""
+    """Return plots of depth error against depth and CoC, or the reason why there are none."""
     with_depth = [run for run in runs if run.by_depth is not None and len(run.by_depth)]
     if not with_depth:
         names = ", ".join(dict.fromkeys(run.variant for run in runs))
@@ -200,29 +200,29 @@ def _errors(runs: Sequence[Run]) -> tuple[list[Picture], str]:
     by_coc: dict[str, list] = {}
     for run in with_depth:
         by_depth.setdefault(run.variant, []).append(run.by_depth)
-        if run.blurred:  # else all that it was tested on has no circle of confusion
+        if run.blurred:  # otherwise every pixel has a circle of confusion of 0
             by_coc.setdefault(run.variant, []).append(run.by_coc)
     name = runs[0].dataset
-    pictures = [
+    plots = [
         error_figure(
             by_depth, "true depth [m]", f"error-depth-{name}",
-            "Depth error over true depth: RMSE, bias (estimate minus truth) and the share of "
-            "pixels, over all test pixels with depth, up to the dataset's largest, which estimates "
-            "are clipped to.",
+            "Depth error against true depth: RMSE, bias (estimate minus truth) and the share of "
+            "pixels, over all test pixels with depth up to the dataset's maximum, to which "
+            "estimates are clipped.",
         )
     ]  # fmt: skip
     if by_coc:
         text = (
-            "Depth error over the circle of confusion: 0 is in focus, negative is nearer than the "
-            "focus distance. A network that reads depth from blur alone would be blind around 0 "
-            "and confuse the two sides."
+            "Depth error against the circle of confusion: 0 is in focus, negative is nearer than "
+            "the focus distance. A network that used only blur could not resolve depth around 0 "
+            "and would confuse the two sides."
         )
         shown = comparable([run for run in with_depth if run.blurred])[0].variant
         if len(by_coc) > 1:
-            text += f" The share of pixels is that of {shown}'s pictures."
+            text += f" The share of pixels is that of {shown}'s test renderings."
         label, key = "signed CoC [px]", f"error-coc-{name}"
-        pictures.append(error_figure(by_coc, label, key, text, shares_of=shown))
-    return pictures, ""
+        plots.append(error_figure(by_coc, label, key, text, shares_of=shown))
+    return plots, ""
 
 
 def _optics(run: Run) -> list[Picture]:
@@ -241,7 +241,7 @@ def _optics(run: Run) -> list[Picture]:
 
 
 def _run_link(run: Run) -> str:
-    """Return the address of a run in MLflow's pages; a local database has them at `mlflow ui`'s."""
+    """Return the run's URL in MLflow's UI; for a local database, at the address of `mlflow ui`."""
     uri = run.training.tracking_uri
     server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else UI_ADDRESS
     return f"{server}/#/runs/{quote(run.training.run_id, safe='')}"

@@ -1,1 +1,1 @@
-"""Readers of the files that the stages wrote."""
+"""Readers for the files that the stages write."""

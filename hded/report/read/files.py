@@ -1,4 +1,4 @@
-"""Read the JSON and CSV files of earlier stages; a file that does not fit raises HDEDError."""
+"""Readers for the JSON and CSV files of earlier stages; an invalid file raises HDEDError."""
 
 import json
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ TEXT = ["frame", "source_frame", "protocol", "method", "role", "camera", "name",
 
 
 class JsonObject:
-    """A JSON object, read from `path` or a part of it; a key that is missing raises HDEDError."""
+    """A JSON object from a file, or a part of one; a missing key raises HDEDError."""
 
     def __init__(self, path: Path, content: Any = None) -> None:
         self._path = path
         self._content = _load(path) if content is None else content
         if not isinstance(self._content, dict):
-            raise HDEDError(f"{path}: is not a JSON object where one is needed; {REPAIR}")
+            raise HDEDError(f"{path}: expected a JSON object; {REPAIR}")
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._content:
@@ -30,7 +30,7 @@ class JsonObject:
         return self._content[key]
 
     def get(self, key: str, default: Any) -> Any:
-        """Return a value, or `default` for a key that is not always written."""
+        """Return the value of an optional key, or `default`."""
         return self._content.get(key, default)
 
 

@@ -1,9 +1,9 @@
-"""Read what the stages `train` and `evaluate` wrote into frozen objects, and check it.
+"""Readers for the outputs of the stages `train` and `evaluate`, with checks.
 
 Each network has one folder, <dataset>/<variant>/<seed>, in the tree of trained networks and one in
 the tree of evaluated networks. A file that is missing, damaged or of another network raises
 HDEDError with one line that names it: a report on a part of the selection, or on networks that were
-measured on different data, would be misleading.
+evaluated on different data, would be misleading.
 """
 
 import math
@@ -29,12 +29,12 @@ from hded.records import (
 )
 from hded.report.read.files import read_csv
 
-DEPTH, ALL_IN_FOCUS = "depth", "all_in_focus"  # kinds of figures, and the heads that give them
+DEPTH, ALL_IN_FOCUS = "depth", "all_in_focus"  # kinds of metrics, named as the heads
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One test frame shown as images; a score that its network does not have is None."""
+    """An example: a test rendering with images; scores that its network lacks are None."""
 
     frame: str
     role: str  # best | median | worst | fixed
@@ -57,8 +57,8 @@ class Run:
     geometry: str  # crop | resize
     camera: Mapping[str, Any]
     median_depth_m: float
-    frames: tuple[str, ...]  # the test frames, sorted
-    truth: str  # digest of their depth: equal names may stand for other frames
+    frames: tuple[str, ...]  # names of the test renderings, sorted
+    truth: str  # hash of their depth, because equal names may denote different frames
     skipped: tuple[str, ...]
     control: str  # how its test frames differ from the dataset's; "" where they do not
     protocols: tuple[Protocol, ...]
@@ -74,12 +74,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Dataset, variant and seed, separated by slashes."""
+        """Return dataset, variant and seed, separated by slashes."""
         return f"{self.dataset}/{self.variant}/{self.seed}"
 
     @property
     def blurred(self) -> bool:
-        """True unless the network was tested on all-in-focus images, as one control is."""
+        """Return False for the control that was tested on all-in-focus images, else True."""
         return self.camera["name"] != NOT_DEFOCUSED
 
     def protocols_of(self, kind: str) -> list[Protocol]:
@@ -118,7 +118,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Selection:
-    """Every run of dataset x variant x seed, in the order of params.yaml."""
+    """The selected runs: datasets x variants x seeds, in the order of params.yaml."""
 
     datasets: tuple[str, ...]
     variants: tuple[str, ...]
@@ -136,10 +136,10 @@ def comparable(runs: Sequence[Run]) -> list[Run]:
 
 
 def same_fit(first: Run, second: Run) -> bool:
-    """Return True where two runs evaluated one training.
+    """Return whether two runs evaluated the same training.
 
-    A control that differs in the section `evaluate` alone does so. The histories are compared, too,
-    since a training that was repeated took other times.
+    They do where variants differ only in the section `evaluate`. The histories are compared, too:
+    those of a repeated training differ, as they include times.
     """
     same_settings = first.training.params_digest == second.training.params_digest
     return same_settings and first.history.equals(second.history)
@@ -279,7 +279,7 @@ def _check_numbers(path: Path, rows: pd.DataFrame, metrics: Sequence[str]) -> No
         first = bad.iloc[0]
         raise HDEDError(
             f"{path}: frame {first['frame']}, {first['method']}, {first['protocol']} has an error "
-            f"that is not a number; look for a diverged network, then {REPAIR}"
+            f"that is not a number; check whether training diverged, then {REPAIR}"
         )
 
 

@@ -20,7 +20,7 @@ COLUMNS = (
     Column("parameters", "parameters"),
     Column("paper", "paper", numeric=False),
 )
-PAPER_ROWS = {  # what the paper calls our layers; its decoder rows have our names
+PAPER_ROWS = {  # our name -> the paper's name; decoder rows have the same names
     "conv0": "Conv1",
     "transition1": "Conv2",
     "transition2": "Conv3",
@@ -31,9 +31,9 @@ PAPER_ROWS = {  # what the paper calls our layers; its decoder rows have our nam
 }
 NO_SUCH_ROW = "the paper's table has no such row"
 DECODER_DIFFERENCE = (
-    "the paper's decoder rows do not fit its 41 M parameters: a block of 1024 channels out of 1024 "
-    "alone would need 26 M in each head. Without that first row they are ours one step earlier: "
-    "its Dconv4 is our Dconv5, and so on"
+    "the paper's decoder rows do not fit its 41 M parameters: a block from 1024 to 1024 channels "
+    "alone would need 26 M in each head. Without that first row they equal ours one row later: the "
+    "paper's Dconv4 is our Dconv5, and so on"
 )
 
 
@@ -135,8 +135,8 @@ def build_architecture(runs: Sequence[Run]) -> Table:
         )
     )
     intro = (
-        f"Read off the network by hooks, at width 1.0, for one image of {SIZE_PX}x{SIZE_PX}; "
-        "the rows' parameters add up to the network's.",
+        f"Recorded from the network of width 1.0 for one image of {SIZE_PX}x{SIZE_PX}; the rows' "
+        "parameters add up to the network's.",
         *_widths(runs),
     )
     part = Part("Width 1.0", COLUMNS, tuple(rows), heading="Layer")
@@ -144,10 +144,10 @@ def build_architecture(runs: Sequence[Run]) -> Table:
 
 
 def _stage_inputs(layers: Sequence[Layer]) -> list[int]:
-    """Return the channels that enter each stage as the paper counts them.
+    """Return the input channels of each row as the paper counts them.
 
-    These are the channels of the stage before: a transition closes a stage that began with the
-    output of the one before it, and a decoder block's concatenated skip is not counted.
+    These are the output channels of the previous stage: an encoder stage ends with its transition,
+    and the concatenated skip of a decoder block is not counted.
     """
     inputs, last = [], 3
     for layer in layers:
@@ -183,7 +183,7 @@ def _row(layer: Layer, printed: Mapping[str, PublishedCell], channels_given: int
 
 
 def _compare(layer: Layer, printed: Mapping[str, PublishedCell], channels_given: int) -> Cell:
-    """Return the paper's row, and whether ours has its size and channels."""
+    """Return the paper's row, and whether our size and channels equal it."""
     if not printed:
         return missing(NO_SUCH_ROW)
     ours = {

@@ -14,7 +14,7 @@ from hded.report.tables.captions import camera_sentence, dataset_title
 from hded.report.tables.model import Cell, Column, Part, Row, Table, missing, number
 
 BLUR = ("mean_abs_coc_px", "mean_sigma_px", "sharp_percent", "clamped_percent")
-NO_HEAD = "the network has no head for it"
+NO_HEAD = "the network has no head for this metric"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +86,7 @@ def build_cameras(selection: Selection, defocused: Mapping[str, Defocused]) -> T
         "focused at 2 m, its aperture solved for the depths of this table. A focus distance that "
         "is drawn is shown at 2 m.",
     )
-    return Table("A", "cameras", "Blur of the named cameras over depth", tuple(parts), intro)
+    return Table("A", "cameras", "Blur of the named cameras against depth", tuple(parts), intro)
 
 
 def build_focus(selection: Selection) -> Table | None:

@@ -1,9 +1,9 @@
 """Tables II, III and IV: the paper's rows as printed, ours, and the trivial baselines.
 
 - Ours are mean and sample standard deviation over seeds, from metrics.json.
-- Every dataset has the paper's layout under its headline protocol, then a part for each further
-  protocol. Protocols, camera and data are printed with the numbers.
-- No cell is blank: what is missing says why.
+- Each dataset has a part in the paper's layout under the headline protocol, then one for each
+  further protocol. Protocols, camera and data are printed with the numbers.
+- No cell is blank: a missing value has a note with the reason.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,7 +36,7 @@ from hded.report.tables.published import (
 MAIN_VARIANT = "full"
 LOSS_VARIANTS = ("l1_l1", "l1_charbonnier", "grad_charbonnier", "charbonnier_ssim", MAIN_VARIANT)
 HEAD_VARIANTS = ("depth_only", "deblur_only", MAIN_VARIANT)
-# which of our variants stands below which of the paper's rows
+# the paper's rows -> our variants that are shown below them
 PAIRS = {
     "II": {
         "L1 + lambda Charbonnier": "l1_charbonnier",
@@ -53,8 +53,8 @@ PAIRS = {
 }
 NOT_PRINTED = "the paper prints no value here"
 NO_BOUND = "no bound follows: the row prints no δ, or differences of δ"
-IMPOSSIBLE = "the row's AbsRel is below what its own δ allow on common pixels: it breaks the bound"
-# printed values are rounded: a breach must be larger than what rounding can do
+IMPOSSIBLE = "the row's AbsRel is below the bound that follows from its own δ on the same pixels"
+# printed values are rounded, so a smaller violation may be due to rounding
 PRINTED_TOLERANCE = 1e-3
 INTRO = (
     "Published rows are the paper's, as printed. The paper does not state its focus distance, so "
@@ -63,11 +63,11 @@ INTRO = (
     "defocused input's own score, which is the last row.",
     f"AbsRel bound: on the same pixels, {BOUND_TEXT}.",
 )
-LOSS_ROWS = "Each of the paper's rows stands above the variant of ours that has its losses."
+LOSS_ROWS = "Each of the paper's rows is followed by our variant with the same losses."
 
 
 def build_tables(selection: Selection, descriptions: Mapping[str, str]) -> tuple[Table, ...]:
-    """Build Tables II, III and IV; descriptions: every variant of params.yaml and its one line."""
+    """Return Tables II, III and IV; descriptions: one line for every variant of params.yaml."""
     named = {*LOSS_VARIANTS, *HEAD_VARIANTS}
     controls = {run.variant for run in selection.runs if run.control}
     others = [v for v in selection.variants if v not in named | controls]
@@ -106,21 +106,21 @@ def _parts(
     runs = comparable(runs)
     title = OFFICIAL[key] if key else f"{runs[0].dataset} (own images)"
     protocols = {p.name: p for run in runs for p in run.protocols}
-    specs = main_columns(key, runs)
+    columns = main_columns(key, runs)
     ours = {v: [r for r in runs if r.variant == v] for v in variants}
     rows = [
         *_paired(
             number,
-            [_published_row(name, row, specs) for name, row in _printed(number, key)],
-            {v: _our_row(v, ours[v], specs, key, selection, descriptions) for v in variants},
+            [_published_row(name, row, columns) for name, row in _printed(number, key)],
+            {v: _our_row(v, ours[v], columns, key, selection, descriptions) for v in variants},
         ),
-        *_baselines(runs, specs, key),
+        *_baselines(runs, columns, key),
     ]
-    shown = list(dict.fromkeys(spec.protocol for spec in specs if spec.protocol in protocols))
+    shown = list(dict.fromkeys(c.protocol for c in columns if c.protocol in protocols))
     part = Part(
         title=title,
-        columns=tuple(spec.column for spec in specs),
-        rows=mark_best(rows, [spec.higher for spec in specs]),
+        columns=tuple(column.column for column in columns),
+        rows=mark_best(rows, [column.higher for column in columns]),
         warnings=tuple(sample_warning(runs)),
         statements=(
             *describe_protocols(runs, [protocols[name] for name in shown]),
@@ -137,20 +137,20 @@ def _parts(
     further = []
     for protocol in (p for p in protocols.values() if p.available and p.name not in shown):
         metrics = FULL_DEPTH if protocol.kind == DEPTH else IMAGE
-        some = [MetricColumn(protocol.kind, protocol.name, "", metric) for metric in metrics]
+        columns = [MetricColumn(protocol.kind, protocol.name, "", metric) for metric in metrics]
         rows = [
             *(
-                _our_row(v, ours[v], some, key, selection, descriptions)
+                _our_row(v, ours[v], columns, key, selection, descriptions)
                 for v in variants
                 if ours[v]
             ),
-            *_baselines(runs, some, key),
+            *_baselines(runs, columns, key),
         ]
         further.append(
             Part(
                 title=f"{title}, further protocol: {protocol.title}",
-                columns=tuple(spec.column for spec in some),
-                rows=mark_best(rows, [spec.higher for spec in some]),
+                columns=tuple(column.column for column in columns),
+                rows=mark_best(rows, [column.higher for column in columns]),
                 warnings=part.warnings,
                 statements=tuple(describe_protocols(runs, [protocol])),
                 further=True,
@@ -164,7 +164,7 @@ def _printed(number: str, key: str) -> Iterable[tuple[str, PublishedRow]]:
 
 
 def _paired(number: str, printed: Sequence[Row], ours: Mapping[str, Row]) -> list[Row]:
-    """Return the paper's rows, each with our variant of the same losses or heads below it."""
+    """Return the paper's rows, each followed by our variant with the same losses or heads."""
     rows, left = [], dict(ours)
     for row in printed:
         rows.append(row)
@@ -173,8 +173,8 @@ def _paired(number: str, printed: Sequence[Row], ours: Mapping[str, Row]) -> lis
     return [*rows, *left.values()]
 
 
-def _published_row(name: str, row: PublishedRow, specs: Sequence[MetricColumn]) -> Row:
-    # a gain is a difference of two rows: its δ bound nothing
+def _published_row(name: str, row: PublishedRow, columns: Sequence[MetricColumn]) -> Row:
+    # a gain is a difference of two rows, so its δ imply no bound
     bounds = {} if name.startswith("Gain of ") else _printed_bounds(row.cells)
     broken = [
         f"breaks the AbsRel bound: {printed.value} < {bound}"
@@ -183,22 +183,22 @@ def _published_row(name: str, row: PublishedRow, specs: Sequence[MetricColumn]) 
         and float(printed.value) + PRINTED_TOLERANCE < float(bound)
     ]
     shown = []
-    for spec in specs:
-        cell = row.cells.get(spec.printed)
-        bound = bounds.get(spec.printed.removesuffix("abs_rel_bound"))
-        if spec.metric == BOUND and bound is not None:
+    for column in columns:
+        cell = row.cells.get(column.printed)
+        bound = bounds.get(column.printed.removesuffix("abs_rel_bound"))
+        if column.metric == BOUND and bound is not None:
             shown.append(Cell(bound, value=bound, notes=(IMPOSSIBLE,) if broken else ()))
         elif cell is not None:
             notes = (cell.note,) if cell.note else ()
             shown.append(Cell(cell.value, value=cell.value, notes=notes))
         else:
-            shown.append(missing(NO_BOUND if spec.metric == BOUND else NOT_PRINTED))
+            shown.append(missing(NO_BOUND if column.metric == BOUND else NOT_PRINTED))
     detail = "; ".join(filter(None, (row.description, *broken)))
     return Row("paper", name, tuple(shown), detail, (row.note,) if row.note else ())
 
 
 def _printed_bounds(cells: Mapping[str, PublishedCell]) -> dict[str, str]:
-    """Return the bound that a row's printed deltas imply, by the prefix of its metrics."""
+    """Return the AbsRel bounds implied by a row's printed deltas, by the prefix of the metrics."""
     bounds = {}
     for prefix in ("", "c1_", "c2_"):
         deltas = [cells.get(f"{prefix}delta{k}") for k in (1, 2, 3)]
@@ -211,7 +211,7 @@ def _printed_bounds(cells: Mapping[str, PublishedCell]) -> dict[str, str]:
 def _our_row(
     variant: str,
     runs: Sequence[Run],
-    specs: Sequence[MetricColumn],
+    columns: Sequence[MetricColumn],
     key: str,
     selection: Selection,
     descriptions: Mapping[str, str],
@@ -219,11 +219,11 @@ def _our_row(
     detail = descriptions.get(variant, "")
     if not runs:
         cell = missing(_not_run(variant, key, selection, detail))
-        return Row("ours", variant, (cell,) * len(specs), detail)
+        return Row("ours", variant, (cell,) * len(columns), detail)
     cells = []
-    for spec in specs:
-        values = [value for run in runs if (value := spec.value(run, "network")) is not None]
-        cells.append(spec.cell(values) if values else missing(why_not(spec, runs[0])))
+    for column in columns:
+        values = [value for run in runs if (value := column.value(run, "network")) is not None]
+        cells.append(column.cell(values) if values else missing(why_not(column, runs[0])))
     return Row("ours", variant, tuple(cells), detail)
 
 
@@ -238,34 +238,35 @@ def _no_dataset(key: str) -> str:
     return f"not run: no official {OFFICIAL[key]} in run.datasets"
 
 
-def why_not(spec: MetricColumn, run: Run) -> str:
+def why_not(column: MetricColumn, run: Run) -> str:
     """Return the reason why a run has no figure in a column."""
-    if spec.kind not in run.heads:
-        does = "estimates no depth" if spec.kind == DEPTH else "restores no image"
-        return f"no {spec.kind.replace('_', '-')} head: {run.variant} {does}"
+    if column.kind not in run.heads:
+        does = "estimates no depth" if column.kind == DEPTH else "restores no image"
+        return f"no {column.kind.replace('_', '-')} head: {run.variant} {does}"
     for protocol in run.protocols:
-        if protocol.name == spec.protocol and not protocol.available:
+        if protocol.name == column.protocol and not protocol.available:
             return f"not measured: {protocol.why_not}"
-    return f"not measured: the {run.geometry} geometry of {run.variant} has no {spec.protocol} size"
+    size = f"{column.protocol} size"
+    return f"not measured: {run.variant} has the geometry {run.geometry}, which has no {size}"
 
 
-def _baselines(runs: Sequence[Run], specs: Sequence[MetricColumn], key: str) -> list[Row]:
+def _baselines(runs: Sequence[Run], columns: Sequence[MetricColumn], key: str) -> list[Row]:
     rows = []
     for method, kind, label, other in (
         ("median", DEPTH, "training-median depth", "a depth, not an image"),
         ("input", ALL_IN_FOCUS, "defocused input", "an image, not a depth"),
     ):
         cells = []
-        for spec in specs:
-            values = [v for run in runs if (v := spec.value(run, method)) is not None]
-            if spec.kind != kind:
+        for column in columns:
+            values = [v for run in runs if (v := column.value(run, method)) is not None]
+            if column.kind != kind:
                 cells.append(missing(f"{label} is {other}"))
             elif values:
-                cells.append(spec.cell(values[:1]))
+                cells.append(column.cell(values[:1]))
             elif not runs:
                 cells.append(missing(_no_dataset(key)))
             else:
                 cells.append(missing("not measured: no selected variant has an all-in-focus head"))
-        if any(spec.kind == kind for spec in specs):
+        if any(column.kind == kind for column in columns):
             rows.append(Row("baseline", label, tuple(cells)))
     return rows

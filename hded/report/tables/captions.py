@@ -1,4 +1,4 @@
-"""Sentences about a run that tables and page share: data, camera, networks, seeds."""
+"""Sentences about runs for tables and page: data, camera, networks, seeds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -26,8 +26,8 @@ def sample_warning(runs: Sequence[Run]) -> Iterable[str]:
     """Return the warning above every table of the embedded sample."""
     if runs and runs[0].source == "sample":
         yield (
-            "Not comparable with published numbers: ours are of the embedded sample (source: "
-            f"sample), generated scenes, not of {dataset_title(runs[0])}."
+            "Not comparable with published numbers: our results are on generated scenes (source: "
+            f"sample), not on {dataset_title(runs[0])}."
         )
 
 

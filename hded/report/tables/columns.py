@@ -83,13 +83,13 @@ def main_columns(key: str, runs: Sequence[Run]) -> list[MetricColumn]:
     else:
         depth = {p.name: p.title for p in runs[0].protocols_of(DEPTH)[:1]}
     metrics = MAKE3D_DEPTH if key == "make3d" else FULL_DEPTH
-    specs = []
+    columns = []
     for name, title in depth.items():
         for metric in metrics:
             printed = "abs_rel_bound" if metric == BOUND else metric
             if key == "make3d":
                 printed = f"{name}_{printed}"
-            specs.append(MetricColumn(DEPTH, name, title, metric, printed))
+            columns.append(MetricColumn(DEPTH, name, title, metric, printed))
     image = [p for run in runs for p in run.protocols_of(ALL_IN_FOCUS)]
     name, title = (image[0].name, image[0].title) if image else ("native", "All-in-focus image")
-    return specs + [MetricColumn(ALL_IN_FOCUS, name, title, metric, metric) for metric in IMAGE]
+    return columns + [MetricColumn(ALL_IN_FOCUS, name, title, metric, metric) for metric in IMAGE]

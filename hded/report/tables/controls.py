@@ -40,19 +40,19 @@ def _part(
 ) -> Part:
     runs = [run for v in variants for run in selection.of(dataset, v)]
     key = runs[0].format if runs[0].format == dataset else ""
-    specs = [spec for spec in main_columns(key, runs) if spec.metric in METRICS]
-    plan: list[tuple[MetricColumn, str, Column]] = []  # a metric, of which method, and its column
-    for spec in specs:
-        plan.append((spec, "network", spec.column))
-        if spec.metric == "psnr":  # each control has an input of its own
-            column = Column(f"{spec.column.key}_input", "input PSNR [dB]", spec.group)
-            plan.append((spec, "input", column))
-    shown = {spec.protocol for spec in specs}
+    columns = [column for column in main_columns(key, runs) if column.metric in METRICS]
+    plan: list[tuple[MetricColumn, str, Column]] = []  # metric, method, printed column
+    for column in columns:
+        plan.append((column, "network", column.column))
+        if column.metric == "psnr":  # the controls differ in their input
+            printed = Column(f"{column.column.key}_input", "input PSNR [dB]", column.group)
+            plan.append((column, "input", printed))
+    shown = {column.protocol for column in columns}
     protocols = {p.name: p for run in runs for p in run.protocols if p.name in shown}
     own = comparable(runs)
     return Part(
         title=dataset_title(runs[0]),
-        columns=tuple(column for _, _, column in plan),
+        columns=tuple(printed for _, _, printed in plan),
         rows=tuple(_row(v, selection.of(dataset, v), plan, descriptions) for v in variants),
         warnings=tuple(sample_warning(runs)),
         statements=(
@@ -70,9 +70,9 @@ def _row(
     descriptions: Mapping[str, str],
 ) -> Row:
     cells = []
-    for spec, method, _ in plan:
-        values = [v for run in runs if (v := spec.value(run, method)) is not None]
-        cells.append(spec.cell(values) if values else missing(why_not(spec, runs[0])))
+    for column, method, _ in plan:
+        values = [v for run in runs if (v := column.value(run, method)) is not None]
+        cells.append(column.cell(values) if values else missing(why_not(column, runs[0])))
     detail = with_control(descriptions.get(variant, ""), runs[0])
     return Row("plain", variant, tuple(cells), detail)
 

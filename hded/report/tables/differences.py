@@ -31,15 +31,15 @@ MEASURED = {DEPTH: ("rmse", "abs_rel", "delta1"), ALL_IN_FOCUS: ("psnr", "ssim")
 # two networks are compared by their gains over their own inputs
 BETWEEN = {DEPTH: ("network", ""), ALL_IN_FOCUS: ("gain", "_gain")}
 BASELINES = {DEPTH: ("median", "training-median depth"), ALL_IN_FOCUS: ("input", "defocused input")}
-EXTRA_DIGIT = 1  # beyond the tables': a difference is smaller than what it is of
+EXTRA_DIGIT = 1  # one digit more than in other tables, because differences are small
 COLUMNS = (
     Column("protocol", "protocol", numeric=False),
     Column("first", "mean of the first"),
-    Column("second", "of the second"),
+    Column("second", "mean of the second"),
     Column("difference", "difference"),
     Column("low", f"from ({LEVEL:.0%})"),
     Column("high", f"to ({LEVEL:.0%})"),
-    Column("verdict", "what it says", numeric=False),
+    Column("verdict", "conclusion", numeric=False),
     Column("images", "images"),
     Column("seeds", "seeds", numeric=False),
 )
@@ -55,8 +55,9 @@ CAVEATS = (
     "difference, one of twenty would still exclude 0."
 )
 PUBLISHED = (
-    "The paper gives no interval: its Table III prints {gain} dB as what the depth head adds to "
-    "deblurring (its two rows differ by {rows:.3f} dB), here full − deblur_only in PSNR gain."
+    "The paper gives no interval: its Table III prints {gain} dB as the depth head's gain in "
+    "deblurring (its two rows differ by {rows:.3f} dB), which is full − deblur_only, PSNR gain, "
+    "here."
 )
 COPIES = "The renderings of one frame are averaged first, and count as one image."
 ONE_SEED = "this pair of networks: one seed each, so the interval does not cover other trainings"
@@ -88,7 +89,7 @@ def build_differences(selection: Selection) -> Table:
             heading="Networks",
         )
         parts.append(part)
-    intro = [f"Each network against its trivial baselines{_and_others(pairs)}. {INTERVAL}"]
+    intro = [f"Each network is compared with its trivial baselines{_and_others(pairs)}. {INTERVAL}"]
     if ("full", "deblur_only") in pairs:
         rows = published("III", "nyu")
         both, one, gain = (
@@ -105,7 +106,7 @@ def _and_others(pairs: Sequence[tuple[str, str]]) -> str:
     if not pairs:
         return ""
     full = all(first == MAIN_VARIANT for first, _ in pairs)
-    return f", then {'the full network against each other' if full else 'every pair of networks'}"
+    return f", then {'the full network with each other one' if full else 'every pair of networks'}"
 
 
 def _pairs(variants: Sequence[str]) -> list[tuple[str, str]]:
@@ -118,7 +119,7 @@ def _against_baselines(runs: Sequence[Run]) -> list[Row]:
     rows = []
     for kind, (method, title) in BASELINES.items():
         if kind == ALL_IN_FOCUS and not runs[0].blurred:
-            continue  # its input is the sharp image itself
+            continue  # the input is the sharp image itself
         for protocol in runs[0].protocols_of(kind)[:1]:
             for metric in MEASURED[kind]:
                 column = MetricColumn(kind, protocol.name, "", metric)
@@ -131,7 +132,7 @@ def _against_baselines(runs: Sequence[Run]) -> list[Row]:
 def shared_protocol(kind: str, first: Run, second: Run) -> Protocol | None:
     """Return the first protocol of the first run that the second run has, too.
 
-    None for images that were in focus: there is nothing to gain.
+    None for all_in_focus where a run was tested on all-in-focus images, which cannot be improved.
     """
     if kind == ALL_IN_FOCUS and not (first.blurred and second.blurred):
         return None
@@ -185,7 +186,7 @@ def _row(
 ) -> list[Row]:
     """Return the row of a difference.
 
-    trained: how many of the two are networks; tied: whether both are the same trainings.
+    trained: how many of the two are networks; tied: whether both are the same trained networks.
     """
     if first is None or second is None:
         return []

@@ -43,7 +43,11 @@ def build_balance(selection: Selection) -> Table | None:
             columns = tuple(Column(key, title) for key, title in COLUMNS)
             rows = tuple(_row(run) for run in runs)
             parts.append(Part(dataset_title(runs[0]), columns, rows, heading="Network"))
-    return Table("E", "balance", "What λ does", tuple(parts), INTRO) if parts else None
+    return (
+        Table("E", "balance", "Gradients of the two losses at the encoder", tuple(parts), INTRO)
+        if parts
+        else None
+    )
 
 
 def _measured(history: pd.DataFrame) -> bool:

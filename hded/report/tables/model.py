@@ -1,7 +1,7 @@
-"""A table as data: parts, columns, rows, cells and the notes that explain them.
+"""Data model of a table: parts, columns, rows, cells and notes.
 
-`build`, `architecture` and others fill it; `rendering` and the page's template draw it: one content
-in four notations.
+`build`, `architecture` and others create tables; `rendering` and the page's template write them as
+Markdown, CSV, LaTeX and HTML.
 """
 
 import math
@@ -70,12 +70,12 @@ class Part:
     rows: tuple[Row, ...]
     warnings: tuple[str, ...] = ()
     statements: tuple[tuple[str, str], ...] = ()  # title, sentence
-    further: bool = False  # beside the paper's layout: another protocol
-    heading: str = "Method"  # of the rows' names
+    further: bool = False  # a protocol that is not in the paper's layout
+    heading: str = "Method"  # of the column of row labels
 
     @property
     def letters(self) -> dict[str, str]:
-        """Each note's letter, in order of appearance."""
+        """Return the letter of each note, in order of appearance."""
         seen: dict[str, str] = {}
         for row in self.rows:
             for note in (*row.notes, *(n for cell in row.cells for n in cell.notes)):
@@ -84,7 +84,7 @@ class Part:
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """Headings over neighbouring columns, each with the number of columns it spans."""
+        """Return the headings over adjacent columns, with the number of columns each spans."""
         spans: list[tuple[str, int]] = []
         for column in self.columns:
             if spans and spans[-1][0] == column.group:
@@ -95,10 +95,10 @@ class Part:
 
     @property
     def bodies(self) -> list[tuple[str, list[Row]]]:
-        """Neighbouring rows of one kind, under the kind's title.
+        """Return groups of adjacent rows of one kind, with the kind's title.
 
-        Where the paper's rows and ours alternate they form one body without a title: each row then
-        says whose it is.
+        Where the paper's rows and ours alternate, they form one group without a title, and each
+        row's label has a prefix instead.
         """
         paired = any(a.kind == "ours" and b.kind == "paper" for a, b in pairwise(self.rows))
         titles = {**KIND_TITLES, **({"paper": "", "ours": ""} if paired else {})}
@@ -109,7 +109,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`number` is the paper's, `name` the file's."""
+    """A table; `number` is the paper's or a letter, `name` that of the file."""
 
     number: str
     name: str
@@ -124,13 +124,13 @@ def missing(*notes: str) -> Cell:
 
 
 def measured(values: Sequence[float], digits: int, *, signed: bool = False) -> Cell:
-    """Return mean and sample standard deviation over seeds; one value stands alone.
+    """Return mean ± sample standard deviation over seeds, or a single value alone.
 
-    Infinity is shown as such (the PSNR of a perfect image); a mean that is not a number is missing.
+    Infinity is shown as ∞ (the PSNR of a perfect image); a NaN is a missing value.
     """
     mean = sum(values) / len(values)
     if math.isnan(mean):
-        return missing("undefined: the figure is not a number (no valid pixel, or ∞ - ∞ dB)")
+        return missing("undefined: the value is not a number (no valid pixel, or ∞ - ∞ dB)")
     text, std = number(mean, digits, signed=signed), ""
     if len(values) > 1 and math.isfinite(mean):
         spread = statistics.stdev(values)
@@ -139,7 +139,7 @@ def measured(values: Sequence[float], digits: int, *, signed: bool = False) -> C
 
 
 def number(value: float, digits: int, *, signed: bool = False) -> str:
-    """Format with a fixed number of decimals, a true minus sign, and ∞."""
+    """Return a value with a fixed number of decimals, a typographic minus sign, and ∞."""
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     text = f"{value:{'+' if signed else ''}.{digits}f}"
@@ -151,7 +151,8 @@ def number(value: float, digits: int, *, signed: bool = False) -> str:
 def mark_best(rows: Iterable[Row], columns: Sequence[bool | None]) -> tuple[Row, ...]:
     """Return the rows with our best value in each column marked, ties included.
 
-    columns: True where higher is better, False where lower is, None where nothing is to be won.
+    columns: True where higher is better, False where lower is, None for a column without a best.
+    Nothing is marked in a column with fewer than two values of ours.
     """
     rows = list(rows)
     ours = [i for i, row in enumerate(rows) if row.kind == "ours"]

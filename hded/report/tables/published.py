@@ -1,9 +1,8 @@
 """The paper's numbers as printed (Nazir et al., IEEE TCI 9:607-619, 2023, Tables I-IV).
 
 `published.csv` has one line per printed cell: table, row, dataset, metric, value, note. Values keep
-the printed spelling ("0.90" is not "0.9"). A line without a metric describes its row: `value` says
-what the method does, `note` is a footnote. A cell that the file lacks is one that the paper does
-not print.
+the printed spelling ("0.90" is not "0.9"). A line without a metric describes its row: `value`
+describes the method, `note` is a footnote. Cells that the paper does not print are not in the file.
 """
 
 import csv
@@ -21,7 +20,7 @@ TABLES = ("I", "II", "III", "IV")
 HEADER = ["table", "row", "dataset", "metric", "value", "note"]
 _DEPTH = ("rmse", "abs_rel", "log10", "delta1", "delta2", "delta3")
 _LAYER = frozenset({"size", "channels", "parameters"})
-# a prefix tells the two criteria of Make3D apart
+# the prefixes c1_ and c2_ stand for the two criteria of Make3D
 MEASURES = frozenset(
     {"psnr", "ssim", *_DEPTH, *(f"c{criterion}_{name}" for criterion in (1, 2) for name in _DEPTH)}
 )
@@ -39,7 +38,7 @@ class PublishedCell:
 class PublishedRow:
     """One printed row: its cells by metric, a description and a footnote ("" where there is none).
 
-    description: what the method reads and does.
+    description: the method's input and approach.
     """
 
     cells: dict[str, PublishedCell] = field(default_factory=dict)
@@ -70,7 +69,7 @@ def parse_published(text: str) -> dict[tuple[str, str], PublishedRows]:
     tables: dict[tuple[str, str], PublishedRows] = {}
     for line, record in enumerate(reader, start=2):
         if None in record or None in record.values():
-            raise HDEDError(f"published.csv, line {line}: {len(HEADER)} columns are needed")
+            raise HDEDError(f"published.csv, line {line}: must have {len(HEADER)} columns")
         table, metric, value = record["table"], record["metric"], record["value"]
         if table not in TABLES:
             raise HDEDError(f"published.csv, line {line}: table {table!r} is not one of {TABLES}")

@@ -1,4 +1,4 @@
-"""Tables as Markdown, CSV and LaTeX (the page draws them as HTML from its template)."""
+"""Tables as Markdown, CSV and LaTeX (the page's template renders them as HTML)."""
 
 import csv
 import re
@@ -81,7 +81,7 @@ def _md(text: str) -> str:
 def to_csv(table: Table) -> str:
     """Return a line for each cell: values in full precision, published ones as the paper has them.
 
-    `text` is what the other notations display; `note` gives the reason of a missing value.
+    `text` is the text that the other formats display; `note` gives the reason of a missing value.
     """
     buffer = StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -153,7 +153,7 @@ def _tex_rows(part: Part) -> list[str]:
 def _tex_head(label: str) -> str:
     """Return a heading with its words stacked: eleven columns have to fit on a page."""
     words = label.replace(" ↑", "\u00a0↑").replace(" ↓", "\u00a0↓").split(" ")
-    # {}: a bracket after a line break would be read as its length
+    # {} after the line break, because LaTeX would read a following bracket as a length
     lines = r"\\{}".join(_tex(word) for word in words)
     return rf"\shortstack[r]{{{lines}}}"
 

@@ -7,9 +7,9 @@ from hded.report.read.files import JsonObject
 from hded.report.tables.model import Cell, Column, Part, Row, Table, missing, number
 
 FIGURES = {  # heading, decimals
-    "seconds": ("s a frame or sample", 4),
-    "frames_per_s": ("frames or samples a second", 2),
-    "ratio": ("times as fast", 2),
+    "seconds": ("seconds per frame or sample", 4),
+    "frames_per_s": ("frames or samples per second", 2),
+    "ratio": ("speed-up", 2),
     "data_share": ("time waiting for data", 4),
     "peak_share": ("of peak bf16 arithmetic", 3),
     "max_error": ("largest error", -1),  # in powers of ten
@@ -21,7 +21,7 @@ NOT_MEASURED = "not measured for this row"
 def build_speed(path: Path | None) -> Table | None:
     """Return the table of the file that `make benchmark` wrote; None where there is none.
 
-    Raises HDEDError for a file that is damaged or not of this program.
+    Raises HDEDError for a file that is damaged or was not written by this program.
     """
     if path is None or not path.exists():
         return None
@@ -51,7 +51,7 @@ def build_speed(path: Path | None) -> Table | None:
     versions = ", ".join(f"{k} {v}" for k, v in sorted(machine["versions"].items()))
     intro = (
         f"Measured by `make benchmark` on {machine['hardware']}, commit {machine['commit']}, "
-        f"{versions}. Medians; machines are noisy, so compare ratios, each taken in one run.",
+        f"{versions}. Medians. Absolute times vary between runs; compare the ratios.",
     )
     return Table("C", "benchmark", "Speed and memory", tuple(parts), intro)
 

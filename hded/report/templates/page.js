@@ -1,5 +1,5 @@
 "use strict";
-// A divide between two of several pictures: a native range moves it, radio buttons choose the pair.
+// Slider that compares two of several images: a range input moves it, radio buttons choose the pair.
 for (const compare of document.querySelectorAll(".compare")) {
   const stage = compare.querySelector(".stage");
   const range = compare.querySelector("input[type=range]");
@@ -23,7 +23,7 @@ for (const compare of document.querySelectorAll(".compare")) {
   };
   range.addEventListener("input", show);
   for (const radio of compare.querySelectorAll("input[type=radio]")) {
-    // a browser may restore another choice than the page's own
+    // on reload, the browser may restore another choice than the page's default
     if (radio.checked) compare.dataset.pair = radio.value;
     radio.addEventListener("change", () => { compare.dataset.pair = radio.value; show(); });
   }
@@ -34,7 +34,7 @@ for (const compare of document.querySelectorAll(".compare")) {
   stage.addEventListener("pointermove", (event) => { if (event.buttons) follow(event); });
   show();
 }
-// paper cannot unfold
+// open all details for printing
 addEventListener("beforeprint", () => {
   for (const details of document.querySelectorAll("details")) details.open = true;
 });
