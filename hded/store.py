@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
 from hded.common.errors import HDEDError
+from hded.common.files import write_csv, write_json
 
 FORMAT = 2
 SHARD_FRAMES = 64
@@ -150,17 +151,14 @@ def write_store(
         raise HDEDError(f"{folder}: {written} records for the {count} rows of frames.csv")
     columns = pd.DataFrame(facts, index=frames.index).items()
     frames = frames.assign(**{str(name): column for name, column in columns})
-    frames.to_csv(folder / "frames.csv", index_label="index")
+    write_csv(folder / "frames.csv", frames, index=True, index_label="index")
     meta = {
         "format": FORMAT,
         "arrays": sorted(arrays),
         "attributes": dict(attributes),
         "files": _files(folder),
     }
-    # write the marker atomically
-    draft = folder / f"{MARKER}.part"
-    draft.write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
-    draft.replace(folder / MARKER)
+    write_json(folder / MARKER, meta, allow_nan=True)
 
 
 def _files(folder: Path) -> dict[str, int]:

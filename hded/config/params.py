@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from hded.common.errors import HDEDError
+from hded.common.files import read_text
 from hded.config.schema import (
     OFFICIAL,
     Convert,
@@ -103,8 +104,8 @@ class Params(Section):
 def load_params(path: Path) -> Params:
     """Read and validate params.yaml, including every variant."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except OSError as error:
         raise HDEDError(f"{path}: cannot be read ({error})") from error
     try:
         raw = YAML(typ="safe", pure=True).load(StringIO(text))

@@ -1,10 +1,9 @@
 """Shared by all stages: the command line and the paths of their files."""
 
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from hded.common import cli
 from hded.common.cli import Parser
@@ -67,8 +66,3 @@ def data_dir() -> Path:
 def home(path: str) -> Path:
     """Return an absolute path; `~` and `~user` are the home folders of users that exist."""
     return Path(os.path.expanduser(path)).resolve()
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping with sorted keys, so that equal results are equal bytes."""
-    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -8,7 +8,6 @@ batches, since every call takes about 15 ms.
 import json
 import logging
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -60,7 +59,6 @@ class Tracker:
         """Log an image; MLflow's compare view shows images of equal `key` side by side."""
         from PIL import Image
 
-        key = re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", key)  # the characters that MLflow allows
         with Image.open(path) as image:
             self._client.log_image(self.run_id, image, key=key, step=0, synchronous=True)
 
