@@ -281,10 +281,11 @@ def test_greyscale_of_16_bits_is_refused_rather_than_made_white(tmp_path):
 # ---- taken elsewhere ----
 
 
+@pytest.mark.slow  # the export of either takes a third of a minute
 @pytest.mark.parametrize(
     "network",
     [
-        pytest.param({}, marks=pytest.mark.slow),
+        {},
         {"encoder": "efficientnet_lite0", "decoder": "bilinear", "width": 0.25, "joint": "concat"},
     ],
     ids=["paper", "slim"],
