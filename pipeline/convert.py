@@ -19,6 +19,7 @@ from hded.config.schema import Download
 from hded.datasets import DATASETS, RawFrames
 from hded.datasets.folder import open_folder
 from hded.store import write_store
+from pipeline.lib import raw as raw_files
 from pipeline.lib import stage
 
 
@@ -27,11 +28,12 @@ def main() -> None:
     dataset = stage.parser(__doc__, "dataset").parse_args().dataset
     params = load_params(stage.PARAMS)
     entry = params.source(dataset)
+    folder = raw_files.provide(dataset, entry)
     with ExitStack() as stack:
-        raw = _open(dataset, entry, stage.RAW / dataset, stack).subset(params.convert.subset)
+        raw = _open(dataset, entry, folder, stack).subset(params.convert.subset)
         for split in ("train", "test"):
             if split not in set(raw.frames["split"]):
-                raise HDEDError(f"{stage.RAW / dataset}: no {split} frame; both splits are needed")
+                raise HDEDError(f"{folder}: no {split} frame; both splits are needed")
         for line in raw.skipped:
             print(f"skipped {line}")
         arrays = {"rgb": ((*raw.size, 3), np.uint8), "depth": (raw.size, np.float32)}

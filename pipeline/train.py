@@ -79,7 +79,8 @@ def _job(args: Namespace, params: Params) -> Job:
     scenes, defocused = map(open_store, stores)
     weights = None
     if network.weights != "none":
-        weights = find_weights(network.weights, network.encoder, stage.data_dir() / "weights")
+        name = str(stage.local_weights(network.weights) or network.weights)
+        weights = find_weights(name, network.encoder, stage.data_dir() / "weights")
     camera = defocused.attributes["camera"]
     settings = {
         "network": network.model_dump(),
