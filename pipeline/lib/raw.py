@@ -66,7 +66,7 @@ def _sample(dataset: str, entry: Download) -> Path:
         raise HDEDError(f"download.{dataset}.source: there is no sample; give another source")
     size = entry.sample
     digest = hashlib.sha256(repr(size.model_dump()).encode())
-    for name, path in sorted(fingerprint.imported_modules("hded.sample.write").items()):
+    for name, path in sorted(fingerprint.imported_modules(WRITERS[dataset].__module__).items()):
         digest.update(f"{name} {fingerprint.code_digest(path.read_bytes())}\n".encode())
     root = stage.project_root() / stage.SAMPLES / dataset
     folder = root / digest.hexdigest()[:12]

@@ -15,7 +15,7 @@ def write_pair(folder: Path, name: str, seed: int = 0, suffix: str = ".png") -> 
     for inside in ("rgb", "depth"):
         (folder / inside).mkdir(parents=True, exist_ok=True)
     coarse = rng.integers(0, 256, (9, 12, 3)).astype(np.uint8)
-    image = Image.fromarray(coarse).resize(SIZE[::-1], Image.Resampling.BICUBIC)
+    image = Image.fromarray(coarse).resize((SIZE[1], SIZE[0]), Image.Resampling.BICUBIC)
     image.save(folder / "rgb" / f"{name}{suffix}")
     depth = np.linspace(500, 5000, SIZE[0] * SIZE[1]).reshape(SIZE) + rng.integers(0, 50, SIZE)
     Image.fromarray(depth.astype(np.uint16)).save(folder / "depth" / f"{name}.png")
