@@ -73,7 +73,7 @@ def _sample(dataset: str, entry: Download) -> Path:
     if not folder.is_dir():
         draft = folder.with_name(f"{folder.name}.part")
         shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
+        draft.parent.mkdir(parents=True, exist_ok=True)
         WRITERS[dataset](draft, train=size.train, test=size.test, seed=size.seed)
         draft.replace(folder)
     others = sorted((f for f in root.iterdir() if f != folder), key=lambda f: f.stat().st_mtime)
