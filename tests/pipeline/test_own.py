@@ -62,8 +62,9 @@ def test_experiments_hold_their_figures_wherever_they_ran(clone: Clone) -> None:
     clone.run("dvc", "exp", "apply", "one")
     assert rmse(clone) == found["one"]
     difference = json.loads(clone.run("dvc", "metrics", "diff", "--json").stdout)
-    assert difference["diff"][METRICS]["rmse"]["old"] == pytest.approx(before)
-    assert difference["diff"][METRICS]["rmse"]["new"] == pytest.approx(found["one"])
+    changed = difference.get("diff", difference)[METRICS]["rmse"]
+    assert changed["old"] == pytest.approx(before)
+    assert changed["new"] == pytest.approx(found["one"])
     plots = clone.run("dvc", "plots", "diff", "--out", str(clone.root.parent / "plots"))
     assert "failed" not in (plots.stdout + plots.stderr).lower()
     clone._git("checkout", "-q", "--", ".")
@@ -85,6 +86,11 @@ def test_a_fresh_clone_after_a_pull_runs_no_stage_again(clone: Clone, tmp_path: 
     assert ran <= {"download"}  # dates of the copied pictures differ, their contents do not
 
 
+def splits(clone: Clone) -> dict[str, int]:
+    frames = pd.read_csv(clone.root / "data/frames/own/frames.csv", dtype=str)
+    return {str(name): int(count) for name, count in frames["split"].value_counts().items()}
+
+
 def test_added_changed_and_removed_pictures_are_noticed(clone: Clone) -> None:
     pictures = clone.root.parent / "my_pictures"
     target = ("dvc", "repro", "convert@own")
@@ -92,12 +98,12 @@ def test_added_changed_and_removed_pictures_are_noticed(clone: Clone) -> None:
     assert "convert" in stages_run(clone.run(*target).stdout)
     (pictures / "train.txt").write_text("0000\n0001\n0010\n")
     (pictures / "test.txt").write_text("0002\n")
-    done = clone.run(*target)
-    assert "4 frames of 72x96, 3 train and 1 test" in done.stdout
+    clone.run(*target)
+    assert splits(clone) == {"train": 3, "test": 1}
     for name in ("train.txt", "test.txt", "rgb/0010.png", "depth/0010.png"):
         (pictures / name).unlink()
-    done = clone.run(*target)
-    assert "6 frames of 72x96, 5 train and 1 test" in done.stdout
+    clone.run(*target)
+    assert splits(clone) == {"train": 5, "test": 1}
     assert stages_run(clone.run(*target).stdout) == set()
 
 
@@ -149,7 +155,7 @@ def test_names_that_urls_treat_specially_stay_apart(clone: Clone) -> None:
     (pictures / "test.txt").write_text("a#1\na?1\na%1\na%231\n", encoding="utf-8-sig")
     (pictures / "train.txt").write_text("a 1\na_1\nä1\n", encoding="utf-16")
     before = (clone.root / "params.yaml").read_bytes()
-    clone.change({"download.own.path": str(pictures), "evaluate.examples": 4})
+    clone.change({"download.own.path": str(pictures), "evaluate.examples": 8})
     try:
         clone.run("dvc", "repro")
         examples = pd.read_csv(clone.root / "data/evaluated/own/full/0/examples.csv")
