@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -96,7 +97,8 @@ def _check_official(dataset: str, entry: Download, folder: Path) -> None:
         if file.size is not None and path.is_file() and path.stat().st_size != file.size:
             tqdm.write(
                 f"{path} has {path.stat().st_size} bytes, the official file {file.size}: figures "
-                "are of other data than the benchmark's"
+                "are of other data than the benchmark's",
+                file=sys.stderr,
             )
 
 
