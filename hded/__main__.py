@@ -20,7 +20,7 @@ from hded.common.errors import HDEDError
 from hded.common.progress import progress
 from hded.inference import load_predictor
 from hded.inference.onnx import export_onnx
-from hded.inference.photo import OVERLAP_PX, TILE_PX, estimate, preview, read_photo
+from hded.inference.photo import MAX_MM, OVERLAP_PX, TILE_PX, estimate, preview, read_photo
 from hded.network import HEADS
 
 
@@ -82,6 +82,11 @@ def _predict(arguments: Namespace) -> None:
                 f"results are computed at that size and enlarged to {rgb.shape[1]}x{rgb.shape[0]}"
             )
         found = estimate(predictor, rgb, arguments.tile, arguments.overlap)
+        if found.saturated:
+            bar.write(
+                f"{path}: {found.saturated:.1%} of the depth is at or beyond {MAX_MM / 1000} m, "
+                "the most that 16 bits of millimetres hold; those pixels are 65535"
+            )
         if found.depth_mm is not None:
             _save(Image.fromarray(found.depth_mm), arguments.out / f"{path.stem}_depth.png")
             _save(preview(found.depth_mm), arguments.out / f"{path.stem}_depth_preview.png")

@@ -11,6 +11,7 @@ each file), while a single frame can still be read alone. Strings are in the tab
 """
 
 import json
+import math
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -25,9 +26,11 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
 from hded.common.errors import HDEDError
+from hded.common.files import write_csv, write_json
 
 FORMAT = 2
-SHARD_FRAMES = 64
+SHARD_FRAMES = 64  # at most
+SHARD_BYTES = 256 << 20  # of all arrays together: large frames have fewer to a shard
 MARKER = "store.json"
 
 
@@ -113,17 +116,19 @@ def write_store(
     folder.mkdir(parents=True)
     root = zarr.create_group(folder / "arrays.zarr")
     count = len(frames)
+    frame_bytes = sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in arrays.values())
+    shard = max(1, min(SHARD_FRAMES, SHARD_BYTES // frame_bytes))
     for name, (shape, dtype) in arrays.items():
         root.create_array(
             name,
             shape=(count, *shape),
             dtype=np.dtype(dtype),
             chunks=(1, *shape),
-            shards=(SHARD_FRAMES, *shape),
+            shards=(shard, *shape),
             compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
         )
     buffers = {
-        name: np.empty((min(SHARD_FRAMES, count), *shape), dtype)
+        name: np.empty((min(shard, count), *shape), dtype)
         for name, (shape, dtype) in arrays.items()
     }
     facts: list[dict[str, Any]] = []
@@ -139,28 +144,25 @@ def write_store(
                     f"frame {frames['frame'].iloc[index]}: {name} has shape {record[name].shape}, "
                     f"the store {buffer.shape[1:]}; all frames of a dataset share one size"
                 )
-            buffer[index % SHARD_FRAMES] = record[name]
+            buffer[index % shard] = record[name]
         facts.append({name: value for name, value in record.items() if name not in arrays})
         written = index + 1
-        if written % SHARD_FRAMES == 0 or written == count:
-            start = index // SHARD_FRAMES * SHARD_FRAMES
+        if written % shard == 0 or written == count:
+            start = index // shard * shard
             for name, buffer in buffers.items():
                 root[name][start:written] = buffer[: written - start]  # pyright: ignore[reportArgumentType]
     if written != count:
         raise HDEDError(f"{folder}: {written} records for the {count} rows of frames.csv")
     columns = pd.DataFrame(facts, index=frames.index).items()
     frames = frames.assign(**{str(name): column for name, column in columns})
-    frames.to_csv(folder / "frames.csv", index_label="index")
+    write_csv(folder / "frames.csv", frames, index=True, index_label="index")
     meta = {
         "format": FORMAT,
         "arrays": sorted(arrays),
         "attributes": dict(attributes),
         "files": _files(folder),
     }
-    # write the marker atomically
-    draft = folder / f"{MARKER}.part"
-    draft.write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
-    draft.replace(folder / MARKER)
+    write_json(folder / MARKER, meta, allow_nan=True)
 
 
 def _files(folder: Path) -> dict[str, int]:

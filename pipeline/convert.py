@@ -3,10 +3,14 @@
 python -m pipeline.convert --dataset nyu
 """
 
+import math
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hded.common.errors import HDEDError
 from hded.common.progress import progress
@@ -15,6 +19,7 @@ from hded.config.schema import Download
 from hded.datasets import DATASETS, RawFrames
 from hded.datasets.folder import open_folder
 from hded.store import write_store
+from pipeline.lib import raw as raw_files
 from pipeline.lib import stage
 
 
@@ -23,17 +28,19 @@ def main() -> None:
     dataset = stage.parser(__doc__, "dataset").parse_args().dataset
     params = load_params(stage.PARAMS)
     entry = params.source(dataset)
+    folder = raw_files.provide(dataset, entry)
     with ExitStack() as stack:
-        raw = _open(dataset, entry, stage.RAW / dataset, stack).subset(params.convert.subset)
+        raw = _open(dataset, entry, folder, stack).subset(params.convert.subset)
         for split in ("train", "test"):
             if split not in set(raw.frames["split"]):
-                raise HDEDError(f"{stage.RAW / dataset}: no {split} frame; both splits are needed")
+                raise HDEDError(f"{folder}: no {split} frame; both splits are needed")
         for line in raw.skipped:
             print(f"skipped {line}")
         arrays = {"rgb": ((*raw.size, 3), np.uint8), "depth": (raw.size, np.float32)}
         if raw.has_raw_valid:
             arrays["raw_valid"] = (raw.size, np.bool_)
-        records = progress(raw, total=len(raw.frames), desc=f"convert {dataset}", unit="frame")
+        facts = _Facts(dataset, raw)
+        bar = progress(facts, total=len(raw.frames), desc=f"convert {dataset}", unit="frame")
         attributes = {
             "dataset": dataset,
             "format": raw.format,
@@ -43,7 +50,53 @@ def main() -> None:
             "max_depth_m": raw.max_depth_m,
             "skipped": raw.skipped,
         }
-        write_store(stage.FRAMES / dataset, raw.frames, arrays, records, attributes)
+        write_store(stage.FRAMES / dataset, raw.frames, arrays, bar, attributes)
+        print(facts)
+
+
+class _Facts:
+    """The records of a dataset, and what is known about them once they have been read.
+
+    Raises HDEDError where a split has no valid depth at all: nothing could be trained or measured.
+    """
+
+    def __init__(self, dataset: str, raw: RawFrames) -> None:
+        self._dataset, self._raw = dataset, raw
+        self._known: Counter[str] = Counter()  # pixels by split
+        self._nearest, self._farthest = math.inf, 0.0
+
+    def __iter__(self) -> Iterator[dict[str, NDArray]]:
+        for split, record in zip(self._raw.frames["split"], self._raw, strict=True):
+            depth = record["depth"]
+            if (valid := depth[depth > 0]).size:
+                self._known[split] += valid.size
+                self._nearest = min(self._nearest, float(valid.min()))
+                self._farthest = max(self._farthest, float(valid.max()))
+            yield record
+        for split in ("train", "test"):
+            if not self._known[split]:
+                notes = "".join(f"; {line}" for line in self._notes())
+                raise HDEDError(
+                    f"{self._dataset}: no {split} frame has a pixel of valid depth, above 0 "
+                    f"and up to {self._raw.max_depth_m:g} m{notes}; check the depth files and "
+                    f"their unit (download.{self._dataset})"
+                )
+
+    def __str__(self) -> str:
+        frames, (height, width) = self._raw.frames, self._raw.size
+        counts = Counter(frames["split"])
+        share = self._known.total() / (len(frames) * height * width)
+        parts = [
+            f"{len(frames)} frames of {height}x{width}, {counts['train']} train and "
+            f"{counts['test']} test",
+            f"depth known in {share:.1%} of the pixels, {self._nearest:.3g} to "
+            f"{self._farthest:.3g} m",
+            *self._notes(),
+        ]
+        return f"{self._dataset}: {'; '.join(parts)}"
+
+    def _notes(self) -> list[str]:
+        return [f"{count} {note}" for note, count in sorted(self._raw.notes.items())]
 
 
 def _open(dataset: str, entry: Download, folder: Path, stack: ExitStack) -> RawFrames:

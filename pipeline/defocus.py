@@ -18,6 +18,7 @@ import pandas as pd
 
 from hded.blur.render import list_renderings, render_defocused
 from hded.common.errors import HDEDError
+from hded.common.files import finite, replacing, write_csv, write_json
 from hded.common.progress import progress
 from hded.config.params import load_params
 from hded.config.schema import Defocus
@@ -97,13 +98,14 @@ def _show(
     out.mkdir(parents=True, exist_ok=True)
     camera = defocused.attributes["camera"]
     scores = {**input_scores(defocused.frames), **blur.summary()}
-    stage.write_json(out / "input.json", scores)
-    blur.table().to_csv(out / "coc.csv", index=False)
+    write_json(out / "input.json", finite(scores))
+    write_csv(out / "coc.csv", blur.table())
     facts = scenes.attributes
     table = camera_table(cameras, facts["image_width_px"], facts["max_depth_m"])
-    table.to_csv(out / "cameras.csv", index=False)
+    write_csv(out / "cameras.csv", table)
     sheet = contact_sheet(scenes, defocused, pick_for_sheet(defocused.frames))
-    sheet.savefig(out / "contact_sheet.jpg", pil_kwargs={"quality": 90})
+    with replacing(out / "contact_sheet.jpg") as draft:
+        sheet.savefig(draft, pil_kwargs={"quality": 90})
     tags = {
         "stage": "defocus",
         "dataset": dataset,

@@ -6,11 +6,11 @@ Writes per-image errors (depth.csv, all_in_focus.csv), aggregates (metrics.json)
 (evaluation.json), error curves, and a few examples as images.
 """
 
-import math
 from pathlib import Path
 
 import torch
 
+from hded.common.files import finite, safe_name, write_csv, write_json
 from hded.common.threads import limit_threads
 from hded.config.params import load_params
 from hded.evaluation.controls import ControlRenderings
@@ -57,14 +57,14 @@ def main() -> None:
         heads=heads, size_px=size_px, batch_size=how.batch_size,
     )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
-    result.depth.to_csv(out / "depth.csv", index=False)
+    write_csv(out / "depth.csv", result.depth)
     if "all_in_focus" in heads:
-        result.all_in_focus.to_csv(out / "all_in_focus.csv", index=False)
+        write_csv(out / "all_in_focus.csv", result.all_in_focus)
     if "depth" in heads:
-        result.by_depth.table().to_csv(out / "error_by_depth.csv", index=False)
-        result.by_coc.table().to_csv(out / "error_by_coc.csv", index=False)
+        write_csv(out / "error_by_depth.csv", result.by_depth.table())
+        write_csv(out / "error_by_coc.csv", result.by_coc.table())
     metrics = Metrics.model_validate(result.metrics)
-    stage.write_json(out / "metrics.json", to_json(metrics))
+    write_json(out / "metrics.json", to_json(metrics), allow_nan=True)
     attributes = scenes.attributes
     record = EvaluationRecord(
         dataset=args.dataset,
@@ -82,18 +82,18 @@ def main() -> None:
         control=control,
         protocols=tuple(Protocol(**block) for block in result.protocols),
     )
-    stage.write_json(out / "evaluation.json", to_json(record))
+    write_json(out / "evaluation.json", to_json(record))
     name = (args.dataset, args.variant, args.seed)
     summary = summarise(result)
-    stage.write_json(stage.plot_path(stage.METRICS, *name, ".json"), summary)
+    write_json(stage.plot_path(stage.METRICS, *name, ".json"), summary)
     errors = result.by_depth.table()  # empty if the network has no depth head
     errors["depth_m"] = (errors["bin_low"] + errors["bin_high"]) / 2
     errors = errors.rename(columns={"rmse": "rmse_m"})[["depth_m", "rmse_m"]]
-    errors.to_csv(stage.plot_path(stage.ERRORS, *name, ".csv"), index=False)
+    write_csv(stage.plot_path(stage.ERRORS, *name, ".csv"), errors)
     picked = pick_examples(result, how.examples)
-    picked.to_csv(out / "examples.csv", index=False)
+    write_csv(out / "examples.csv", picked)
     for frame in picked["frame"]:
-        write_example(out / "scenes" / frame, frame, predictor, scenes, defocused)
+        write_example(out / "scenes" / safe_name(frame), frame, predictor, scenes, defocused)
     tags = {
         "dataset": args.dataset,
         "variant": args.variant,
@@ -120,7 +120,8 @@ def main() -> None:
         for file in OF_TRAINING:
             tracker.artifacts(trained / file)
         for frame in picked["frame"]:
-            tracker.image(out / "scenes" / frame / "grid.png", f"scenes/{frame}")
+            place = safe_name(frame)
+            tracker.image(out / "scenes" / place / "grid.png", f"scenes/{place}")
 
 
 def summarise(result: Evaluation) -> dict[str, float]:
@@ -136,7 +137,7 @@ def summarise(result: Evaluation) -> dict[str, float]:
     for scores in list(result.metrics["all_in_focus"].values())[:1]:
         summary |= {**scores["network"], "psnr_gain": scores["gain"]["psnr"]}
         summary["input_psnr"] = scores["input"]["psnr"]
-    return {name: value for name, value in summary.items() if math.isfinite(value)}
+    return finite(summary)
 
 
 if __name__ == "__main__":

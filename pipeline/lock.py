@@ -9,6 +9,7 @@ a list that was cut short is of no further use and is removed.
 """
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -17,10 +18,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from hded.common import cli
+from hded.common.errors import HDEDError
 
 LOCK = Path("dvc.lock")
 COPY = Path(".dvc/tmp/dvc.lock.copy")
 IN_USE = Path(".dvc/tmp/rwlock")
+CONFLICT = re.compile(r"^<<<<<<< ", re.MULTILINE)
 
 
 def main() -> None:
@@ -31,6 +34,11 @@ def main() -> None:
             IN_USE.unlink(missing_ok=True)
     if not LOCK.is_file():
         return
+    if CONFLICT.search(LOCK.read_text(encoding="utf-8", errors="replace")):
+        raise HDEDError(
+            f"{LOCK} has the conflict markers of a merge; choose one side, such as `git checkout "
+            "--theirs dvc.lock`, and run again: `dvc repro` completes it"
+        )
     if _is_whole(LOCK):
         _copy(LOCK, COPY)
     elif COPY.is_file() and _is_whole(COPY):

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from hded.common.errors import HDEDError, hide_secrets
+from hded.common.files import write_csv, write_json
 from hded.config.params import Params, load_params
 from hded.config.schema import Network, Train
 from hded.inference import save_weights
@@ -78,7 +79,8 @@ def _job(args: Namespace, params: Params) -> Job:
     scenes, defocused = map(open_store, stores)
     weights = None
     if network.weights != "none":
-        weights = find_weights(network.weights, network.encoder, stage.data_dir() / "weights")
+        name = str(stage.local_weights(network.weights) or network.weights)
+        weights = find_weights(name, network.encoder, stage.data_dir() / "weights")
     camera = defocused.attributes["camera"]
     settings = {
         "network": network.model_dump(),
@@ -192,10 +194,10 @@ def _write(job: Job, done: Mapping[str, Any], tracker: Tracker) -> None:
     model = done["record"]["model"]
     save_weights(out / "weights.pt", done["state"], model, train.geometry, train.size_px)
     history = pd.DataFrame(done["history"])
-    history.to_csv(out / "history.csv", index=False)
+    write_csv(out / "history.csv", history)
     curve = stage.plot_path(stage.CURVES, args.dataset, args.variant, args.seed, ".csv")
-    history.to_csv(curve, index=False)
-    stage.write_json(out / "run.json", to_json(record))
+    write_csv(curve, history)
+    write_json(out / "run.json", to_json(record))
     log_model(tracker, out / "weights.pt", record.model.heads)
     # MLflow's own duration counts neither the parts before an interruption nor the pause
     tracker.metrics({"train_seconds": record.wall_s})

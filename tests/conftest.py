@@ -33,7 +33,7 @@ REAL_DATA = "HDED_REAL_DATA"
 
 
 # files whose tests share something that takes long to make: each stays in one process
-SHARING = ("test_pipeline.py", "test_resume.py")
+SHARING = ("test_pipeline.py", "test_resume.py", "test_own.py")
 
 
 class Scheduler(LoadScopeScheduling):

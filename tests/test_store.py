@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import zarr
 
+from hded import store as store_module
 from hded.common.errors import HDEDError
 from hded.store import open_store, write_store
 
@@ -281,3 +282,14 @@ def test_the_arrays_are_plain_zarr_for_other_tools(tmp_path):
     array = zarr.open_group(tmp_path / "store/arrays.zarr", mode="r")["depth"]
     assert isinstance(array, zarr.Array) and array.metadata.zarr_format == 3
     np.testing.assert_array_equal(np.asarray(array[3]), record(3)["depth"])
+
+
+def test_large_frames_have_fewer_to_a_shard(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "SHARD_BYTES", 3 * 20 * 30 * 4)
+    frames = pd.DataFrame({"frame": list("abcdefg"), "split": "train", "scene": ""})
+    values = [np.full((20, 30), i, np.float32) for i in range(7)]
+    arrays = {"depth": ((20, 30), np.float32)}
+    write_store(tmp_path / "s", frames, arrays, ({"depth": v} for v in values), {})
+    store = open_store(tmp_path / "s")
+    assert store.arrays["depth"].shards == (3, 20, 30)
+    assert all((store.read("depth", i) == i).all() for i in range(7))

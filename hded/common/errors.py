@@ -47,7 +47,7 @@ def check_choice(what: str, value: object, choices: Iterable[object]) -> None:
         raise HDEDError(f"{what} is {value!r}; choose from {', '.join(map(str, choices))}")
 
 
-def first_line(error: BaseException, limit: int = 150) -> str:
+def first_line(error: BaseException | str, limit: int = 150) -> str:
     """Return the first line of an error's message, or its type's name if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0][:limit] if lines else type(error).__name__

@@ -7,6 +7,17 @@ from PIL import Image, ImageOps
 
 from hded.common.errors import HDEDError, first_line
 
+ORIENTATION = 0x0112  # the EXIF tag
+TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 
 def open_image(path: Path | BinaryIO) -> Image.Image:
     """Return a fully decoded image; raises HDEDError where it cannot be read."""
@@ -35,6 +46,17 @@ def open_upright(path: Path | BinaryIO) -> Image.Image:
         return ImageOps.exif_transpose(image).convert("RGB")
     except Exception as error:
         raise _unreadable(path, error) from error
+
+
+def orientation(path: Path) -> int:
+    """Return the EXIF orientation of an image, 1 to 8; 1, upright, where it has none."""
+    return int(open_image(path).getexif().get(ORIENTATION, 1)) or 1
+
+
+def transposed(image: Image.Image, turn: int) -> Image.Image:
+    """Return an image turned as one with EXIF orientation `turn` must be to stand upright."""
+    method = TRANSPOSE.get(turn)
+    return image if method is None else image.transpose(method)
 
 
 def _unreadable(path: Path | BinaryIO, error: Exception) -> HDEDError:

@@ -14,7 +14,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from hded.common.errors import HDEDError
+from hded.common.files import read_text
 from hded.config.schema import (
+    NAME_PATTERN,
     OFFICIAL,
     Convert,
     Defocus,
@@ -103,8 +105,8 @@ class Params(Section):
 def load_params(path: Path) -> Params:
     """Read and validate params.yaml, including every variant."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except OSError as error:
         raise HDEDError(f"{path}: cannot be read ({error})") from error
     try:
         raw = YAML(typ="safe", pure=True).load(StringIO(text))
@@ -163,6 +165,12 @@ def _explain(key: str, error: Mapping[str, Any]) -> str:
         return f"{key} is not a known key; check its spelling and its place"
     if kind == "missing":
         return f"{key} is missing"
+    if kind == "string_pattern_mismatch" and error["ctx"]["pattern"] == NAME_PATTERN:
+        place = key.removesuffix(".[key]")
+        return (
+            f"{place}: a name has lower-case letters, digits and _, and begins with a letter; "
+            f"rename {error['input']!r}"
+        )
     if kind == "value_error":
         return f"{key}: {message}" if key else message
     return f"{key} is {error['input']!r}: {message[:1].lower()}{message[1:]}"

@@ -17,7 +17,8 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # names become folders, DVC stages and MLflow runs
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 # The choices of each setting, defined only here; the library's signatures use the same types.
 Encoder = Literal["densenet121", "efficientnet_lite0", "efficientnet_lite2"]

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hded.common.errors import HDEDError
+from hded.common.files import is_hidden
 
 _STEP = 1 << 20  # bytes unpacked at once where they are skipped
 _MAX_HEADER_BYTES = 64 << 10  # of a long name or a pax record; real ones have a few hundred bytes
@@ -79,7 +80,7 @@ def iter_members(
                     raise _RefusedError(f"member {name} is there twice")
                 seen.add(name)
                 wanted = parts[:-1] == home and name.lower().endswith(endings)
-                if not wanted or parts[-1].startswith("."):
+                if not wanted or is_hidden(parts[-1]):
                     continue
                 if member.size > max_member_bytes:
                     raise _RefusedError(

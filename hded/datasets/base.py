@@ -1,5 +1,6 @@
 """Interface of the readers: frames one by one, and the properties that later stages need."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ class RawFrames:
     read(i): the arrays of frame i by name: `rgb` uint8 (H, W, 3), `depth` float32 (H, W) in metres
     with 0 for invalid depth, and `raw_valid` bool (H, W), true where the sensor measured.
     skipped: one line "name: reason" for each frame that could not be read.
+    notes: what else the reader met, counted, complete once every frame was read.
 
     Raises HDEDError for a frame whose id cannot be the name of a folder.
     """
@@ -37,6 +39,7 @@ class RawFrames:
     has_raw_valid: bool
     read: Callable[[int], dict[str, NDArray]]
     skipped: list[str] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         for name in self.frames["frame"]:

@@ -108,6 +108,11 @@ def _open_hdf5(path: Path, stack: ExitStack) -> h5py.File:
     try:
         return stack.enter_context(h5py.File(path, "r"))
     except OSError as error:
+        if "unable to lock file" in str(error):
+            raise HDEDError(
+                f"{path}: another process has locked it, such as MATLAB or a file server; close it "
+                "there, or set HDF5_USE_FILE_LOCKING=FALSE to read it all the same"
+            ) from error
         raise HDEDError(
             f"{path}: not a readable HDF5 file ({error}); fetch the file again"
         ) from error

@@ -31,6 +31,11 @@ class Estimate:
     depth_mm: NDArray[np.uint16] | None
     all_in_focus: NDArray[np.uint8] | None
 
+    @property
+    def saturated(self) -> float:
+        """Share of pixels at the largest depth that 16 bits of millimetres hold, 65.535 m."""
+        return 0.0 if self.depth_mm is None else float((self.depth_mm == MAX_MM).mean())
+
 
 def read_photo(path: Path | BinaryIO) -> NDArray[np.uint8]:
     """Return an image as (H, W, 3) uint8 sRGB, upright according to its EXIF orientation."""

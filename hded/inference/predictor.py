@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hded.common.errors import HDEDError
+from hded.common.files import replacing
 from hded.common.resize import resize_rgb
 from hded.config.schema import Geometry
 from hded.network import HDEDNet
@@ -84,10 +85,11 @@ def save_weights(
         "size_px": size_px,
         "state_dict": dict(state),
     }
-    draft = path.with_suffix(".part")
-    with draft.open("wb") as stream:  # its errors state the cause, those of torch's writer do not
+    with (
+        replacing(path) as draft,
+        draft.open("wb") as stream,
+    ):  # its errors state the cause, those of torch's writer do not
         torch.save(content, stream)
-    draft.replace(path)
 
 
 def load_predictor(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hded.common.errors import HDEDError
+from hded.common.files import write_text
 from hded.report.page.colour import Bar, Inlined, Scale, photograph
 from hded.report.page.pictures import Pictures, read_pictures
 from hded.report.page.render import render
@@ -94,7 +95,7 @@ def write_comparison(
         scenes=_views(runs, names),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8", newline="\n")
+    write_text(out, page)
     return part_to_markdown(differences)
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from hded.common.files import write_csv, write_text
 from hded.report.page.headline import headline
 from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run, Selection, comparable
 from hded.report.tables.build import build_tables
@@ -38,12 +39,12 @@ def write_results(selection: Selection, descriptions: Mapping[str, str], out: Pa
     """
     out.mkdir(parents=True, exist_ok=True)
     runs = list(selection.runs)
-    (out / "README.md").write_text(_page(selection, descriptions), encoding="utf-8")
-    _summary(runs).to_csv(out / "summary.csv", index=False, float_format="%.6g")
+    write_text(out / "README.md", _page(selection, descriptions))
+    write_csv(out / "summary.csv", _summary(runs), float_format="%.6g")
     images = pd.concat([_images(run) for run in runs], ignore_index=True)
-    images.to_csv(out / "per_image.csv", index=False, float_format="%.6g")
+    write_csv(out / "per_image.csv", images, float_format="%.6g")
     history = pd.concat([_named(run, run.history) for run in runs], ignore_index=True)
-    history.to_csv(out / "history.csv", index=False, float_format="%.6g")
+    write_csv(out / "history.csv", history, float_format="%.6g")
     curves = [
         _named(run, table.assign(over=over))
         for run in runs
@@ -51,7 +52,7 @@ def write_results(selection: Selection, descriptions: Mapping[str, str], out: Pa
         if table is not None and (run.blurred or over == "depth_m")
     ]
     errors = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
-    errors.to_csv(out / "errors.csv", index=False, float_format="%.6g")
+    write_csv(out / "errors.csv", errors, float_format="%.6g")
     _plots(history, errors, images).savefig(out / "plots.png", dpi=160, metadata={"Software": None})
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hded.common.files import write_text
 from hded.report.page.render import render_page
 from hded.report.read.runs import read_selection
 from hded.report.tables.architecture import build_architecture
@@ -59,5 +60,5 @@ def write_report(
     for table in tables:
         for suffix, render in (("md", to_markdown), ("csv", to_csv), ("tex", to_latex)):
             path = folder / f"{table.name}.{suffix}"
-            path.write_text(render(table), encoding="utf-8", newline="\n")
-    (out / "index.html").write_text(page, encoding="utf-8", newline="\n")
+            write_text(path, render(table))
+    write_text(out / "index.html", page)

@@ -208,7 +208,12 @@ class _Fit:
                 self._check()
                 record = self._finish_epoch()
                 if group.leads:
-                    on_epoch(record)
+                    try:
+                        on_epoch(record)
+                    except BaseException:
+                        if group.size == 1:  # saving is a collective
+                            self._save(save)
+                        raise
         state = at.best_state if at.best_state is not None else _snapshot(self.network)
         return FitResult(state, at.history, at.best_epoch)
 

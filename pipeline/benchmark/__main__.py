@@ -12,6 +12,7 @@
 
 import torch
 
+from hded.common.files import write_json
 from hded.store import open_store
 from pipeline.benchmark import evaluation, training
 from pipeline.benchmark.blur import measure_blur, measure_gpu_blur
@@ -33,7 +34,7 @@ def main() -> None:
     for name in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         sections.append(training.measure(scenes, defocused, torch.device(name)))
         sections.append(evaluation.measure(scenes, defocused, torch.device(name)))
-    stage.write_json(
+    write_json(
         stage.BENCHMARK,
         {
             "machine": {

@@ -22,8 +22,8 @@ def measure_stages(dataset: str, frames: int) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        (root / "data/raw").mkdir(parents=True)
-        (root / stage.RAW / dataset).symlink_to((stage.RAW / dataset).resolve())
+        (root / "data").mkdir()
+        (root / stage.SAMPLES).symlink_to(stage.SAMPLES.resolve())
         (root / stage.PARAMS).write_bytes(stage.PARAMS.read_bytes())
         idle_s, idle_mb = run_measured(root, "-c", "import pipeline.defocus, pipeline.convert")
         for name in ("convert", "defocus"):

@@ -25,6 +25,7 @@ IRRELEVANT = {
     "hded.download.fetch": "downloads an encoder's weights, whose bytes are hashed as data",
     "hded.download.http": "is the HTTP client of hded.download.fetch",
     "hded.common.errors": "formats error messages",
+    "hded.common.files": "names, reads and writes files, whose bytes are hashed as data",
     "hded.common.progress": "draws a progress bar and yields what it is given",
     "hded.config.schema": "checks params.yaml, whose values are hashed as settings",
 }

@@ -40,10 +40,7 @@ class ServedNetwork(PythonModel):
         """Return the output files of each row's `image`; raises HDEDError for an unreadable one."""
         rows = []
         for number, text in enumerate(model_input[COLUMN]):
-            try:
-                file = BytesIO(base64.b64decode(text, validate=True))
-            except binascii.Error as error:
-                raise HDEDError(f"row {number}: {COLUMN} is not base64 ({error})") from error
+            file = BytesIO(_decoded(text, f"row {number}"))
             found = estimate(self.predictor, read_photo(file))
             images = {"depth": found.depth_mm, "all_in_focus": found.all_in_focus}
             rows.append({OUTPUTS[h]: _png(images[h]) for h in self.predictor.network.heads})
@@ -55,6 +52,17 @@ def signature(heads: Sequence[str]) -> ModelSignature:
     names = [COLUMN], [OUTPUTS[head] for head in heads]
     request, answer = (Schema([ColSpec(DataType.string, n) for n in part]) for part in names)
     return ModelSignature(request, answer)
+
+
+def _decoded(text: Any, where: str) -> bytes:
+    """Return the bytes of base64 text, which may have line breaks or be a data URL."""
+    if not isinstance(text, str):
+        raise HDEDError(f"{where}: {COLUMN} is {text!r}; give the image file in base64")
+    _, _, content = text.rpartition(",") if text.lstrip().startswith("data:") else ("", "", text)
+    try:
+        return base64.b64decode("".join(content.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise HDEDError(f"{where}: {COLUMN} is not base64 ({error})") from error
 
 
 def _png(pixels: Any) -> str:

@@ -1,16 +1,18 @@
 """Shared by all stages: the command line and the paths of their files."""
 
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from hded.common import cli
 from hded.common.cli import Parser
+from hded.config.schema import Download
 
 PARAMS = Path("params.yaml")
-RAW = Path("data/raw")  # <dataset>/: official raw files
+INPUTS = Path("data/inputs")  # <dataset>.json, weights.json: lists of a user's own files
+SAMPLES = Path("data/sample")  # <dataset>/<digest>/: generated raw files
+RAW = Path("data/raw")  # <dataset>.json: digests of the raw files
 FRAMES = Path("data/frames")  # <dataset>/: store of rgb and depth
 DEFOCUSED = Path("data/defocused")  # <dataset>/: store of defocused images and CoC
 TRAINED = Path("data/trained")  # <dataset>/<variant>/<seed>/
@@ -65,10 +67,22 @@ def data_dir() -> Path:
 
 
 def home(path: str) -> Path:
-    """Return an absolute path; `~` and `~user` are the home folders of users that exist."""
-    return Path(os.path.expanduser(path)).resolve()
+    """Return an absolute path; a relative one belongs to the project, also in an experiment.
+
+    `~` and `~user` are the home folders of users that exist.
+    """
+    return (project_root() / os.path.expanduser(path)).resolve()
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping with sorted keys, so that equal results are equal bytes."""
-    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+def local_source(entry: Download) -> Path | None:
+    """Return the folder of a local source; None for the sample and for downloads."""
+    if entry.source == "folder" and entry.path is not None:
+        return home(entry.path)
+    if entry.source in ("sample", "official") or "://" in entry.source:
+        return None
+    return home(entry.source)
+
+
+def local_weights(name: str) -> Path | None:
+    """Return the file that `network.weights` names; None where it names none, or a URL."""
+    return None if name in ("none", "imagenet") or "://" in name else home(name)

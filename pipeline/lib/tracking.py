@@ -8,10 +8,10 @@ batches, since every call takes about 15 ms.
 import json
 import logging
 import os
-import re
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,6 @@ class Tracker:
         """Log an image; MLflow's compare view shows images of equal `key` side by side."""
         from PIL import Image
 
-        key = re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", key)  # the characters that MLflow allows
         with Image.open(path) as image:
             self._client.log_image(self.run_id, image, key=key, step=0, synchronous=True)
 
@@ -163,9 +162,11 @@ def _open() -> tuple[Any, str]:
             _create(Path(uri.removeprefix("sqlite:///")))
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
-        if experiment is not None:
-            return client, experiment.experiment_id
         place = (root / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+        if experiment is not None:
+            if _is_own(uri) and experiment.artifact_location != place:
+                _relocate(Path(uri.removeprefix("sqlite:///")), experiment.artifact_location, place)
+            return client, experiment.experiment_id
         return client, client.create_experiment(EXPERIMENT, artifact_location=place)
 
 
@@ -174,22 +175,60 @@ def _mlflow_errors(retries: int | None = None) -> Iterator[None]:
     """Report a failure of MLflow in one line, after `retries` (None: MLflow's own number)."""
     from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import ArgumentError
 
     sets = retries is not None and not MLFLOW_HTTP_REQUEST_MAX_RETRIES.is_set()
     if sets:
         MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(retries)
     try:
         yield
-    except MlflowException as error:
+    except (MlflowException, ArgumentError, ImportError) as error:
         if unwritable(error):
             raise
-        raise HDEDError(
-            f"MLflow at {portable(_uri())} does not answer ({first_line(error)}); start its "
-            "server, or unset MLFLOW_TRACKING_URI, and run again"
-        ) from error
+        raise HDEDError(f"MLflow at {portable(_uri())} {_cause(str(error))}") from error
     finally:
         if sets:
             MLFLOW_HTTP_REQUEST_MAX_RETRIES.unset()
+
+
+def _cause(text: str) -> str:
+    """Return what is wrong, by the text of MLflow's error, and what to do about it."""
+    upgrade = f"mlflow db upgrade {portable(_uri())}"
+    causes = {
+        "out-of-date database schema": (
+            "was written by another version of MLflow; install that version, or make a copy of "
+            f"the database and run `{upgrade}`"
+        ),
+        "Can't locate revision": (
+            "was written by a newer version of MLflow; install that version, or set "
+            "MLFLOW_TRACKING_URI to another database"
+        ),
+        "must be in the 'active' state": (
+            f"has a deleted experiment {EXPERIMENT!r}; restore it with `mlflow experiments "
+            "restore --experiment-id ID`, or remove it for good with `mlflow gc`"
+        ),
+        "filesystem tracking backend": (
+            "is a folder or no address, and MLflow takes no folders any more; set "
+            "MLFLOW_TRACKING_URI to sqlite:////path/to/mlflow.db or http://host:port, or unset it"
+        ),
+        "No module named": (
+            f"needs a driver that is not installed ({first_line(text)}); install it, or set "
+            "another MLFLOW_TRACKING_URI"
+        ),
+    }
+    for words, cause in causes.items():
+        if words in text:
+            return cause
+    for words in ("Invalid url", "unsupported URI", "Invalid SQLite URL", "Could not parse"):
+        if words in text:
+            return (
+                "is not an address that MLflow knows; set MLFLOW_TRACKING_URI to "
+                "sqlite:////path/to/mlflow.db or http://host:port, or unset it"
+            )
+    return (
+        f"does not answer ({first_line(text)}); start its server, or unset MLFLOW_TRACKING_URI, "
+        "and run again"
+    )
 
 
 def _uri() -> str:
@@ -259,6 +298,32 @@ def _create(database: Path) -> None:
         draft.unlink(missing_ok=True)
         MlflowClient(f"sqlite:///{draft}")
         draft.replace(database)
+
+
+def _is_own(uri: str) -> bool:
+    """Return whether a database is the project's own, whose artifacts lie in mlartifacts/."""
+    return uri == f"sqlite:///{project_root() / 'mlflow.db'}"
+
+
+def _relocate(database: Path, old: str, new: str | None) -> None:
+    """Update the artifacts' addresses in the database of a project that was moved or copied.
+
+    MLflow stores absolute paths and has no call to change them: new artifacts would be written
+    into the project's old folder.
+    """
+    if new is None or not old.startswith("file:"):
+        return
+    with closing(sqlite3.connect(database)) as connection, connection:
+        values = {"old": old, "new": new, "tail": len(old) + 1}
+        connection.execute(
+            "UPDATE experiments SET artifact_location = :new WHERE artifact_location = :old",
+            values,
+        )
+        connection.execute(
+            "UPDATE runs SET artifact_uri = :new || substr(artifact_uri, :tail) "
+            "WHERE substr(artifact_uri, 1, :tail) = :old || '/'",
+            values,
+        )
 
 
 def portable(uri: str) -> str:

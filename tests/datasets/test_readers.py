@@ -616,7 +616,8 @@ def test_a_name_may_have_spaces_since_lists_hold_one_a_line(tmp_path):
     ("train", "test", "named"),
     [
         ("00\n77\n", "01\n", "77"),
-        ("00\n00.png\n", "01\n", r"00\.png"),
+        ("00\n00.png\n", "01\n", "00 is listed twice"),
+        ("77\n78\n79\n", "01\n", "77, 78, 79 are not in rgb/"),
         ("00\n01\n", "01\n", "01"),
         ("00\n00\n", "01\n", "00"),
         ("", "", "empty"),
@@ -651,7 +652,7 @@ def test_all_16_bits_of_depth_count(tmp_path):
 def test_a_list_in_another_encoding_is_named(tmp_path):
     folder = write_folder(tmp_path / "own")
     for name in ("train", "test"):
-        (folder / f"{name}.txt").write_text("03\n", encoding="utf-16")
+        (folder / f"{name}.txt").write_text("ä\n", encoding="latin-1")
     with pytest.raises(HDEDError, match=r"train\.txt: is not UTF-8"):
         own(folder)
 
@@ -663,6 +664,64 @@ def test_a_picture_with_absurd_exif_is_named_or_read(tmp_path):
         assert own(folder).read(2)["rgb"].shape[2] == 3
     except HDEDError as error:
         assert "02.jpg" in str(error)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("line", ["{}", "{}.png", "rgb/{}.png", ".\\rgb\\{}.png"])
+def test_lists_are_read_as_editors_and_programs_write_them(tmp_path, encoding, line):
+    folder = write_folder(tmp_path / "own")
+    for name, numbers in (("train", ("00", "03")), ("test", ("01",))):
+        text = "\r\n".join(line.format(number) for number in numbers)
+        (folder / f"{name}.txt").write_bytes(text.encode(encoding))
+    frames = own(folder).frames
+    assert dict(zip(frames["frame"], frames["split"], strict=True)) == {
+        "00": "train", "01": "test", "03": "train",
+    }  # fmt: skip
+
+
+def test_hidden_files_are_no_pictures_and_other_kinds_are_counted(tmp_path):
+    folder = write_folder(tmp_path / "own")
+    for name in ("rgb/._00.png", "depth/._00.png", "rgb/.DS_Store", "depth/.hidden.png"):
+        (folder / name).write_bytes(b"Mac OS X")
+    for name in ("a.tif", "b.tif", "c.webp"):
+        (folder / "rgb" / name).write_bytes(b"")
+    scenes = own(folder)
+    assert len(scenes.frames) == 11
+    assert dict(scenes.notes) == {".tif in rgb/, not read": 2, ".webp in rgb/, not read": 1}
+
+
+def test_a_folder_of_another_kind_of_picture_says_what_it_has(tmp_path):
+    folder = write_folder(tmp_path / "own", suffix=".webp")
+    with pytest.raises(HDEDError, match=r"has no \.png or \.jpg or \.jpeg file; it has 11 \.webp"):
+        own(folder)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_depth_of_the_stored_pixels_is_turned_with_its_picture(tmp_path, turn):
+    """Every corner of the depth stays at the corner of the picture that it was made for."""
+    folder = write_folder(tmp_path / "own")
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    stored = np.zeros((20, 30), np.uint16) + 1000
+    stored[:5, :7], stored[-5:, :7] = 2000, 3000
+    picture = np.dstack([(stored // 20).astype(np.uint8)] * 3)
+    Image.fromarray(picture).save(folder / "rgb" / "02.png", exif=exif)
+    Image.fromarray(stored).save(folder / "depth" / "02.png")
+    frame = own(folder).read(2)
+    assert frame["depth"].shape == ((20, 30) if turn < 5 else (30, 20))
+    np.testing.assert_allclose(frame["depth"] * 50, frame["rgb"][..., 0], rtol=1e-6)
+
+
+def test_the_sensors_long_side_stands_for_36_mm_however_it_was_held(tmp_path):
+    lying = own(write_folder(tmp_path / "lying"))
+    folder = tmp_path / "standing"
+    for part in ("rgb", "depth"):
+        (folder / part).mkdir(parents=True)
+        for path in (tmp_path / "lying" / part).iterdir():
+            Image.open(path).transpose(Image.Transpose.ROTATE_90).save(folder / part / path.name)
+    standing = own(folder)
+    assert standing.size == lying.size[::-1]
+    assert standing.image_width_px == lying.image_width_px == 30
 
 
 @pytest.mark.parametrize("name", ["", ".", ".."])

@@ -68,14 +68,13 @@ def test_a_third_dataset_takes_a_reader_a_title_and_a_sample(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["stage", "--dataset", "tiny"])
     download.main()
-    assert (tmp_path / "data/raw/tiny/tiny.npy").is_file()
+    (made,) = (tmp_path / "data/sample/tiny").glob("*/tiny.npy")
+    assert list(json.loads((tmp_path / "data/raw/tiny.json").read_text())) == ["tiny.npy"]
     convert.main()
     store = open_store(tmp_path / "data/frames/tiny")
     assert len(store) == 4
     assert store.attributes["format"] == "tiny"
-    np.testing.assert_array_equal(
-        store.read("rgb", 2), np.load(tmp_path / "data/raw/tiny/tiny.npy")[2]
-    )
+    np.testing.assert_array_equal(store.read("rgb", 2), np.load(made)[2])
     assert [p.name for p in depth_protocols("tiny", 5.0)] == ["headline", "pooled"]
     marker = json.loads((tmp_path / "data/frames/tiny/store.json").read_text())
     assert marker["attributes"]["max_depth_m"] == 5.0

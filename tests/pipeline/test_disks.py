@@ -24,7 +24,7 @@ STAGES = {  # command, folders that it writes to
 }
 # what a stage may have written before the disk refused; all else must be as it was
 OWN = {
-    "download": ("data/raw/nyu",),
+    "download": ("data/raw",),
     "convert": ("data/frames/nyu",),
     "defocus": ("data/defocused/nyu", "reports/defocus/nyu", "mlartifacts"),
     "train": ("data/trained/nyu/full", "data/checkpoints", "reports/curves", "mlartifacts"),

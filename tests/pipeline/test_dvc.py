@@ -14,8 +14,9 @@ def dependency(file: str) -> str:
     return "/".join(file.split("/")[:2])
 
 
-def test_the_six_stages_are_there_and_described() -> None:
-    assert list(STAGES) == ["download", "convert", "defocus", "train", "evaluate", "report"]
+def test_the_stages_are_there_and_described() -> None:
+    names = ["inputs", "download", "convert", "defocus", "train", "evaluate", "report"]
+    assert list(STAGES) == names
     assert all(stage["desc"] for stage in STAGES.values())
 
 

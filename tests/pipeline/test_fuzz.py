@@ -178,13 +178,16 @@ def commands() -> dict[str, Callable[[], None]]:
         defocus,
         download,
         evaluate,
+        inputs,
         preset,
         publish,
         report,
         train,
     )
 
-    modules = (compare, convert, defocus, download, evaluate, preset, publish, report, train)
+    modules = (
+        compare, convert, defocus, download, evaluate, inputs, preset, publish, report, train,
+    )  # fmt: skip
     hded = partial(runpy.run_module, "hded", run_name="__main__")  # leaves no module behind
     return {"hded": hded} | {m.__name__: m.main for m in modules}  # pyright: ignore[reportReturnType]
 
@@ -220,12 +223,18 @@ LINES: dict[str, list[tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], 
     "pipeline.defocus": [((), (DATASET,))],
     "pipeline.download": [((), (DATASET,))],
     "pipeline.evaluate": [((), CELL)],
+    "pipeline.inputs": [((), ())],
     "pipeline.preset": [(("paper",), ()), (("typo",), ()), (("",), ())],
     "pipeline.publish": [((), (("--name", ("nyu", "..", ".", "a/b", "", "\x00")),))],
     "pipeline.report": [((), ())],
     "pipeline.train": [((), CELL)],
 }
-WORK = {"pipeline.download", "pipeline.preset"}  # what can be done in a folder of params.yaml alone
+WORK = {
+    "pipeline.convert",
+    "pipeline.download",
+    "pipeline.inputs",
+    "pipeline.preset",
+}  # what can be done in a folder of params.yaml alone
 TINY = COMMITTED.replace("sample: {train: 64, test: 16,", "sample: {train: 1, test: 1,").replace(
     "sample: {train: 64, test: 8,", "sample: {train: 1, test: 1,"
 )

@@ -16,12 +16,13 @@ import torch
 from support.clones import Clone, stages_run
 
 from hded.common.errors import HDEDError
+from hded.common.files import is_hidden
 from hded.store import open_store
 
 KILLS = 5  # of each stage
 STAGES = (
-    "download@nyu", "convert@nyu", "defocus@nyu", "train@nyu-full-0", "evaluate@nyu-full-0",
-    "report",
+    "inputs", "download@nyu", "convert@nyu", "defocus@nyu", "train@nyu-full-0",
+    "evaluate@nyu-full-0", "report",
 )  # fmt: skip
 STORES = ("data/frames/nyu", "data/defocused/nyu")
 # what a stage leaves that says when and in which run, beside what was found
@@ -37,10 +38,10 @@ def make(root: Path) -> Clone:
 def digests(clone: Clone) -> dict[str, str]:
     """Every file that the chain leaves, but for what tells of the run itself."""
     found = {}
-    for place in ("data/raw", "data/frames", "data/defocused", "data/evaluated", "data/trained",
-                  "reports"):  # fmt: skip
+    for place in ("data/sample", "data/raw", "data/frames", "data/defocused", "data/trained",
+                  "data/evaluated", "reports"):  # fmt: skip
         for path in sorted((clone.root / place).rglob("*")):
-            if path.is_file() and path.name not in OF_THE_RUN:
+            if path.is_file() and not is_hidden(path.name) and path.name not in OF_THE_RUN:
                 name = path.relative_to(clone.root).as_posix()
                 found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found

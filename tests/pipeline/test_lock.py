@@ -7,6 +7,7 @@ from dvc.dvcfile import Lockfile
 from dvc.repo import Repo
 from support.imports import ROOT
 
+from hded.common.errors import HDEDError
 from pipeline import lock
 
 WHOLE = """\
@@ -83,3 +84,12 @@ def test_a_list_of_files_in_use_that_was_cut_short_is_removed(
     path.write_text(text)
     lock.main()
     assert path.exists() == stays
+
+
+def test_conflict_markers_are_told_and_the_file_stays(folder: Path) -> None:
+    path = folder / "dvc.lock"
+    text = f"<<<<<<< HEAD\n{WHOLE}=======\n{WHOLE}>>>>>>> other\n"
+    path.write_text(text)
+    with pytest.raises(HDEDError, match="conflict markers of a merge"):
+        lock.main()
+    assert path.read_text() == text

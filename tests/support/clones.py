@@ -99,10 +99,12 @@ class Clone:
         )  # fmt: skip
         return {k: v for k, v in os.environ.items() if k not in foreign} | own
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, check: bool = True, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             command,
-            cwd=self.root,
+            cwd=cwd or self.root,
             env=self.environment,
             capture_output=True,
             text=True,
@@ -127,6 +129,9 @@ class Clone:
 
 
 def stages_run(output: str) -> set[str]:
-    """Which stages `dvc repro` says that it runs, without their cell."""
+    """Which stages `dvc repro` says that it runs, without their cell and without `inputs`.
+
+    That one looks at files outside the project, and runs each time.
+    """
     lines = [line for line in output.splitlines() if line.startswith("Running stage")]
-    return {line.split("'")[1].split("@")[0] for line in lines}
+    return {line.split("'")[1].split("@")[0] for line in lines} - {"inputs"}

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from hded.common.errors import HDEDError
+from hded.common.files import safe_name
 from hded.metrics import DEPTH_METRICS, IMAGE_METRICS
 from hded.optics import NOT_DEFOCUSED
 from hded.records import (
@@ -287,7 +288,7 @@ def _read_scenes(folder: Path) -> tuple[Scene, ...]:
     table = read_csv(folder / "examples.csv", ("frame", "role"))
     scenes = []
     for record in table.to_dict("records"):
-        place = folder / "scenes" / record["frame"]
+        place = folder / "scenes" / safe_name(record["frame"])
         if not place.is_dir():
             raise HDEDError(f"{place}: examples.csv names it but it is missing; {REPAIR}")
         numbers = [_number(record.get(key)) for key in ("rmse", "psnr", "input_psnr")]

@@ -1,0 +1,66 @@
+"""Stage `inputs`: what lies outside the project, data/inputs.
+
+python -m pipeline.inputs
+
+DVC looks at files inside the project only. This stage runs each time and lists the names, sizes and
+dates of a user's own files: of every dataset with a local source in data/inputs/<dataset>.json, and
+of weights in data/inputs/weights.json. The stages that read them depend on these lists, so a file
+that is added, changed or removed runs them again. Raises HDEDError, with the setting's name, where
+a folder or a file does not exist.
+"""
+
+from pathlib import Path
+
+from hded.common.errors import HDEDError
+from hded.common.files import is_hidden, write_json
+from hded.config.params import Params, load_params
+from pipeline.lib import stage
+
+
+def main() -> None:
+    """Run the stage."""
+    stage.parser(__doc__).parse_args()
+    params = load_params(stage.PARAMS)
+    stage.INPUTS.mkdir(parents=True, exist_ok=True)
+    for dataset in params.run.datasets:
+        write_json(stage.INPUTS / f"{dataset}.json", _source(dataset, params))
+    write_json(stage.INPUTS / "weights.json", _weights(params))
+
+
+def _source(dataset: str, params: Params) -> dict[str, list[int]]:
+    """Return size and date of a local source's files by name; empty for any other source."""
+    entry = params.source(dataset)
+    folder = stage.local_source(entry)
+    if folder is None:
+        return {}
+    if not folder.is_dir():
+        key = "path" if entry.source == "folder" else "source"
+        raise HDEDError(f"download.{dataset}.{key}: {folder} is not a folder; correct the path")
+    return {
+        path.relative_to(folder).as_posix(): _identity(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(map(is_hidden, path.relative_to(folder).parts))
+    }
+
+
+def _weights(params: Params) -> dict[str, list[int]]:
+    """Return size and date of the weights' files that the selected variants start from."""
+    found = {}
+    for variant in params.run.variants:
+        name = params.variant(variant)[0].weights
+        path = stage.local_weights(name)
+        if path is None:
+            continue
+        if not path.is_file():
+            raise HDEDError(f"network.weights: {path} is not a file; correct the path")
+        found[name] = _identity(path)
+    return found
+
+
+def _identity(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,127 @@
+"""The raw files of a dataset: generated, downloaded, or a user's own, which are only ever read."""
+
+import hashlib
+import shutil
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from hded.common.errors import HDEDError
+from hded.common.files import is_hidden
+from hded.config.schema import Download
+from hded.datasets import DATASETS
+from hded.datasets.folder import LISTS, PICTURES, SUFFIXES
+from hded.download.fetch import RemoteFile, fetch
+from hded.sample.write import WRITERS
+from pipeline.lib import fingerprint, stage
+
+KEPT_SAMPLES = 2  # folders of generated files of each dataset, the most recent
+
+
+def provide(dataset: str, entry: Download) -> Path:
+    """Return the folder with a dataset's raw files; generate or download what is missing.
+
+    The sample is generated into data/sample, official files are downloaded into HDED_DATA_DIR, a
+    user's own files stay where they are. Raises HDEDError where a file is missing.
+    """
+    local = stage.local_source(entry)
+    if entry.source == "sample" and entry.sample is not None:
+        return _sample(dataset, entry)
+    if local is None:
+        store = stage.data_dir() / dataset / _store_name(entry.source)
+        for file in _remote_files(dataset, entry):
+            fetch(file, store)
+        return store
+    if not local.is_dir():
+        key = "path" if entry.source == "folder" else "source"
+        raise HDEDError(f"download.{dataset}.{key}: {local} is not a folder; correct the path")
+    if entry.source != "folder":
+        _check_official(dataset, entry, local)
+    return local
+
+
+def files(dataset: str, entry: Download, folder: Path) -> list[Path]:
+    """Return the raw files in `folder` that the dataset's reader reads."""
+    if entry.source == "folder":
+        return _pictures(folder)
+    return [folder / name for name in DATASETS[dataset].files]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """Return the files of a user's own folder that `hded.datasets.folder` reads."""
+    lists = [folder / name for name in LISTS.values()]
+    inside = [
+        path
+        for name in PICTURES
+        if (folder / name).is_dir()
+        for path in sorted((folder / name).iterdir())
+        if path.suffix.lower() in SUFFIXES[name] and not is_hidden(path.name)
+    ]
+    return [path for path in lists + inside if path.is_file()]
+
+
+def _sample(dataset: str, entry: Download) -> Path:
+    """Return a folder of generated files, one for each setting and version of the generator."""
+    if dataset not in WRITERS or entry.sample is None:
+        raise HDEDError(f"download.{dataset}.source: there is no sample; give another source")
+    size = entry.sample
+    digest = hashlib.sha256(repr(size.model_dump()).encode())
+    for name, path in sorted(fingerprint.imported_modules(WRITERS[dataset].__module__).items()):
+        digest.update(f"{name} {fingerprint.code_digest(path.read_bytes())}\n".encode())
+    root = stage.project_root() / stage.SAMPLES / dataset
+    folder = root / digest.hexdigest()[:12]
+    if not folder.is_dir():
+        draft = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        WRITERS[dataset](draft, train=size.train, test=size.test, seed=size.seed)
+        draft.replace(folder)
+    others = sorted((f for f in root.iterdir() if f != folder), key=lambda f: f.stat().st_mtime)
+    for old in others[: -(KEPT_SAMPLES - 1)]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def _check_official(dataset: str, entry: Download, folder: Path) -> None:
+    """Raise for a folder without the official files; report one that has another size."""
+    names = DATASETS[dataset].files
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise HDEDError(
+            f"download.{dataset}.source: {folder} has no {missing[0]}; give sample, official, "
+            f"a URL, or a folder with {', '.join(names)}"
+        )
+    for file in entry.official or []:
+        path = folder / file.name
+        if file.size is not None and path.is_file() and path.stat().st_size != file.size:
+            tqdm.write(
+                f"{path} has {path.stat().st_size} bytes, the official file {file.size}: figures "
+                "are of other data than the benchmark's",
+                file=sys.stderr,
+            )
+
+
+def _remote_files(dataset: str, entry: Download) -> list[RemoteFile]:
+    """Return the official files with their URLs, or with those below a mirror's address."""
+    known = {file.name: file for file in entry.official or []}
+    base = None if entry.source == "official" else entry.source.rstrip("/")
+    files = []
+    for name in DATASETS[dataset].files:
+        file = known.get(name)
+        if file is None and base is None:
+            raise HDEDError(f"download.{dataset}.official: has no entry for {name}")
+        files.append(
+            RemoteFile(
+                name=name,
+                urls=(f"{base}/{name}",) if base else tuple(file.urls if file else ()),
+                sha256=file.sha256 if file else None,
+                size=file.size if file else None,
+            )
+        )
+    return files
+
+
+def _store_name(source: str) -> str:
+    """Return a folder name of each source, so that files of two sources are kept apart."""
+    return source if source == "official" else hashlib.sha256(source.encode()).hexdigest()[:12]
