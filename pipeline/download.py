@@ -7,13 +7,9 @@ once into HDED_DATA_DIR (default ~/.cache/hded) and verified; local files are re
 and never changed or removed. `convert` depends on the digests, not on where the files lie.
 """
 
-import hashlib
-from pathlib import Path
-
-from hded.common.files import write_json
+from hded.common.files import read_json, write_json
 from hded.config.params import load_params
-from hded.download.http import byte_bar, read_json
-from pipeline.lib import raw, stage
+from pipeline.lib import fingerprint, raw, stage
 
 
 def main() -> None:
@@ -21,6 +17,7 @@ def main() -> None:
     dataset = stage.parser(__doc__, "dataset").parse_args().dataset
     entry = load_params(stage.PARAMS).source(dataset)
     folder = raw.provide(dataset, entry)
+    raw.report_other_sizes(entry, folder)
     out = stage.RAW / f"{dataset}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     # digests of files that did not change are not computed again
@@ -29,19 +26,10 @@ def main() -> None:
     for path in raw.files(dataset, entry, folder):
         status = path.stat()
         identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
-        digest = known.get(identity) or _digest(path, status.st_size)
+        digest = known.get(identity) or fingerprint.of_file(path)
         seen[identity] = digests[path.relative_to(folder).as_posix()] = digest
     write_json(cache_path, seen)
     write_json(out, digests)
-
-
-def _digest(path: Path, size: int) -> str:
-    hasher = hashlib.sha256()
-    with path.open("rb") as stream, byte_bar(f"sha256 of {path.name}", 0, size) as bar:
-        while chunk := stream.read(1 << 20):
-            hasher.update(chunk)
-            bar.update(len(chunk))
-    return hasher.hexdigest()
 
 
 if __name__ == "__main__":

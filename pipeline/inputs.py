@@ -29,13 +29,9 @@ def main() -> None:
 
 def _source(dataset: str, params: Params) -> dict[str, list[int]]:
     """Return size and date of a local source's files by name; empty for any other source."""
-    entry = params.source(dataset)
-    folder = stage.local_source(entry)
+    folder = stage.local_source(dataset, params.source(dataset))
     if folder is None:
         return {}
-    if not folder.is_dir():
-        key = "path" if entry.source == "folder" else "source"
-        raise HDEDError(f"download.{dataset}.{key}: {folder} is not a folder; correct the path")
     return {
         path.relative_to(folder).as_posix(): _identity(path)
         for path in sorted(folder.rglob("*"))

@@ -19,6 +19,7 @@ from ruamel.yaml.error import YAMLError
 
 from hded.common import cli
 from hded.common.errors import HDEDError
+from hded.common.files import replacing
 
 LOCK = Path("dvc.lock")
 COPY = Path(".dvc/tmp/dvc.lock.copy")
@@ -51,9 +52,8 @@ def main() -> None:
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f"{target.name}.part")
-    shutil.copyfile(source, draft)
-    draft.replace(target)
+    with replacing(target) as draft:
+        shutil.copyfile(source, draft)
 
 
 def _is_json(path: Path) -> bool:

@@ -47,6 +47,11 @@ def safe_name(name: str) -> str:
     return f"{safe}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
+def draft_path(path: Path) -> Path:
+    """Return where the draft of a file is written; a killed process may leave it there."""
+    return path.with_name(f".{path.stem}.part{path.suffix}")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield the path of a draft that replaces `path` at the end; after an error it is removed.
@@ -54,7 +59,7 @@ def replacing(path: Path) -> Iterator[Path]:
     A reader never finds half a file, and where `path` is a link, as into DVC's cache, the link is
     replaced and not what it points to.
     """
-    draft = path.with_name(f".{path.stem}.part{path.suffix}")
+    draft = draft_path(path)
     try:
         yield draft
         draft.replace(path)
@@ -72,6 +77,15 @@ def write_csv(path: Path, table: pd.DataFrame, **options: Any) -> None:
     """Write a table as CSV atomically, without its index unless `options` say so."""
     with replacing(path) as draft:
         table.to_csv(draft, **{"index": False, **options})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a small JSON object, or an empty one if it is missing or damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, allow_nan: bool = False) -> None:

@@ -8,15 +8,6 @@ from PIL import Image, ImageOps
 from hded.common.errors import HDEDError, first_line
 
 ORIENTATION = 0x0112  # the EXIF tag
-TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def open_image(path: Path | BinaryIO) -> Image.Image:
@@ -37,26 +28,27 @@ def open_upright(path: Path | BinaryIO) -> Image.Image:
 
     Raises HDEDError also for greyscale of more than 8 bits, which pillow would convert to white.
     """
+    return open_turned(path)[0]
+
+
+def open_turned(path: Path | BinaryIO) -> tuple[Image.Image, int]:
+    """Return the image of `open_upright`, and the EXIF orientation, 1 to 8, that it had."""
     image = open_image(path)
     if image.mode.startswith(("I", "F")):
         raise HDEDError(
             f"{_name(path)}: greyscale of more than 8 bits; save it with 8 bits per channel"
         )
     try:
-        return ImageOps.exif_transpose(image).convert("RGB")
+        turn = image.getexif().get(ORIENTATION, 1)
+        return ImageOps.exif_transpose(image).convert("RGB"), turn if turn in range(1, 9) else 1
     except Exception as error:
         raise _unreadable(path, error) from error
 
 
-def orientation(path: Path) -> int:
-    """Return the EXIF orientation of an image, 1 to 8; 1, upright, where it has none."""
-    return int(open_image(path).getexif().get(ORIENTATION, 1)) or 1
-
-
-def transposed(image: Image.Image, turn: int) -> Image.Image:
+def turned(image: Image.Image, turn: int) -> Image.Image:
     """Return an image turned as one with EXIF orientation `turn` must be to stand upright."""
-    method = TRANSPOSE.get(turn)
-    return image if method is None else image.transpose(method)
+    image.getexif()[ORIENTATION] = turn
+    return ImageOps.exif_transpose(image)
 
 
 def _unreadable(path: Path | BinaryIO, error: Exception) -> HDEDError:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from hded.common.errors import HDEDError
 from hded.common.files import is_hidden, read_text
-from hded.common.image_io import open_image, open_upright, orientation, transposed
+from hded.common.image_io import open_image, open_turned, open_upright, turned
 from hded.datasets.base import RawFrames
 
 TEST_EVERY = 5
@@ -132,12 +132,12 @@ def _registered(
     rgb_path: Path, depth_path: Path, unit_m: float, notes: Counter[str]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return an image and its depth [m], both upright; raise HDEDError where their sizes differ."""
-    turn = orientation(rgb_path)
-    rgb, stored = np.asarray(open_upright(rgb_path)), _depth(depth_path)
+    image, turn = open_turned(rgb_path)
+    rgb, stored = np.asarray(image), _depth(depth_path)
     upright = rgb.shape[:2]
     before = upright[::-1] if turn in SWAPPED else upright
     if stored.size == before[::-1] and turn != 1:
-        stored = transposed(stored, turn)
+        stored = turned(stored, turn)
         notes[f"turned with their depth, EXIF orientation {turn}"] += 1
     depth = np.asarray(stored)
     if depth.shape != upright:

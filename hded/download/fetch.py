@@ -27,15 +27,14 @@ import filelock
 from tqdm import tqdm
 
 from hded.common.errors import HDEDError
+from hded.common.files import read_json, write_json
 from hded.download.http import (
     CHUNK,
     Part,
     TryError,
     byte_bar,
     may_be_html,
-    read_json,
     request_rest,
-    write_json,
 )
 
 _MAX_WAIT_S = 30.0

@@ -4,7 +4,6 @@ A part is continued only if the server's ETag or Last-Modified identifies the fi
 if a sha256 verifies the result. The response's headers are checked before the part is changed.
 """
 
-import json
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from hded import __version__
 from hded.common.errors import HDEDError
+from hded.common.files import draft_path, read_json, write_json
 
 CHUNK = 1 << 16  # maximum bytes per read
 _MIN_RATE = 1024  # bytes/s over `timeout_s`; a slower server counts as stalled
@@ -58,7 +58,7 @@ class Part:
         """Delete the part and its state."""
         self.path.unlink(missing_ok=True)
         self._state_path.unlink(missing_ok=True)
-        _unfinished(self._state_path).unlink(missing_ok=True)  # left by a killed process
+        draft_path(self._state_path).unlink(missing_ok=True)  # left by a killed process
 
 
 def request_rest(url: str, part: Part, timeout_s: float) -> None:
@@ -208,26 +208,3 @@ def may_be_html(name: str) -> bool:
 def byte_bar(label: str, done: int, total: int | None) -> tqdm:
     """Return a progress bar in bytes that appears after one second."""
     return tqdm(desc=label, initial=done, total=total, unit="B", unit_scale=True, delay=1.0)
-
-
-def read_json(path: Path) -> dict:
-    """Return a small JSON object, or an empty one if it is missing or damaged."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Write a small JSON object atomically; raises `OSError`."""
-    new = _unfinished(path)
-    try:
-        new.write_text(json.dumps(value) + "\n", encoding="utf-8")
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(f"{path.name}.new")

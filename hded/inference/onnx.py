@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hded.common.errors import HDEDError
+from hded.common.files import replacing
 from hded.inference import Predictor
 from hded.network.hded import STRIDE
 
@@ -60,6 +61,5 @@ def export_onnx(predictor: Predictor, path: Path) -> None:
             dynamic_shapes={"rgb": {2: free, 3: free}},
         )
     assert program is not None
-    draft = path.with_name(f"{path.name}.part")
-    program.save(draft, external_data=False)
-    draft.replace(path)
+    with replacing(path) as draft:
+        program.save(draft, external_data=False)

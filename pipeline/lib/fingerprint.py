@@ -122,14 +122,17 @@ def _source(module: str, project: Path) -> Path | None:
 
 def _update_by_content(whole: Any, data: Iterable[Path]) -> None:
     for name, path in _files(data):
-        status = path.stat()
-        digest = _file_digest(path, status.st_mtime_ns, status.st_size)
-        whole.update(f"{name} {digest}\n".encode())
+        whole.update(f"{name} {of_file(path)}\n".encode())
+
+
+def of_file(path: Path) -> str:
+    """Return a file's SHA-256; a file that did not change is read once in a process."""
+    status = path.stat()
+    return _file_digest(path, status.st_mtime_ns, status.st_size)
 
 
 @cache
 def _file_digest(path: Path, mtime_ns: int, size: int) -> str:
-    """Return a file's SHA-256; a file that did not change is read once in a process."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -25,7 +25,7 @@ def provide(dataset: str, entry: Download) -> Path:
     The sample is generated into data/sample, official files are downloaded into HDED_DATA_DIR, a
     user's own files stay where they are. Raises HDEDError where a file is missing.
     """
-    local = stage.local_source(entry)
+    local = stage.local_source(dataset, entry)
     if entry.source == "sample" and entry.sample is not None:
         return _sample(dataset, entry)
     if local is None:
@@ -33,11 +33,8 @@ def provide(dataset: str, entry: Download) -> Path:
         for file in _remote_files(dataset, entry):
             fetch(file, store)
         return store
-    if not local.is_dir():
-        key = "path" if entry.source == "folder" else "source"
-        raise HDEDError(f"download.{dataset}.{key}: {local} is not a folder; correct the path")
     if entry.source != "folder":
-        _check_official(dataset, entry, local)
+        _check_official(dataset, local)
     return local
 
 
@@ -83,8 +80,8 @@ def _sample(dataset: str, entry: Download) -> Path:
     return folder
 
 
-def _check_official(dataset: str, entry: Download, folder: Path) -> None:
-    """Raise for a folder without the official files; report one that has another size."""
+def _check_official(dataset: str, folder: Path) -> None:
+    """Raise HDEDError for a folder without the official files."""
     names = DATASETS[dataset].files
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
@@ -92,6 +89,12 @@ def _check_official(dataset: str, entry: Download, folder: Path) -> None:
             f"download.{dataset}.source: {folder} has no {missing[0]}; give sample, official, "
             f"a URL, or a folder with {', '.join(names)}"
         )
+
+
+def report_other_sizes(entry: Download, folder: Path) -> None:
+    """Print a line for each file, other than the sample's, without the official file's size."""
+    if entry.source == "sample":
+        return
     for file in entry.official or []:
         path = folder / file.name
         if file.size is not None and path.is_file() and path.stat().st_size != file.size:

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from hded.common import cli
 from hded.common.cli import Parser
+from hded.common.errors import HDEDError
 from hded.config.schema import Download
 
 PARAMS = Path("params.yaml")
@@ -74,13 +75,18 @@ def home(path: str) -> Path:
     return (project_root() / os.path.expanduser(path)).resolve()
 
 
-def local_source(entry: Download) -> Path | None:
-    """Return the folder of a local source; None for the sample and for downloads."""
-    if entry.source == "folder" and entry.path is not None:
-        return home(entry.path)
+def local_source(dataset: str, entry: Download) -> Path | None:
+    """Return the folder of a local source; None for the sample and for downloads.
+
+    Raises HDEDError, with the setting's name, where there is no such folder.
+    """
     if entry.source in ("sample", "official") or "://" in entry.source:
         return None
-    return home(entry.source)
+    key, text = ("path", entry.path) if entry.source == "folder" else ("source", entry.source)
+    folder = home(text or "")
+    if not folder.is_dir():
+        raise HDEDError(f"download.{dataset}.{key}: {folder} is not a folder; correct the path")
+    return folder
 
 
 def local_weights(name: str) -> Path | None:

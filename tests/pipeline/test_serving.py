@@ -1,4 +1,4 @@
-"""What a served model takes for a picture."""
+"""A served model decodes base64 as programs write it, and refuses all else by row."""
 
 import base64
 import math

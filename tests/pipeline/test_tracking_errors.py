@@ -1,4 +1,4 @@
-"""What MLflow complains about is told with its own cause and its own cure, in one line."""
+"""Each failure of MLflow is one line with its own cause and its own cure."""
 
 import os
 import sqlite3
