@@ -66,13 +66,36 @@ def open_folder(folder: Path, *, depth_unit_m: float, max_depth_m: float) -> Raw
     )
 
 
+def list_files(folder: Path) -> list[Path]:
+    """Return the files below `folder` that `open_folder` reads, where they exist."""
+    lists = [folder / name for name in LISTS.values()]
+    images = [
+        path
+        for name in PICTURES
+        if (folder / name).is_dir()
+        for path in _visible(folder / name)
+        if path.suffix.lower() in SUFFIXES[name]
+    ]
+    return [path for path in lists if path.is_file()] + images
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [
+        path for path in sorted(folder.iterdir()) if path.is_file() and not is_hidden(path.name)
+    ]
+
+
 def _by_stem(folder: Path, suffixes: tuple[str, ...], notes: Counter[str]) -> dict[str, Path]:
     """Return the files with one of the suffixes by their names without it; count the others."""
     if not folder.is_dir():
         raise HDEDError(f"{folder}: no such folder; a `folder` source needs rgb/ and depth/")
-    visible = [p for p in sorted(folder.iterdir()) if p.is_file() and not is_hidden(p.name)]
+    visible = _visible(folder)
     files = [path for path in visible if path.suffix.lower() in suffixes]
-    others = Counter(path.suffix or "files without suffix" for path in visible if path not in files)
+    others = Counter(
+        path.suffix or "files without suffix"
+        for path in visible
+        if path.suffix.lower() not in suffixes
+    )
     found = {path.stem: path for path in files}
     if not found:
         seen = ", ".join(f"{count} {suffix}" for suffix, count in others.items()) or "nothing else"
@@ -97,11 +120,11 @@ def _split(folder: Path, names: list[str]) -> pd.DataFrame:
             )
         split = ["test" if i % TEST_EVERY == TEST_EVERY - 1 else "train" for i in range(len(names))]
         return pd.DataFrame({"frame": names, "split": split, "scene": ""})
-    where: dict[str, str] = {}
+    known, where = set(names), dict[str, str]()
     for split, path in lists.items():
-        listed = [_plain(line.strip(), names) for line in read_text(path).splitlines()]
+        listed = [_plain(line.strip(), known) for line in read_text(path).splitlines()]
         listed = [name for name in listed if name]
-        if unknown := [name for name in listed if name not in names]:
+        if unknown := [name for name in listed if name not in known]:
             raise HDEDError(f"{path}: {_listed(unknown)} not in rgb/; correct or remove the lines")
         for name in listed:
             if name in where:
@@ -113,7 +136,7 @@ def _split(folder: Path, names: list[str]) -> pd.DataFrame:
     return pd.DataFrame({"frame": kept, "split": [where[n] for n in kept], "scene": ""})
 
 
-def _plain(line: str, names: list[str]) -> str:
+def _plain(line: str, names: set[str]) -> str:
     """Return a frame's name from a line that may have its suffix or its folder: rgb/0000.png."""
     path = PurePosixPath(line.replace("\\", "/"))
     candidates = (line, path.name, path.stem)

@@ -8,10 +8,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from hded.common.errors import HDEDError
-from hded.common.files import is_hidden
 from hded.config.schema import Download
 from hded.datasets import DATASETS
-from hded.datasets.folder import LISTS, PICTURES, SUFFIXES
+from hded.datasets.folder import list_files
 from hded.download.fetch import RemoteFile, fetch
 from hded.sample.write import WRITERS
 from pipeline.lib import fingerprint, stage
@@ -41,21 +40,8 @@ def provide(dataset: str, entry: Download) -> Path:
 def files(dataset: str, entry: Download, folder: Path) -> list[Path]:
     """Return the raw files in `folder` that the dataset's reader reads."""
     if entry.source == "folder":
-        return _pictures(folder)
+        return list_files(folder)
     return [folder / name for name in DATASETS[dataset].files]
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """Return the files of a user's own folder that `hded.datasets.folder` reads."""
-    lists = [folder / name for name in LISTS.values()]
-    inside = [
-        path
-        for name in PICTURES
-        if (folder / name).is_dir()
-        for path in sorted((folder / name).iterdir())
-        if path.suffix.lower() in SUFFIXES[name] and not is_hidden(path.name)
-    ]
-    return [path for path in lists + inside if path.is_file()]
 
 
 def _sample(dataset: str, entry: Download) -> Path:
