@@ -18,6 +18,8 @@ help:  ## list the commands
 
 # torch first and by itself, so that no other package chooses its build
 $(STAMP): .ci/requirements.txt pyproject.toml
+	@git rev-parse -q --verify HEAD >/dev/null 2>&1 || \
+		{ echo "error: this folder is no clone by Git, which DVC needs: use \`git clone\`, no zip" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \

@@ -138,8 +138,12 @@ def _lead(job: Job, group: Group, device: torch.device) -> None:
             tracker.tag("device", hardware)
             if saved and saved["run_id"] != tracker.run_id:
                 tracker.tag("fitted_in_run", saved["run_id"])
+            if saved:
+                # a run of another variant's fit has none yet; one whose server died lacks the last
+                logged = tracker.steps("lr")
                 for record in saved["history"]:
-                    _log(tracker, record)
+                    if record["epoch"] not in logged:
+                        _log(tracker, record)
             if done is None:
                 _fit(
                     job, group, device,

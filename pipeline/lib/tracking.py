@@ -52,6 +52,10 @@ class Tracker:
         batch = [Metric(name, float(v), now, step) for name, v in values.items()]
         self._client.log_batch(self.run_id, metrics=batch)
 
+    def steps(self, name: str) -> set[int]:
+        """Return the steps at which a figure of this name was logged."""
+        return {m.step for m in self._client.get_metric_history(self.run_id, name)}
+
     def tag(self, key: str, value: str) -> None:
         """Set a tag of the run."""
         self._client.set_tag(self.run_id, key, value)

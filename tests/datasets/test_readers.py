@@ -1,6 +1,7 @@
 """The readers of the official formats, on tiny files written here with other tools."""
 
 import contextlib
+import fcntl
 import io
 import struct
 import tarfile
@@ -144,6 +145,19 @@ def test_a_damaged_nyu_file_is_named_in_one_line(tmp_path, stack, name, damage):
     with pytest.raises(HDEDError, match=name) as caught:
         open_nyu(folder, stack).read(0)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_another_process_has_locked_is_not_to_be_fetched_again(
+    tmp_path, stack, monkeypatch
+):
+    monkeypatch.delenv("HDF5_USE_FILE_LOCKING", raising=False)
+    folder = write_nyu(tmp_path / "nyu", count=1, train=(1,), test=())
+    with (folder / "nyu_depth_v2_labeled.mat").open("rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(HDEDError, match="another process has locked it") as caught:
+            open_nyu(folder, stack)
+    assert "fetch" not in str(caught.value)
+    open_nyu(folder, stack)
 
 
 def test_a_compressed_splits_file_is_read_and_one_with_a_flipped_bit_is_refused(tmp_path, stack):

@@ -244,6 +244,20 @@ def test_depth_beyond_16_bits_and_below_zero_is_clipped(crop):
     assert preview(np.zeros((4, 4), np.uint16)).size == (4, 4)
 
 
+def test_depth_that_16_bits_cannot_hold_is_said(crop, tmp_path):
+    content = torch.load(crop, weights_only=True)
+    content["state_dict"]["decoders.depth.predict.bias"][:] = 1e6
+    torch.save(content, tmp_path / "far.pt")
+    Image.fromarray(photo(40, 40)).save(tmp_path / "a.png")
+    for checkpoint, said in ((crop, False), (tmp_path / "far.pt", True)):
+        done = command(
+            "predict", tmp_path / "a.png", "--checkpoint", checkpoint, "--out", tmp_path / "out"
+        )
+        assert done.returncode == 0, done.stderr
+        line = f"{tmp_path / 'a.png'}: 100.0% of the depth is at or beyond 65.535 m"
+        assert (line in done.stdout + done.stderr) == said
+
+
 @pytest.mark.parametrize("content", [None, b"", b"epoch,lr\n1,2\n", b"\x80\x04."])
 def test_what_is_no_checkpoint_is_named_in_one_line(tmp_path, content):
     path = tmp_path / "weights.pt"

@@ -1,6 +1,8 @@
 """The supported set-up: what `.ci/requirements.txt` pins, and what `make lint` says of the rest."""
 
 import importlib.util
+import subprocess
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -9,6 +11,8 @@ from support.imports import ROOT
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 LOCK = (ROOT / ".ci/requirements.txt").read_text(encoding="utf-8")
 LICENCES = (ROOT / ".ci/licences.md").read_text(encoding="utf-8")
+
+TEXT = {".py", ".yaml", ".toml", ".md", ".csv", ".html", ".lock", ".txt"}
 
 
 def load() -> ModuleType:
@@ -64,3 +68,20 @@ def test_what_is_not_under_control_is_named(
         list_of = "\n".join(row for row in list_of.splitlines() if not row.startswith("| zarr "))
     found = check_lock.problems(text, pins, list_of, installed)
     assert len(found) == 1 and line in found[0]
+
+
+def test_a_checkout_has_the_same_bytes_whatever_git_makes_of_line_ends(tmp_path: Path) -> None:
+    """DVC hashes files as they lie there: with CRLF every stage would run again."""
+    command = [
+        "git",
+        "clone",
+        "-q",
+        "--config",
+        "core.autocrlf=true",
+        str(ROOT),
+        str(tmp_path / "c"),
+    ]
+    subprocess.run(command, check=True)
+    files = [file for file in (tmp_path / "c").rglob("*") if file.suffix in TEXT and file.is_file()]
+    assert len(files) > 100
+    assert [file for file in files if b"\r\n" in file.read_bytes()] == []

@@ -1,5 +1,6 @@
 """Fitting: it learns, it repeats itself exactly, and it follows the schedule that it was given."""
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
@@ -316,6 +317,24 @@ def test_every_epoch_is_reported_as_it_ends(stores):
         assert record["samples_per_s"] == pytest.approx(1 / record["seconds"])
     expected = {f"val/{name}" for name in (*terms, "rmse", "psnr", "input_psnr")}
     assert {name for name in reported[1] if name.startswith("val/")} == expected
+
+
+def test_an_error_while_an_epoch_is_reported_saves_the_state_first(stores):
+    saved: list[Mapping[str, Any]] = []
+    settings = Train(epochs=3, batch_size=2, checkpoint="last", checkpoint_minutes=1000)
+
+    def run(**options: Any) -> FitResult:
+        arguments = (HDEDLoss(Loss(), 8.0), samples_of(stores, range(6)), None, settings, CPU)
+        return fit(tiny_network(), *arguments, save=saved.append, **options)
+
+    def fails_after_two(record: Mapping[str, float]) -> None:
+        if record["epoch"] == 2:
+            raise HDEDError("MLflow does not answer")
+
+    with pytest.raises(HDEDError, match="does not answer"):
+        run(on_epoch=fails_after_two)
+    assert [(state["epoch"], state["step"]) for state in saved] == [(3, 0)]
+    assert same(run(resume=copy.deepcopy(saved[0])).state, run().state)
 
 
 def test_the_train_loss_of_an_epoch_is_the_mean_over_its_frames(stores):
