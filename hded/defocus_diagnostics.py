@@ -1,7 +1,7 @@
 """Diagnostics of the defocused images: the amount of blur, and a contact sheet."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from hded.blur.support import MIN_SIGMA_PX
 from hded.metrics import IMAGE_METRICS
-from hded.optics import CAMERAS, AnyCamera, SigmaRule, SyndofCamera, sigma_of_coc
+from hded.optics import Camera, SigmaRule, sigma_of_coc
 from hded.store import Store
 
 BIN_PX = 0.5
 TABLE_DEPTHS_M = (0.5, 0.7, 1, 1.5, 2, 2.5, 3, 4, 5, 7, 10, 15, 20, 30, 50, 80)
-EXAMPLE_FOCAL_M, EXAMPLE_FOCUS_M = 0.070, 2.0  # represent a camera that draws them
 SHEET_ROWS = 6
 
 
@@ -68,32 +67,26 @@ class BlurCount:
 
 
 def camera_table(
-    cameras: Sequence[AnyCamera], image_width_px: int, max_depth_m: float
+    cameras: Mapping[str, Sequence[Camera]], image_width_px: int, max_depth_m: float
 ) -> pd.DataFrame:
-    """Return the blur over depth: a row for each camera and depth, `cameras` before all named ones.
+    """Return the blur over depth: a row for each camera, focus distance and depth.
 
-    Columns: camera; the lens's settings; depth_m, coc_px (signed), sigma_px. A camera that draws
-    its lens is represented by an example: its most frequent focal length, focused at 2 m, with the
-    aperture for the table's range of depth. One that draws its focus only is focused at 2 m.
+    cameras: by name, one for each focus distance. Columns: camera (the name, with the focus
+    distance where there are several); the lens's settings; depth_m, coc_px (signed), sigma_px. What
+    a camera draws for each frame is represented by `Camera.example`.
     """
     depth_m = np.array([d for d in TABLE_DEPTHS_M if d <= max_depth_m])
-    named = {f"{name}, as named": camera for name, camera in CAMERAS.items()}
-    several = len(cameras) > 1
-    own = {f"this run{f' {i + 1}' if several else ''}": c for i, c in enumerate(cameras)}
     tables = []
-    for label, camera in {**own, **named}.items():
-        if isinstance(camera, SyndofCamera):
-            span = (depth_m[0], depth_m[-1])
-            lens = camera.solve(EXAMPLE_FOCAL_M, EXAMPLE_FOCUS_M, span, image_width_px)
-        else:
-            if camera.focus_distance_m is None:
-                camera = replace(camera, focus_distance_m=EXAMPLE_FOCUS_M)
-            lens = camera.lens(depth_m, image_width_px, np.random.default_rng(0))
-        blur = {
-            "depth_m": depth_m, "coc_px": lens.coc_px(depth_m), "sigma_px": lens.sigma_px(depth_m),
-        }  # fmt: skip
-        settings = {"name": camera.name, **asdict(lens), "f_number": lens.f_number}
-        tables.append(pd.DataFrame({"camera": label, **settings, **blur}))
+    for name, foci in cameras.items():
+        for camera in foci:
+            lens = camera.example((depth_m[0], depth_m[-1]), image_width_px)
+            blur = {
+                "depth_m": depth_m, "coc_px": lens.coc_px(depth_m),
+                "sigma_px": lens.sigma_px(depth_m),
+            }  # fmt: skip
+            label = f"{name}, {lens.focus_distance_m:.10g} m" if len(foci) > 1 else name
+            settings = {"name": name, **asdict(lens), "f_number": lens.f_number}
+            tables.append(pd.DataFrame({"camera": label, **settings, **blur}))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -5,8 +5,9 @@ Choices:
 - CoC is signed: negative nearer than the focus distance, positive beyond it;
 - invalid depth (NaN, infinite, zero or negative) has a CoC of 0: such a pixel is not blurred, and
   every loss and metric masks it;
-- the pixel pitch is 36 mm (SYNDOF's sensor width) divided by the *original* image width: 640 px
-  for NYU, 345 px for Make3D at 460x345. Cropping does not change it.
+- unless a camera states its pixel pitch, it is the sensor's width (36 mm, as in SYNDOF) divided by
+  the *original* image width: 640 px for NYU, 345 px for Make3D at 460x345. Cropping does not
+  change it.
 """
 
 from collections.abc import Sequence
@@ -20,13 +21,13 @@ from hded.common.errors import HDEDError, check_choice
 
 NOT_DEFOCUSED = "all in focus"  # the camera's name where images were not defocused
 SENSOR_WIDTH_M = 0.036  # full frame
-D3NET_PIXEL_PITCH_M = 5.6e-6
-SYNDOF_FOCAL_LENGTHS_M = (0.050, 0.070, 0.085)
-SYNDOF_FOCAL_WEIGHTS = (0.1, 0.4, 0.4)
+EXAMPLE_FOCUS_M = 2.0  # represents a focus distance that is drawn for each frame
 SYNDOF_FOCUS_SPREAD = 0.5
 
 SigmaRule = Literal["quarter", "syndof", "d3net"]
 SIGMA_RULES: tuple[str, ...] = get_args(SigmaRule)
+# slope and offset [px] of sigma = slope * max(|CoC| - offset, 0)
+SIGMA_SLOPES = {"quarter": (0.25, 0.0), "syndof": (0.25, 1.0), "d3net": (0.3, 0.0)}
 Renderer = Literal["gather", "layered"]
 
 
@@ -85,6 +86,15 @@ class ThinLens:
         """Return the standard deviation [px] of the Gaussian that approximates the blur disc."""
         return sigma_of_coc(self.coc_px(depth_m), self.sigma_rule)
 
+    def row(self) -> tuple[float, float, float, float, float]:
+        """Return the lens as the five numbers that `hded.blur.lenses` computes with.
+
+        CoC [px] of a point at infinity, focus distance [m], limit of |CoC| [px], and slope and
+        offset of sigma = slope * max(|CoC| - offset, 0).
+        """
+        slope, offset = SIGMA_SLOPES[self.sigma_rule]
+        return self._gain_px, self.focus_distance_m, self.max_coc_px, slope, offset
+
 
 def sigma_of_coc(coc_px: ArrayLike, rule: SigmaRule = "quarter") -> NDArray[np.float32]:
     """Return the sigma [px] of a signed CoC [px].
@@ -93,13 +103,11 @@ def sigma_of_coc(coc_px: ArrayLike, rule: SigmaRule = "quarter") -> NDArray[np.f
     `d3net`: 0.3 |CoC| (D3-Net).
     """
     check_choice("sigma_rule", rule, SIGMA_RULES)
+    slope, offset = SIGMA_SLOPES[rule]
     coc = np.abs(np.asarray(coc_px, np.float32))
-    if rule == "quarter":
-        return (coc / np.float32(4)).astype(np.float32, copy=False)
-    if rule == "syndof":
-        coc = np.maximum(coc - np.float32(1), 0)
-        return (coc / np.float32(4)).astype(np.float32, copy=False)
-    return coc * np.float32(0.3)
+    if offset:
+        coc = np.maximum(coc - np.float32(offset), 0)
+    return (coc * np.float32(slope)).astype(np.float32, copy=False)
 
 
 def draw_focus_m(
@@ -126,123 +134,130 @@ def draw_focus_m(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Camera:
-    """A named camera of fixed focal length and aperture.
+    """A named camera: a fixed lens, or one that is drawn for each frame.
 
-    `pixel_pitch_m` None: 36 mm divided by the original image width. `focus_distance_m` None: drawn
-    for each frame (`draw_focus_m`).
+    - `focal_length_m`: one, or several of which one is drawn for each frame with the probabilities
+      `focal_weights`, which need not sum to 1 (empty: all are equally likely);
+    - `aperture_m` or `f_number`; with neither, the aperture is such that the frame's largest CoC is
+      `max_coc_px`, as in SYNDOF (Lee et al. 2019);
+    - `focus_distance_m` None: drawn for each frame (`draw_focus_m`);
+    - `pixel_pitch_m` None: `sensor_width_m` divided by the original image width.
+
+    Raises HDEDError for an aperture and an f-number together, and for weights that do not fit.
     """
 
     name: str
-    focal_length_m: float
-    aperture_m: float
+    focal_length_m: float | tuple[float, ...]
+    focal_weights: tuple[float, ...] = ()
+    aperture_m: float | None = None
+    f_number: float | None = None
     focus_distance_m: float | None = 2.0
+    sensor_width_m: float = SENSOR_WIDTH_M
     pixel_pitch_m: float | None = None
     max_coc_px: float = 29.0
     sigma_rule: SigmaRule = "quarter"
 
+    def __post_init__(self) -> None:
+        if self.aperture_m is not None and self.f_number is not None:
+            raise HDEDError(f"camera {self.name}: has an aperture and an f-number; give one")
+        if self.focal_weights and len(self.focal_weights) != len(self.focal_lengths_m):
+            raise HDEDError(
+                f"camera {self.name}: {len(self.focal_weights)} weights for "
+                f"{len(self.focal_lengths_m)} focal lengths"
+            )
+
+    @property
+    def focal_lengths_m(self) -> tuple[float, ...]:
+        """Return every focal length that a frame's lens may have."""
+        given = self.focal_length_m
+        return given if isinstance(given, tuple) else (given,)
+
+    @property
+    def opens(self) -> bool:
+        """Return whether each frame has the aperture at which its largest CoC is `max_coc_px`."""
+        return self.aperture_m is None and self.f_number is None
+
+    @property
+    def draws(self) -> bool:
+        """Return whether two frames may have different lenses."""
+        several = len(self.focal_lengths_m) > 1
+        return several or self.opens or self.focus_distance_m is None
+
     def lens(self, depth_m: NDArray, image_width_px: int, rng: np.random.Generator) -> ThinLens:
         """Return the lens for a frame of depth `depth_m`, `image_width_px` wide before cropping.
 
-        A camera of fixed focus uses neither the depth nor `rng`.
+        A camera with a fixed lens uses neither the depth nor `rng`.
         """
+        focal_m = self.focal_lengths_m[0]
+        if len(self.focal_lengths_m) > 1:
+            weights = np.asarray(self.focal_weights or np.ones(len(self.focal_lengths_m)))
+            focal_m = float(rng.choice(self.focal_lengths_m, p=weights / weights.sum()))
         focus_m = self.focus_distance_m
         if focus_m is None:
-            focus_m = draw_focus_m(depth_m, self.focal_length_m, rng)
-        return ThinLens(
-            focal_length_m=self.focal_length_m,
-            aperture_m=self.aperture_m,
-            focus_distance_m=focus_m,
-            pixel_pitch_m=self.pixel_pitch_m or SENSOR_WIDTH_M / image_width_px,
-            max_coc_px=self.max_coc_px,
-            sigma_rule=self.sigma_rule,
-        )
+            focus_m = draw_focus_m(depth_m, focal_m, rng)
+        extremes = (focus_m, focus_m)
+        if self.opens:
+            depth = depth_m[np.isfinite(depth_m) & (depth_m > 0)]
+            extremes = (depth.min(), depth.max()) if depth.size else extremes
+        return self._build(focal_m, focus_m, extremes, image_width_px)
 
-    def describe(self, image_width_px: int) -> dict[str, Any]:
-        """Return the name and the settings for images `image_width_px` wide, to be recorded.
+    def example(self, depth_range_m: tuple[float, float], image_width_px: int) -> ThinLens:
+        """Return the lens of a frame of this range of depth [m], without any random choice.
 
-        A setting that is drawn for each frame is None.
+        What is drawn has its most likely focal length and is focused at 2 m.
         """
-        lens = self.lens(np.empty(0), image_width_px, np.random.default_rng(0))
-        drawn = {} if self.focus_distance_m else {"focus_distance_m": None}
-        return {"name": self.name, "f_number": lens.f_number, **asdict(lens), **drawn}
+        weights = self.focal_weights or (1.0,)
+        focal_m = self.focal_lengths_m[int(np.argmax(weights))]
+        focus_m = EXAMPLE_FOCUS_M if self.focus_distance_m is None else self.focus_distance_m
+        return self._build(focal_m, focus_m, depth_range_m, image_width_px)
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SyndofCamera:
-    """SYNDOF's random camera (Lee et al. 2019): each frame has a lens of its own.
-
-    The focal length is drawn from 50, 70 and 85 mm and the focus distance by `draw_focus_m`; the
-    aperture is such that the largest CoC is `max_coc_px`.
-    """
-
-    name: str = "syndof"
-    max_coc_px: float = 29.0
-    sigma_rule: SigmaRule = "syndof"
-
-    def lens(self, depth_m: NDArray, image_width_px: int, rng: np.random.Generator) -> ThinLens:
-        """Return a lens drawn for a frame of depth `depth_m`, `image_width_px` wide uncropped."""
-        weights = np.asarray(SYNDOF_FOCAL_WEIGHTS)
-        focal_m = float(rng.choice(SYNDOF_FOCAL_LENGTHS_M, p=weights / weights.sum()))
-        focus_m = draw_focus_m(depth_m, focal_m, rng)
-        depth = depth_m[np.isfinite(depth_m) & (depth_m > 0)]
-        extremes = (depth.min(), depth.max()) if depth.size else (focus_m, focus_m)
-        return self.solve(focal_m, focus_m, extremes, image_width_px)
-
-    def solve(
+    def _build(
         self,
         focal_length_m: float,
         focus_distance_m: float,
         depth_range_m: tuple[float, float],
         image_width_px: int,
     ) -> ThinLens:
-        """Return the lens whose largest CoC over a range of depth [m] is `max_coc_px`."""
+        aperture_m = self.aperture_m
+        if self.f_number is not None:
+            aperture_m = focal_length_m / self.f_number
         lens = ThinLens(
             focal_length_m=focal_length_m,
-            aperture_m=1.0,
+            aperture_m=1.0 if aperture_m is None else aperture_m,
             focus_distance_m=focus_distance_m,
-            pixel_pitch_m=SENSOR_WIDTH_M / image_width_px,
-            max_coc_px=float(np.finfo(np.float32).max),
+            pixel_pitch_m=self.pixel_pitch_m or self.sensor_width_m / image_width_px,
+            max_coc_px=self.max_coc_px,
             sigma_rule=self.sigma_rule,
         )
-        largest = float(np.abs(lens.coc_px(depth_range_m)).max())
-        # CoC is proportional to the aperture; a flat scene in focus has f/2.8
-        aperture_m = self.max_coc_px / largest if largest else focal_length_m / 2.8
-        return replace(lens, aperture_m=aperture_m, max_coc_px=self.max_coc_px)
+        return lens if aperture_m is not None else _opened(lens, depth_range_m)
 
     def describe(self, image_width_px: int) -> dict[str, Any]:
-        """Return the name and the settings to be recorded; those drawn for each frame are None."""
-        drawn = ("f_number", "focal_length_m", "aperture_m", "focus_distance_m")
-        return {
-            "name": self.name,
-            **dict.fromkeys(drawn),
-            "pixel_pitch_m": SENSOR_WIDTH_M / image_width_px,
-            "max_coc_px": self.max_coc_px,
-            "sigma_rule": self.sigma_rule,
-        }
+        """Return the name and the settings for images `image_width_px` wide, to be recorded.
+
+        A setting that is drawn for each frame is None.
+        """
+        lens = self.example((1.0, 2.0), image_width_px)
+        drawn = {"focus_distance_m"} if self.focus_distance_m is None else set()
+        if len(self.focal_lengths_m) > 1:
+            drawn |= {"focal_length_m", "aperture_m" if self.f_number else "f_number"}
+        if self.opens:
+            drawn |= {"aperture_m", "f_number"}
+        record = {"name": self.name, "f_number": lens.f_number, **asdict(lens)}
+        return record | dict.fromkeys(drawn)
 
 
-AnyCamera = Camera | SyndofCamera
+def _opened(lens: ThinLens, depth_range_m: tuple[float, float]) -> ThinLens:
+    """Return the lens with the aperture at which its largest CoC over a range is `max_coc_px`."""
+    unclamped = replace(lens, aperture_m=1.0, max_coc_px=float(np.finfo(np.float32).max))
+    largest = float(np.abs(unclamped.coc_px(depth_range_m)).max())
+    # CoC is proportional to the aperture; a flat scene in focus has f/2.8
+    aperture_m = lens.max_coc_px / largest if largest else lens.focal_length_m / 2.8
+    return replace(lens, aperture_m=aperture_m)
 
 
-def describe_cameras(cameras: Sequence[AnyCamera], image_width_px: int) -> dict[str, Any]:
+def describe_cameras(cameras: Sequence[Camera], image_width_px: int) -> dict[str, Any]:
     """Return one description of cameras that differ only in focus distance, which are listed."""
     records = [camera.describe(image_width_px) for camera in cameras]
     if len(records) == 1:
         return records[0]
     return records[0] | {"focus_distance_m": [record["focus_distance_m"] for record in records]}
-
-
-CAMERAS: dict[str, AnyCamera] = {
-    camera.name: camera
-    for camera in (
-        Camera(name="paper", focal_length_m=0.07, aperture_m=0.0448),
-        Camera(
-            name="d3net",
-            focal_length_m=0.015,
-            aperture_m=0.015 / 2.8,
-            pixel_pitch_m=D3NET_PIXEL_PITCH_M,
-            sigma_rule="d3net",
-        ),
-        SyndofCamera(),
-    )
-}

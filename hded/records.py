@@ -34,7 +34,13 @@ class Architecture(Record):
     decoder: str
     heads: tuple[str, ...]
     width: float  # factor on every channel count; the paper's is 1.0
+    shots: int  # images that are read together
     depth_scale_m: float
+    depth_range_m: tuple[float, float]
+    readout: str
+    context: str
+    cascade: str
+    denoiser: bool
     dropout: float
     joint: str
     output: str
@@ -94,7 +100,9 @@ class EvaluationRecord(Record):
     seed: int
     heads: tuple[str, ...]
     geometry: str  # crop | resize
-    camera: dict[str, Any]
+    cameras: tuple[dict[str, Any], ...]  # by which the images were defocused, read together
+    reads: Literal["defocused", "sharp"]  # what the network's input is
+    restoration: str  # the method of deconvolution, and whose depth; "" where the network restores
     median_depth_m: float  # of the training frames: the constant prediction to compare with
     truth: str  # hash of the test frames' depth, because equal names may denote different frames
     frames: int

@@ -1,16 +1,18 @@
 """Stage `defocus`: render each frame defocused, by its depth and the camera.
 
-    python -m pipeline.defocus --dataset nyu
+    python -m pipeline.defocus --dataset nyu --camera paper
 
-The store data/defocused/<dataset> has one rendering of a frame for each focus distance: `defocused`
-(uint8) and `coc`, the signed circle of confusion in px (float16: within 0.01 px at 29 px). Its
-frames.csv has each rendering's lens, and for test frames the PSNR and SSIM of the rendering itself.
-reports/defocus/<dataset> gets a contact sheet, a histogram of CoC, the cameras' blur against depth,
-and the defocused input's scores.
+The store data/defocused/<dataset>/<camera> has one rendering of a frame for each focus
+distance: `defocused` (uint8) and `coc`, the signed circle of confusion in px (float16: within 0.01
+px at 29 px). Its frames.csv has each rendering's lens, and for test frames the PSNR and SSIM of the
+rendering itself.
+reports/defocus/<dataset>/<camera> gets a contact sheet, a histogram of CoC, the blur of this and
+every other camera against depth, and the defocused input's scores.
 """
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ from hded.defocus_diagnostics import (
     pick_for_sheet,
 )
 from hded.metrics import psnr, ssim
-from hded.optics import AnyCamera, describe_cameras
+from hded.optics import Camera, describe_cameras
 from hded.store import Store, open_store, write_store
 from pipeline.lib import fingerprint, stage
 from pipeline.lib.tracking import flatten, track
@@ -38,9 +40,11 @@ from pipeline.lib.tracking import flatten, track
 
 def main() -> None:
     """Run the stage."""
-    dataset = stage.parser(__doc__, "dataset").parse_args().dataset
-    settings = load_params(stage.PARAMS).defocus
-    cameras = settings.cameras()
+    args = stage.parser(__doc__, "dataset", "camera").parse_args()
+    dataset, cell = args.dataset, Path(args.dataset) / args.camera
+    params = load_params(stage.PARAMS)
+    settings = params.defocus
+    cameras = params.camera(args.camera, "--camera")
     scenes = open_store(stage.FRAMES / dataset)
     camera = {
         **describe_cameras(cameras, scenes.attributes["image_width_px"]),
@@ -53,17 +57,28 @@ def main() -> None:
     records = progress(
         _records(scenes, table, cameras, settings, blur),
         total=len(table),
-        desc=f"defocus {dataset}",
+        desc=f"defocus {dataset} by {args.camera}",
         unit="frame",
     )
-    write_store(stage.DEFOCUSED / dataset, table, arrays, records, {"camera": camera})
-    _show(dataset, scenes, open_store(stage.DEFOCUSED / dataset), blur, cameras)
+    write_store(stage.DEFOCUSED / cell, table, arrays, records, {"camera": camera})
+    every = {args.camera: cameras} | {name: params.camera(name) for name in params.cameras}
+    blurs = camera_table(
+        every, scenes.attributes["image_width_px"], scenes.attributes["max_depth_m"]
+    )
+    _show(
+        dataset,
+        stage.DEFOCUS_REPORT / cell,
+        scenes,
+        open_store(stage.DEFOCUSED / cell),
+        blur,
+        blurs,
+    )
 
 
 def _records(
     scenes: Store,
     table: pd.DataFrame,
-    cameras: Sequence[AnyCamera],
+    cameras: Sequence[Camera],
     settings: Defocus,
     blur: BlurCount,
 ) -> Iterator[dict[str, Any]]:
@@ -91,18 +106,20 @@ def _records(
 
 
 def _show(
-    dataset: str, scenes: Store, defocused: Store, blur: BlurCount, cameras: Sequence[AnyCamera]
+    dataset: str,
+    out: Path,
+    scenes: Store,
+    defocused: Store,
+    blur: BlurCount,
+    cameras: pd.DataFrame,
 ) -> None:
-    """Write the diagnostics to reports/defocus, and log them to a separate MLflow run."""
-    out = stage.DEFOCUS_REPORT / dataset
+    """Write the diagnostics to `out`, and log them to a separate MLflow run."""
     out.mkdir(parents=True, exist_ok=True)
     camera = defocused.attributes["camera"]
     scores = {**input_scores(defocused.frames), **blur.summary()}
     write_json(out / "input.json", finite(scores))
     write_csv(out / "coc.csv", blur.table())
-    facts = scenes.attributes
-    table = camera_table(cameras, facts["image_width_px"], facts["max_depth_m"])
-    write_csv(out / "cameras.csv", table)
+    write_csv(out / "cameras.csv", cameras)
     sheet = contact_sheet(scenes, defocused, pick_for_sheet(defocused.frames))
     with replacing(out / "contact_sheet.jpg") as draft:
         sheet.savefig(draft, pil_kwargs={"quality": 90})

@@ -6,17 +6,22 @@ Writes per-image errors (depth.csv, all_in_focus.csv), aggregates (metrics.json)
 (evaluation.json), error curves, and a few examples as images.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from numpy.typing import NDArray
 
+from hded.common.errors import HDEDError
 from hded.common.files import finite, safe_name, write_csv, write_json
 from hded.common.threads import limit_threads
 from hded.config.params import load_params
-from hded.evaluation.controls import ControlRenderings
-from hded.evaluation.evaluate import Evaluation, evaluate
+from hded.config.schema import Evaluate, Restoration
+from hded.evaluation.controls import ControlRenderings, Renderings
+from hded.evaluation.evaluate import Evaluation, Predict, SystemInput, evaluate
 from hded.evaluation.gallery import pick_examples, write_example
-from hded.inference import load_predictor
+from hded.inference import Predictor, load_predictor
+from hded.inference.restoration import Deconvolution
 from hded.records import (
     EvaluationRecord,
     Metrics,
@@ -39,21 +44,27 @@ def main() -> None:
     trained, out = stage.TRAINED / cell, stage.EVALUATED / cell
     scenes = open_store(stage.FRAMES / args.dataset)
     _, _, how = params.variant(args.variant)
-    defocused = open_store(stage.DEFOCUSED / args.dataset)
-    camera = params.test_camera(how)
+    names = params.camera_names(args.variant, args.dataset)
+    stores = [stage.DEFOCUSED / args.dataset / name for name in names]
+    renderings: list[Renderings] = [open_store(store) for store in stores]
+    refocused = params.test_cameras(args.variant, args.dataset, how)
     control = ""
-    if camera or how.network_input == "sharp":
-        defocused = ControlRenderings(scenes, camera, params.defocus.renderer)
-        focus = f"images focused at {how.focus_distance_m:g} m" if camera else ""
-        control = f"tested on {focus or 'all-in-focus images'}"
+    if refocused:
+        renderings = [ControlRenderings(scenes, c, params.defocus.renderer) for c in refocused]
+        control = f"tested on images focused at {how.focus_distance_m:g} m"
+    elif how.network_input == "sharp":
+        renderings = [ControlRenderings(scenes, None)]
+    if how.restoration.method != "none" and how.restoration.depth == "true":
+        control = "restored with the true depth"
+    defocused = renderings[0]
     device = resolve_device(how.device, "evaluate.device")
     limit_threads()
     predictor = load_predictor(trained / "weights.pt", device)
-    heads = predictor.network.heads
+    predict, heads = _system(predictor, how)
     run = read_record(TrainingRecord, trained / "run.json")
     size_px = predictor.size_px if predictor.geometry == "resize" else None
     result = evaluate(
-        predictor.batch, scenes, defocused,
+        predict, scenes, renderings,
         heads=heads, size_px=size_px, batch_size=how.batch_size,
     )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
@@ -74,7 +85,9 @@ def main() -> None:
         seed=args.seed,
         heads=heads,
         geometry=predictor.geometry,
-        camera=defocused.attributes["camera"],
+        cameras=tuple(each.attributes["camera"] for each in renderings),
+        reads=how.network_input,
+        restoration=_describe(how.restoration),
         median_depth_m=result.median_depth_m,
         truth=result.truth,
         frames=len(defocused.indices("test")),
@@ -93,13 +106,13 @@ def main() -> None:
     picked = pick_examples(result, how.examples)
     write_csv(out / "examples.csv", picked)
     for frame in picked["frame"]:
-        write_example(out / "scenes" / safe_name(frame), frame, predictor, scenes, defocused)
+        write_example(out / "scenes" / safe_name(frame), frame, predict, scenes, renderings)
     tags = {
         "dataset": args.dataset,
         "variant": args.variant,
         "seed": str(args.seed),
         "source": attributes["source"],
-        "camera": defocused.attributes["camera"]["name"],
+        "camera": "+".join(each.attributes["camera"]["name"] for each in renderings),
         "params_digest": run.params_digest,
         "commit": provenance.commit(),
         "device": provenance.hardware(torch.device(device)),
@@ -110,7 +123,7 @@ def main() -> None:
         tracker.metrics(flatten(result.metrics, "test/", separator="/"))
         tracker.dataset(
             args.dataset,
-            fingerprint.of_data(stage.FRAMES / args.dataset, stage.DEFOCUSED / args.dataset),
+            fingerprint.of_data(stage.FRAMES / args.dataset, *stores),
             attributes["source"],
             "testing",
             camera=tags["camera"],
@@ -122,6 +135,38 @@ def main() -> None:
         for frame in picked["frame"]:
             place = safe_name(frame)
             tracker.image(out / "scenes" / place / "grid.png", f"scenes/{place}")
+
+
+def _describe(restoration: Restoration) -> str:
+    if restoration.method == "none":
+        return ""
+    return f"{restoration.method.replace('_', ' ')}, {restoration.depth} depth"
+
+
+def _system(predictor: Predictor, how: Evaluate) -> tuple[Predict, tuple[str, ...]]:
+    """Return what estimates the outputs of test images, and which outputs.
+
+    It is the network, perhaps with a deconvolution in place of its all-in-focus head.
+    """
+    network = predictor.network
+    if how.restoration.method == "none":
+        return lambda images: predictor.batch([image.rgb for image in images]), network.heads
+    restore = Deconvolution(how.restoration, network.denoiser)
+
+    def predict(images: Sequence[SystemInput]) -> list[dict[str, NDArray]]:
+        found = predictor.batch([image.rgb for image in images])
+        for image, outputs in zip(images, found, strict=True):
+            if image.lens is None:
+                raise HDEDError(
+                    "evaluate.restoration: needs the lens of each picture, which the defocused "
+                    "store lacks"
+                )
+            true = how.restoration.depth == "true"
+            depth_m = image.depth_m if true else outputs["depth"]
+            outputs["all_in_focus"] = restore(image.rgb[..., :3], depth_m, image.lens)
+        return found
+
+    return predict, ("depth", "all_in_focus")
 
 
 def summarise(result: Evaluation) -> dict[str, float]:

@@ -75,18 +75,20 @@ def main() -> None:
 def _job(args: Namespace, params: Params) -> Job:
     """Return what the command line and params.yaml ask for; opens the stores."""
     network, train, _ = params.variant(args.variant)
-    stores = [stage.FRAMES / args.dataset, stage.DEFOCUSED / args.dataset]
-    scenes, defocused = map(open_store, stores)
+    names = params.camera_names(args.variant, args.dataset)
+    stores = [stage.DEFOCUSED / args.dataset / name for name in names]
+    scenes, defocused = open_store(stage.FRAMES / args.dataset), [*map(open_store, stores)]
+    stores = [stage.FRAMES / args.dataset, *stores]
     weights = None
     if network.weights != "none":
         name = str(stage.local_weights(network.weights) or network.weights)
         weights = find_weights(name, network.encoder, stage.data_dir() / "weights")
-    camera = defocused.attributes["camera"]
+    cameras = {name: s.attributes["camera"] for name, s in zip(names, defocused, strict=True)}
     settings = {
         "network": network.model_dump(),
         # how often checkpoints are written does not change the result
         "train": train.model_dump(by_alias=True, exclude={"checkpoint_minutes"}),
-        "camera": camera,
+        "cameras": cameras,
     }
     who = {"dataset": args.dataset, "seed": args.seed}
     key = fingerprint.of_fit(settings | who, [*stores, *([weights] if weights else [])])
@@ -94,7 +96,7 @@ def _job(args: Namespace, params: Params) -> Job:
         **{name: str(value) for name, value in who.items()},
         "source": scenes.attributes["source"],
         "variant": args.variant,
-        "camera": camera["name"],
+        "camera": "+".join(names),
         "params_digest": fingerprint.of_settings(settings | who),
         "commit": provenance.commit(),
         "stage": "train",
@@ -103,14 +105,14 @@ def _job(args: Namespace, params: Params) -> Job:
         tags["dvc_experiment"] = experiment
     build = partial(
         build_fit, network, train, scenes, defocused, seed=args.seed, weights=weights,
-        cameras=params.defocus.cameras(),
+        cameras=[params.camera(name) for name in names],
     )  # fmt: skip
     checkpoints = Checkpoints(stage.checkpoints(), key, _in_place())
     data = {
         "name": args.dataset,
         "digest": fingerprint.of_data(*stores),
         "source": scenes.attributes["source"],
-        "camera": camera["name"],
+        "camera": "+".join(names),
     }
     return Job(args, network, train, settings, tags, key, data, checkpoints, build)
 
@@ -196,7 +198,10 @@ def _write(job: Job, done: Mapping[str, Any], tracker: Tracker) -> None:
     out.mkdir(parents=True, exist_ok=True)
     record = _record(job, done, tracker)
     model = done["record"]["model"]
-    save_weights(out / "weights.pt", done["state"], model, train.geometry, train.size_px)
+    save_weights(
+        out / "weights.pt", done["state"], model, train.geometry, train.size_px,
+        list(job.settings["cameras"].values()),
+    )  # fmt: skip
     history = pd.DataFrame(done["history"])
     write_csv(out / "history.csv", history)
     curve = stage.plot_path(stage.CURVES, args.dataset, args.variant, args.seed, ".csv")

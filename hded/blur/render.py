@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hded.blur import gaussian_gather, layered_blur
-from hded.optics import AnyCamera, Camera, Renderer, ThinLens, sigma_of_coc
+from hded.optics import Camera, Renderer, ThinLens, sigma_of_coc
 
 
 def render_defocused(
@@ -27,7 +27,7 @@ def render_defocused(
     return np.rint(image * 255).astype(np.uint8), coc
 
 
-def list_renderings(frames: pd.DataFrame, cameras: Sequence[AnyCamera]) -> pd.DataFrame:
+def list_renderings(frames: pd.DataFrame, cameras: Sequence[Camera]) -> pd.DataFrame:
     """Return the table of a defocused store: one row for each frame and camera, frame by frame.
 
     `frame_index` is the frame's position in `frames`, `camera_index` the camera's in `cameras`.
@@ -37,6 +37,6 @@ def list_renderings(frames: pd.DataFrame, cameras: Sequence[AnyCamera]) -> pd.Da
     table["frame_index"] = np.repeat(np.arange(len(frames)), len(cameras))
     table["camera_index"] = np.tile(np.arange(len(cameras)), len(frames))
     if len(cameras) > 1:
-        focus = [f"{c.focus_distance_m:.10g}m" for c in cameras if isinstance(c, Camera)]
+        focus = [f"{camera.focus_distance_m:.10g}m" for camera in cameras]
         table["frame"] += "-" + pd.Series(focus * len(frames))
     return table

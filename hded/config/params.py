@@ -18,6 +18,7 @@ from hded.common.files import read_text
 from hded.config.schema import (
     NAME_PATTERN,
     OFFICIAL,
+    CameraSettings,
     Convert,
     Defocus,
     Download,
@@ -40,6 +41,7 @@ class Params(Section):
     run: Run
     download: dict[Name, Download]
     convert: Convert
+    cameras: dict[Name, CameraSettings]
     defocus: Defocus
     network: Network
     train: Train
@@ -53,6 +55,11 @@ class Params(Section):
             if name not in self.download:
                 raise ValueError(
                     f"run.datasets: {name!r} does not exist; download has {list(self.download)}"
+                )
+        for name in self.run.cameras:
+            if name not in self.cameras:
+                raise ValueError(
+                    f"run.cameras: {name!r} does not exist; cameras has {list(self.cameras)}"
                 )
         for name in self.run.variants:
             if name not in self.variants:
@@ -84,22 +91,68 @@ class Params(Section):
                 f"params.yaml: train.refocus is on_the_fly, which blurs by `gather`, but "
                 f"defocus.renderer is {self.defocus.renderer}; change one of them"
             )
+        _check_loss(network, train, f"{where}.train.loss")
         evaluate = _validate(
             Evaluate, _merge(self.evaluate, variant.evaluate), f"{where}.evaluate."
         )
+        method = evaluate.restoration.method
+        if method == "denoiser" and not network.denoiser:
+            raise HDEDError(
+                f"{where}.evaluate.restoration.method is denoiser, and network.denoiser is false; "
+                "change one of them"
+            )
+        if method != "none" and "depth" not in network.heads:
+            raise HDEDError(
+                f"{where}.evaluate.restoration.method is {method}, which needs depth; add it to "
+                "network.heads"
+            )
         return network, train, evaluate
 
-    def test_camera(self, evaluate: Evaluate) -> Camera | None:
-        """Return the camera with which test frames are rendered anew; None to use the stored ones.
+    def camera_names(self, variant: str, dataset: str) -> tuple[str, ...]:
+        """Return the cameras by whose pictures a variant's network is trained and tested.
 
-        It is the camera of `defocus`, focused at `evaluate.focus_distance_m`.
+        There is one, or several for a network that reads a picture by each of them.
         """
-        if evaluate.focus_distance_m is None:
+        chosen, where = self.variants[variant].camera, f"variants.{variant}.camera"
+        if chosen is None:
+            chosen, where = self.defocus.camera, "defocus.camera"
+        if isinstance(chosen, Mapping):
+            if dataset not in chosen:
+                raise HDEDError(f"params.yaml: {where}: names no camera for the dataset {dataset}")
+            chosen, where = chosen[dataset], f"{where}.{dataset}"
+        for name in chosen:
+            self.camera(name, where)
+            if name not in self.run.cameras:
+                raise HDEDError(
+                    f"params.yaml: {where}: nothing is rendered by the camera {name}; add it to "
+                    "run.cameras"
+                )
+        return chosen
+
+    def camera(self, name: str, where: str = "camera") -> tuple[Camera, ...]:
+        """Return the camera of that name, once for each of its focus distances."""
+        if name not in self.cameras:
+            raise HDEDError(
+                f"params.yaml: {where}: {name!r} does not exist; cameras has {list(self.cameras)}"
+            )
+        return self.cameras[name].build(name)
+
+    def test_cameras(
+        self, variant: str, dataset: str, evaluate: Evaluate
+    ) -> tuple[Camera, ...] | None:
+        """Return the cameras by which test frames are rendered anew; None to use the stored ones.
+
+        They are the variant's, focused at `evaluate.focus_distance_m`.
+        """
+        focus_m = evaluate.focus_distance_m
+        if focus_m is None:
             return None
-        changed = {**self.defocus.model_dump(), "focus_distance_m": evaluate.focus_distance_m}
-        (camera,) = _validate(Defocus, changed, "params.yaml: evaluate: defocus.").cameras()
-        assert isinstance(camera, Camera)  # one that draws its focus takes no distance
-        return camera
+        found = []
+        for name in self.camera_names(variant, dataset):
+            where = f"params.yaml: variants.{variant}.evaluate: cameras.{name}."
+            changed = {**self.cameras[name].model_dump(), "focus_distance_m": focus_m}
+            found += _validate(CameraSettings, changed, where).build(name)
+        return tuple(found)
 
 
 def load_params(path: Path) -> Params:
@@ -119,8 +172,31 @@ def load_params(path: Path) -> Params:
     for name in params.variants:
         _, _, evaluate = params.variant(name)
         if name in params.run.variants:
-            params.test_camera(evaluate)
+            for dataset in params.run.datasets:
+                params.camera_names(name, dataset)
+                params.test_cameras(name, dataset, evaluate)
     return params
+
+
+def _check_loss(network: Network, train: Train, where: str) -> None:
+    """Raise HDEDError for a loss that the network has no output for."""
+    loss = train.loss
+    if "depth" in network.heads:
+        if (loss.depth == "ordinal") != (network.readout == "ordinal"):
+            raise HDEDError(
+                f"{where}.depth is {loss.depth}, network.readout {network.readout}: ordinal goes "
+                "with ordinal"
+            )
+        if loss.depth == "reblur" and network.readout != "log":
+            raise HDEDError(
+                f"{where}.depth is reblur, network.readout {network.readout}: set it to log, which "
+                "begins in the middle of the range; at 0 m blur is clamped and has no gradient"
+            )
+    if loss.consistency and set(network.heads) != {"depth", "all_in_focus"}:
+        raise HDEDError(
+            f"{where}.consistency: compares both outputs; network.heads needs depth and "
+            "all_in_focus"
+        )
 
 
 def _check_download(name: str, entry: Download) -> None:

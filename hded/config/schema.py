@@ -4,12 +4,14 @@ Errors are pydantic's ValidationErrors; `hded.config.params` converts them to on
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
-from hded.optics import CAMERAS, AnyCamera, Camera, Renderer, SigmaRule, SyndofCamera
+from hded.optics import SENSOR_WIDTH_M, Camera, Renderer, SigmaRule
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -21,17 +23,25 @@ NAME_PATTERN = r"^[a-z][a-z0-9_]*$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 # The choices of each setting, defined only here; the library's signatures use the same types.
-Encoder = Literal["densenet121", "efficientnet_lite0", "efficientnet_lite2"]
-Decoder = Literal["transposed", "bilinear"]
+Encoder = Literal["densenet121", "efficientnet_lite0", "efficientnet_lite2", "unet", "none"]
+Decoder = Literal["transposed", "bilinear", "unet", "pyramid", "plain", "dilated"]
+Readout = Literal["metres", "log", "ordinal"]
+Context = Literal["none", "spatial_pyramid"]
+Cascade = Literal["none", "depth", "all_in_focus"]
 Joint = Literal["add", "concat"]
 Output = Literal["linear", "tanh"]
 Init = Literal["identity", "normal"]
+DepthLoss = Literal["l1", "log_l1", "ordinal", "surface", "reblur"]
 Gradient = Literal["forward", "prewitt"]
+Content = Literal["charbonnier", "l1", "mse"]
 Weighting = Literal["fixed", "uncertainty", "gradnorm"]
 Geometry = Literal["crop", "resize"]
 NetworkInput = Literal["defocused", "sharp"]
 Precision = Literal["float32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
+
+# encoders for which published weights are known
+WITH_WEIGHTS = ("densenet121", "efficientnet_lite0", "efficientnet_lite2")
 
 # Titles of the datasets that have official files, by their names in params.yaml. Their
 # readers are registered in hded.datasets, which this module does not import: a stage that reads no
@@ -47,15 +57,19 @@ class Section(BaseModel):
 
 
 class Run(Section):
-    """The datasets, variants and seeds of which all combinations are computed."""
+    """The datasets, variants and seeds of which all combinations are computed.
+
+    `cameras`: those by which every dataset is rendered.
+    """
 
     datasets: Annotated[list[Name], Field(min_length=1)]
+    cameras: Annotated[list[Name], Field(min_length=1)]
     variants: Annotated[list[Name], Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _distinct(self) -> "Run":
-        for key in ("datasets", "variants", "seeds"):
+        for key in ("datasets", "cameras", "variants", "seeds"):
             values = getattr(self, key)
             if len(set(values)) < len(values):
                 raise ValueError(f"{key} {values} names one twice")
@@ -100,74 +114,150 @@ class Convert(Section):
     subset: Count | None = None
 
 
+def _focal_lengths(value: Any) -> Any:
+    """Validate a focal length [mm], or a list of several."""
+    lengths = value if isinstance(value, list | tuple) else [value]
+    if not lengths or not all(map(_is_length, lengths)):
+        raise ValueError(f"{value!r} is not a focal length; give millimetres above 0, or a list")
+    return tuple(map(float, lengths)) if lengths is value else float(lengths[0])
+
+
+def _is_length(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value > 0
+
+
+def _camera_names(value: Any) -> Any:
+    """Validate a camera's name, a list of several, or a mapping from datasets to either."""
+    if isinstance(value, Mapping) and value:
+        return {dataset: _camera_names(names) for dataset, names in value.items()}
+    names = value if isinstance(value, list | tuple) else [value]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"{value!r} names no camera; give a name, a list of names, or one for each dataset"
+        )
+    if len(set(names)) < len(names):
+        raise ValueError(f"{value!r} names one camera twice")
+    return tuple(names)
+
+
+# a camera, several for one network, or either for each dataset by its name; one becomes a tuple
+CameraNames = Annotated[Any, PlainValidator(_camera_names)]
+
+
 def _focus(value: Any) -> Any:
-    """Validate a focus distance: a number [m], a list of several, `random`, or None."""
-    if value is None or value == RANDOM:
+    """Validate a focus distance: a number [m], a list of several, or `random`."""
+    if value == RANDOM:
         return value
     distances = value if isinstance(value, list | tuple) else [value]
     for distance in distances:
-        number = isinstance(distance, int | float) and not isinstance(distance, bool)
-        if not (number and math.isfinite(distance) and distance > 0):
+        if not _is_length(distance):
             raise ValueError(
-                f"{distance!r} is not a distance; give metres above 0, a list of them, `{RANDOM}`, "
-                "or null"
+                f"{distance!r} is not a distance; give metres above 0, a list of them, or "
+                f"`{RANDOM}`"
             )
     if not distances or len(set(distances)) < len(distances):
         raise ValueError(f"{value!r}: give one or more distances, each once")
     return value if value is not distances else tuple(distances)
 
 
-class Defocus(Section):
-    """The camera; a value that is null is the named camera's own.
+class CameraSettings(Section):
+    """A camera in a photographer's terms.
 
-    `focus_distance_m`: a number [m]; a list, for one rendering of each frame at each distance; or
-    `random`, for each frame from its own depths.
+    `focal_length_mm`: a number, or a list of which each frame's lens has one, drawn with
+    `focal_weights`. `aperture_mm` (diameter) or `f_number`; with neither, each frame has the
+    aperture at which its largest CoC is `max_coc_px`. `focus_distance_m`: a number; a list, for one
+    rendering of each frame at each distance; or `random`, drawn for each frame from its own depths.
+    `sensor_width_mm` is that of the image's original width; `pixel_pitch_um` instead of it does not
+    depend on the image.
     """
 
-    camera: str = "paper"
-    renderer: Renderer = "gather"
-    seed: Seed = 0
-    focus_distance_m: Annotated[Any, PlainValidator(_focus)] = None
-    focal_length_m: Positive | None = None
-    aperture_m: Positive | None = None
-    max_coc_px: Annotated[float, Field(gt=0, le=1000)] | None = None
-    sigma_rule: SigmaRule | None = None
+    focal_length_mm: Annotated[Any, PlainValidator(_focal_lengths)]
+    focal_weights: Annotated[list[Positive], Field(min_length=2)] | None = None
+    aperture_mm: Positive | None = None
+    f_number: Positive | None = None
+    focus_distance_m: Annotated[Any, PlainValidator(_focus)]
+    sensor_width_mm: Positive | None = None
+    pixel_pitch_um: Positive | None = None
+    max_coc_px: Annotated[float, Field(gt=0, le=1000)] = 29.0
+    sigma_rule: SigmaRule = "quarter"
 
     @model_validator(mode="after")
-    def _possible(self) -> "Defocus":
-        if self.camera not in CAMERAS:
-            raise ValueError(f"camera {self.camera!r} does not exist; choose from {list(CAMERAS)}")
-        for camera in self.cameras():
-            if not isinstance(camera, Camera) or camera.focus_distance_m is None:
-                continue
-            focus_m = camera.focus_distance_m
-            if focus_m <= camera.focal_length_m:
+    def _possible(self) -> "CameraSettings":
+        for one, other in (("aperture_mm", "f_number"), ("sensor_width_mm", "pixel_pitch_um")):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise ValueError(f"has both {one} and {other}; leave one of them out")
+        if self.sensor_width_mm is None and self.pixel_pitch_um is None:
+            raise ValueError("has no sensor_width_mm and no pixel_pitch_um; give one of them")
+        lengths = self.focal_length_mm if isinstance(self.focal_length_mm, tuple) else (0.0,)
+        if self.focal_weights and len(self.focal_weights) != len(lengths):
+            raise ValueError(
+                f"focal_weights has {len(self.focal_weights)} entries, focal_length_mm "
+                f"{len(lengths)}; give as many"
+            )
+        for camera in self.build(""):
+            focus_m, longest_m = camera.focus_distance_m, max(camera.focal_lengths_m)
+            if focus_m is not None and focus_m <= longest_m:
                 raise ValueError(
                     f"focus_distance_m {focus_m} does not exceed the focal length "
-                    f"{camera.focal_length_m}; choose a larger distance"
+                    f"{longest_m:g} m; choose a larger distance"
                 )
         return self
 
-    def cameras(self) -> tuple[AnyCamera, ...]:
-        """Return the camera with the values of this section, once for each focus distance."""
-        own = self.model_dump(exclude={"camera", "renderer", "seed"}, exclude_none=True)
-        camera = CAMERAS[self.camera]
-        if isinstance(camera, SyndofCamera) and own.get("focus_distance_m") == RANDOM:
-            del own["focus_distance_m"]  # this camera always draws it
-        for key in own:
-            if not hasattr(camera, key):
-                raise ValueError(f"{key}: the {self.camera} camera draws it for each frame")
-        if "focus_distance_m" not in own:
-            return (replace(camera, **own),)
-        focus = own.pop("focus_distance_m")
+    def build(self, name: str, focus_distance_m: float | None = None) -> tuple[Camera, ...]:
+        """Return the camera of that name, once for each focus distance.
+
+        With `focus_distance_m` it is focused there alone.
+        """
+        lengths = self.focal_length_mm
+        camera = Camera(
+            name=name,
+            focal_length_m=tuple(map(_metres, lengths))
+            if isinstance(lengths, tuple)
+            else _metres(lengths),
+            focal_weights=tuple(self.focal_weights or ()),
+            aperture_m=None if self.aperture_mm is None else _metres(self.aperture_mm),
+            f_number=self.f_number,
+            pixel_pitch_m=None if self.pixel_pitch_um is None else _scaled(self.pixel_pitch_um, 6),
+            sensor_width_m=SENSOR_WIDTH_M
+            if self.sensor_width_mm is None
+            else _metres(self.sensor_width_mm),
+            max_coc_px=self.max_coc_px,
+            sigma_rule=self.sigma_rule,
+        )
+        focus = self.focus_distance_m if focus_distance_m is None else focus_distance_m
         return tuple(
-            replace(camera, **own, focus_distance_m=None if f == RANDOM else f)
+            replace(camera, focus_distance_m=None if f == RANDOM else float(f))
             for f in (focus if isinstance(focus, tuple) else (focus,))
         )
 
 
+def _metres(millimetres: float) -> float:
+    return _scaled(millimetres, 3)
+
+
+def _scaled(value: float, digits: int) -> float:
+    """Return value / 10^digits as the float nearest to that decimal: 5.6 um are 5.6e-6 m."""
+    return float(Decimal(str(value)).scaleb(-digits))
+
+
+class Defocus(Section):
+    """What all renderings share. `camera`: the name of one, or one for each dataset by its name.
+
+    A variant may name another camera, or a list of cameras: the network then reads one picture
+    by each of them.
+    """
+
+    camera: CameraNames = ("paper",)
+    renderer: Renderer = "gather"
+    seed: Seed = 0
+
+
 class Network(Section):
-    """The arguments of `hded.network.HDEDNet`; `depth_scale_m` null: the dataset's depth range.
+    """The arguments of `hded.network.HDEDNet`.
+
+    `depth_scale_m` null: the dataset's largest depth; `depth_range_m` null: from 0.7 m to just
+    beyond it.
 
     `weights` of the encoder: `none`, `imagenet`, a path or a URL (see `hded.network.weights`).
     """
@@ -177,6 +267,11 @@ class Network(Section):
     heads: Annotated[list[Literal["depth", "all_in_focus"]], Field(min_length=1)]
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
     depth_scale_m: Positive | None = None
+    depth_range_m: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
+    readout: Readout = "metres"
+    context: Context = "none"
+    cascade: Cascade = "none"
+    denoiser: bool = False
     dropout: Fraction = 0.5
     joint: Joint = "add"
     output: Output = "linear"
@@ -187,6 +282,25 @@ class Network(Section):
     def _possible(self) -> "Network":
         if self.weights == "imagenet" and self.width != 1:
             raise ValueError(f"weights: imagenet needs width 1.0, not {self.width}")
+        if self.weights != "none" and self.encoder not in WITH_WEIGHTS:
+            raise ValueError(
+                f"weights: the encoder {self.encoder} has no published weights; set weights to none"
+            )
+        for encoder, decoders in (("unet", ("unet",)), ("none", ("plain", "dilated"))):
+            if (self.encoder == encoder) != (self.decoder in decoders):
+                raise ValueError(
+                    f"decoder {self.decoder} does not fit the encoder {self.encoder}: "
+                    f"{' or '.join(decoders)} goes with the encoder {encoder}"
+                )
+        if self.cascade != "none" and (self.cascade not in self.heads or "depth" not in self.heads):
+            raise ValueError(
+                f"cascade {self.cascade}: a second network reads the depth of a first; heads needs "
+                f"depth and {self.cascade}"
+            )
+        if self.encoder == "none" and (self.context != "none" or self.cascade != "none"):
+            raise ValueError("encoder none: leave context and cascade at none")
+        if self.depth_range_m and self.depth_range_m[0] >= self.depth_range_m[1]:
+            raise ValueError(f"depth_range_m {self.depth_range_m} must ascend")
         if len(set(self.heads)) < len(self.heads):
             raise ValueError(f"heads {self.heads} names one twice")
         return self
@@ -195,19 +309,23 @@ class Network(Section):
 class Loss(Section):
     """The terms of the loss and their weights, arguments of `hded.training.losses.HDEDLoss`.
 
-    depth = L1 + mu * gradient; deblurring = content + psi * (1 - SSIM); total = depth + lambda *
-    deblurring. A term with weight 0 is not computed. `weighting` is the method that weights the two
-    tasks; lambda is used by `fixed`, and always for validation. The defaults are the paper's.
+    depth = L1 + mu * gradient, or another of the depth losses; deblurring = content + psi * (1 -
+    SSIM); total = depth + lambda * deblurring + consistency * (the defocused image against the
+    estimated sharp one, blurred by the estimated depth). A term with weight 0 is not computed.
+    `weighting` is the method that weights the two tasks; lambda is used by `fixed`, and always for
+    validation. The defaults are the paper's.
     """
 
     # in params.yaml the key is `lambda`, which Python does not allow as a name
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
+    depth: DepthLoss = "l1"
     mu: NonNegative = 0.001
     gradient: Gradient = "forward"
-    content: Literal["charbonnier", "l1"] = "charbonnier"
+    content: Content = "charbonnier"
     psi: NonNegative = 4.0
     lambda_: Annotated[NonNegative, Field(alias="lambda")] = 0.01
+    consistency: NonNegative = 0.0
     weighting: Weighting = "fixed"
 
 
@@ -261,18 +379,35 @@ class Train(Section):
         return self
 
 
+class Restoration(Section):
+    """Deconvolution in place of an all-in-focus head, arguments of `hded.deconvolution`.
+
+    `method`: none | total_variation | denoiser (the network's own, `network.denoiser`). `depth`:
+    the network's estimate, or the true depth, for a control. `weight` of the prior; `iterations`,
+    each with `steps` of conjugate gradients.
+    """
+
+    method: Literal["none", "total_variation", "denoiser"] = "none"
+    depth: Literal["estimated", "true"] = "estimated"
+    weight: Positive = 1e-4
+    iterations: Count = 5
+    steps: Count = 6
+
+
 class Evaluate(Section):
     """Settings of evaluation.
 
     `examples`: number of test renderings that the report shows, including best, median and worst.
     `network_input: sharp` and `focus_distance_m` are for controls: all-in-focus images, or images
-    with another focus distance than in training. `batch_size`: number of images that the network
+    with another focus distance than in training. `restoration`: how the all-in-focus image is
+    computed where that is not the network's. `batch_size`: number of images that the network
     gets at once on `device`.
     """
 
     examples: Annotated[int, Field(ge=3)] = 6
     network_input: NetworkInput = "defocused"
     focus_distance_m: Positive | None = None
+    restoration: Restoration = Restoration()
     batch_size: Count = 1
     device: Device = "auto"
 
@@ -282,13 +417,22 @@ class Evaluate(Section):
             raise ValueError(
                 "network_input: sharp has no focus distance; leave focus_distance_m null"
             )
+        if self.network_input == "sharp" and self.restoration.method != "none":
+            raise ValueError(
+                "restoration: there is nothing to restore with network_input: sharp; set its "
+                "method to none"
+            )
         return self
 
 
 class Variant(Section):
-    """A named set of changes to `network`, `train` and `evaluate`."""
+    """A named set of changes to `network`, `train` and `evaluate`, and perhaps another camera.
+
+    `camera`: see `Defocus`; null: that of `defocus`.
+    """
 
     description: str
+    camera: CameraNames | None = None
     network: dict[str, Any] = {}
     train: dict[str, Any] = {}
     evaluate: dict[str, Any] = {}

@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from hded.blur.lenses import lens_of
 from hded.common.errors import HDEDError
 from hded.common.progress import progress
 from hded.common.resize import resize_bilinear
@@ -31,12 +32,28 @@ from hded.evaluation.protocols import (
     depth_protocols,
     measure_all_in_focus,
 )
+from hded.optics import ThinLens
 from hded.store import Store
 
-# images (H, W, 3) -> the outputs of each, as `Predictor.batch` returns them
-Predict = Callable[[Sequence[NDArray[np.uint8]]], Sequence[Mapping[str, NDArray]]]
 DEPTH_BINS = 20
 COC_BIN_PX = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SystemInput:
+    """What a system under test is given.
+
+    `rgb`: (H, W, 3 S) uint8, the images by S cameras side by side; `lens`: that of the first; None
+    where it is not known; `depth_m`: the true depth (H, W), for controls alone.
+    """
+
+    rgb: NDArray[np.uint8]
+    lens: ThinLens | None
+    depth_m: NDArray[np.float32]
+
+
+# the outputs of each image, as `Predictor.batch` returns them
+Predict = Callable[[Sequence[SystemInput]], Sequence[Mapping[str, NDArray]]]
 
 
 @dataclass(slots=True)
@@ -112,7 +129,7 @@ def median_depth_m(scenes: Store) -> float:
 def evaluate(
     predict: Predict,
     scenes: Store,
-    defocused: Renderings,
+    renderings: Sequence[Renderings],
     *,
     heads: tuple[str, ...],
     size_px: int | None,
@@ -120,13 +137,14 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate `predict` on the test frames under every protocol of the dataset.
 
-    A frame with several renderings, one per focus distance, counts once for each of them.
+    renderings: by each camera whose images the system reads together. A frame with several
+    renderings by a camera, one for each focus distance, counts once for each of them.
 
-    size_px: side of the input of a network with the geometry `resize`, None for any other.
-    batch_size: number of images that `predict` gets at once. Raises HDEDError, naming the frame,
-    for a predicted depth that is not finite.
+    heads: the outputs of `predict`. size_px: side of the input of a network with the geometry
+    `resize`, None for any other. batch_size: number of images that `predict` gets at once. Raises
+    HDEDError, naming the frame, for a predicted depth that is not finite.
     """
-    attributes = scenes.attributes
+    attributes, defocused = scenes.attributes, renderings[0]
     native: tuple[int, int] = tuple(attributes["size"])
     network_size = (size_px, size_px) if size_px else None
     every = depth_protocols(attributes["format"], attributes["max_depth_m"])
@@ -165,6 +183,7 @@ def evaluate(
                 key["focus_distance_m"] = table["focus_distance_m"].iloc[row]
             yield _Frame(
                 key=key,
+                image=read_system_input(scenes, renderings, int(row)),
                 defocused=defocused.read("defocused", row),
                 coc_px=defocused.read("coc", row).astype(np.float32),
                 depth_m=depth_m,
@@ -200,11 +219,24 @@ def evaluate(
     )
 
 
+def read_system_input(scenes: Store, renderings: Sequence[Renderings], row: int) -> SystemInput:
+    """Return what a system is given for one row of the renderings' tables."""
+    first = renderings[0]
+    record: dict[str, Any] = {str(k): v for k, v in first.frames.iloc[row].items()}
+    shots = [each.read("defocused", row) for each in renderings]
+    return SystemInput(
+        rgb=shots[0] if len(shots) == 1 else np.concatenate(shots, -1),
+        lens=lens_of(first.attributes["camera"], record),
+        depth_m=scenes.read("depth", record["frame_index"]),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Frame:
     """A test rendering and its ground truth, all at native size."""
 
     key: dict[str, Any]
+    image: SystemInput
     defocused: NDArray[np.uint8]
     coc_px: NDArray[np.float32]
     depth_m: NDArray[np.float32]
@@ -274,7 +306,7 @@ def _stream(
     with ThreadPoolExecutor(threads) as pool:
         while batch := list(islice(frames, batch_size)):
             try:
-                outputs = predict([frame.defocused for frame in batch])
+                outputs = predict([frame.image for frame in batch])
             except HDEDError as error:
                 raise HDEDError(f"frame {batch[0].key['frame']}: {error}") from None
             for frame, output in zip(batch, outputs, strict=True):

@@ -1,6 +1,6 @@
 """The examples of a run: a few test renderings, chosen by score and written as PNG files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,8 @@ from PIL import Image
 
 from hded.common.resize import resize_bilinear, resize_rgb
 from hded.evaluation.controls import Renderings
-from hded.evaluation.evaluate import Evaluation
+from hded.evaluation.evaluate import Evaluation, Predict, read_system_input
 from hded.evaluation.png16 import encode_coc, encode_depth
-from hded.inference import Predictor
 from hded.store import Store
 
 
@@ -50,19 +49,25 @@ def pick_examples(result: Evaluation, count: int) -> pd.DataFrame:
 
 
 def write_example(
-    folder: Path, frame: str, predictor: Predictor, frame_store: Store, renderings: Renderings
+    folder: Path,
+    frame: str,
+    predict: Predict,
+    frame_store: Store,
+    renderings: Sequence[Renderings],
 ) -> None:
     """Write one example as PNG files at native size: the input, both outputs, the ground truth.
 
-    frame: the rendering's name. Files: input, all_in_focus_gt, all_in_focus (the output), and
-    depth_gt, depth_pred and coc, encoded by `hded.evaluation.png16`; grid.png shows all of them in
-    one figure. An output is left out where the network lacks its head.
+    frame: the rendering's name; predict and renderings: as `evaluate` takes them. Files: input,
+    all_in_focus_gt, all_in_focus (the output), and depth_gt, depth_pred and coc, encoded by
+    `hded.evaluation.png16`; grid.png shows all of them in one figure. An output is left out where
+    the system lacks it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    row = renderings.frames.index[renderings.frames["frame"] == frame][0]
-    index = renderings.frames["frame_index"].iloc[row]
-    defocused, gt = renderings.read("defocused", row), frame_store.read("depth", index)
-    outputs = predictor(defocused)
+    first = renderings[0]
+    row = int(np.flatnonzero(first.frames["frame"] == frame)[0])
+    index = first.frames["frame_index"].iloc[row]
+    defocused, gt = first.read("defocused", row), frame_store.read("depth", index)
+    (outputs,) = predict([read_system_input(frame_store, renderings, row)])
     images = {"input": defocused, "all_in_focus_gt": frame_store.read("rgb", index)}
     if "all_in_focus" in outputs:
         all_in_focus = outputs["all_in_focus"]
@@ -75,7 +80,7 @@ def write_example(
         depths["depth_pred"] = resize_bilinear(outputs["depth"], gt.shape)
     for name, depth_m in depths.items():
         Image.fromarray(encode_depth(depth_m)).save(folder / f"{name}.png")
-    coc_px = renderings.read("coc", row).astype(np.float32)
+    coc_px = first.read("coc", row).astype(np.float32)
     Image.fromarray(encode_coc(coc_px)).save(folder / "coc.png")
     _draw_grid(images, depths, coc_px).savefig(folder / "grid.png", metadata={"Software": None})
 

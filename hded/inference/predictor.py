@@ -34,12 +34,13 @@ class Predictor:
     geometry: Geometry
     size_px: int
     device: torch.device
+    cameras: Sequence[Mapping[str, Any]] = ()  # of the training images; empty: not recorded
 
     def __post_init__(self) -> None:
         self.network.to(self.device, memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
 
     def __call__(self, defocused: NDArray[np.uint8]) -> dict[str, NDArray]:
-        """Return the outputs for one image (H, W, 3) uint8, by head.
+        """Return the outputs for one image (H, W, 3 shots) uint8, by head.
 
         `depth`: float32 metres (h, w); `all_in_focus`: uint8 (h, w, 3). (h, w) is the image's size,
         or size_px x size_px for a network trained on resized frames.
@@ -50,13 +51,25 @@ class Predictor:
     def batch(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, NDArray]]:
         """Return the outputs for images of one size: those of single images, up to rounding.
 
-        Raises HDEDError for an output that is not finite: the network has diverged.
+        Raises HDEDError for an output that is not finite: the network has diverged, and for another
+        number of shots than the network reads.
         """
+        shots = self.network.shots
+        if any(image.shape[-1] != 3 * shots for image in images):
+            raise HDEDError(
+                f"the network reads {shots} images side by side, by the cameras that it was "
+                f"trained with; it was given {images[0].shape[-1] // 3}"
+            )
         if self.geometry == "resize":
-            images = [resize_rgb(image, (self.size_px, self.size_px)) for image in images]
+            size = (self.size_px, self.size_px)
+            images = [
+                np.concatenate([resize_rgb(s, size) for s in np.split(image, shots, -1)], -1)
+                for image in images
+            ]
         given = torch.stack([to_network_range(image) for image in images]).to(self.device)
         outputs = self.network(given)
-        for head, output in outputs.items():
+        for head in self.network.heads:
+            output = outputs[head]
             if not output.isfinite().all():
                 raise HDEDError(
                     f"the output of the {head.replace('_', '-')} head is not finite: training has "
@@ -76,13 +89,18 @@ def save_weights(
     network: Mapping[str, Any],
     geometry: Geometry,
     size_px: int,
+    cameras: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Write a state dict with the arguments of `HDEDNet` that rebuild its network."""
+    """Write a state dict with the arguments of `HDEDNet` that rebuild its network.
+
+    cameras: descriptions of those by which the training images were defocused.
+    """
     content = {
         "format": FORMAT,
         "network": dict(network),
         "geometry": geometry,
         "size_px": size_px,
+        "cameras": [dict(camera) for camera in cameras],
         "state_dict": dict(state),
     }
     with (
@@ -111,14 +129,17 @@ def load_predictor(
             dropped = tuple(f"decoders.{h}." for h in arguments["heads"] if h not in heads)
             if "all_in_focus" not in heads:
                 dropped += ("joint_conv.",)
+            if arguments.get("cascade", "none") != "none":
+                raise HDEDError(f"{path}: its heads need each other; leave --heads out")
             arguments = {**arguments, "heads": list(heads)}
             state = {name: t for name, t in state.items() if not name.startswith(dropped)}
         network = HDEDNet(**arguments)
         network.load_state_dict(state)
         geometry, size_px = content["geometry"], content["size_px"]
+        cameras = content.get("cameras", ())
     except FileNotFoundError:
         raise HDEDError(f"{path}: no such file; train a network first (`dvc repro`)") from None
     # a checkpoint of another program may fail in any of these ways
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise HDEDError(f"{path}: not weights of this program ({str(error)[:200]})") from error
-    return Predictor(network, geometry, size_px, torch.device(device))
+    return Predictor(network, geometry, size_px, torch.device(device), cameras)

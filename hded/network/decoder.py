@@ -14,8 +14,16 @@ from torch.nn import functional as F
 
 from hded.common.errors import check_choice
 from hded.config.schema import Decoder
+from hded.network.layers import (
+    DENOISER_DILATIONS,
+    PLAIN_DILATIONS,
+    PlainDecoder,
+    PyramidDecoder,
+    UNetDecoder,
+)
 
 DROPOUT_BLOCKS = 2  # the two deepest
+PLAIN = {"plain": PLAIN_DILATIONS, "dilated": DENOISER_DILATIONS}
 
 
 class UpBlock(nn.Module):
@@ -81,10 +89,12 @@ class BilinearDecoder(nn.Module):
         out_channels: int,
         dropout: float = 0.5,
         width: float = 1.0,
+        image_channels: int = 3,
     ) -> None:
         super().__init__()
         c2, *deeper, channels = encoder_channels
-        plan = zip(self.CHANNELS, [*reversed(deeper), c2 + 3 * 4], self.CONVOLUTIONS, strict=True)
+        skips = [*reversed(deeper), c2 + 4 * image_channels]
+        plan = zip(self.CHANNELS, skips, self.CONVOLUTIONS, strict=True)
         blocks = []
         for n, (wide, skip, convolutions) in enumerate(plan):
             inner = max(1, round(wide * width))
@@ -99,7 +109,7 @@ class BilinearDecoder(nn.Module):
         self.predict = nn.Conv2d(channels, 4 * out_channels, 3, padding=1, bias=False)
 
     def forward(self, maps: Sequence[Tensor], rgb: Tensor) -> Tensor:
-        """Map feature maps at strides 2 to 32 and rgb (B, 3, H, W) -> (B, out_channels, H, W)."""
+        """Map maps at strides 2 to 32 and the image (B, C, H, W) -> (B, out_channels, H, W)."""
         c2, *deeper, x = maps
         skips = [*reversed(deeper), torch.cat([c2, F.pixel_unshuffle(rgb, 2)], 1)]
         for block, skip in zip(self.blocks, skips, strict=True):
@@ -116,9 +126,20 @@ def build_decoder(
     *,
     dropout: float,
     width: float,
+    image_channels: int = 3,
 ) -> nn.Module:
-    """Return a decoder head with new weights; only the bilinear one uses `width`."""
+    """Return a decoder head with new weights.
+
+    `width` scales the channel counts of those whose channels do not follow from the encoder's.
+    image_channels: of the network's input.
+    """
     check_choice("network: decoder", name, get_args(Decoder))
     if name == "bilinear":
-        return BilinearDecoder(encoder_channels, out_channels, dropout, width)
+        return BilinearDecoder(encoder_channels, out_channels, dropout, width, image_channels)
+    if name == "pyramid":
+        return PyramidDecoder(encoder_channels, out_channels, dropout, width, image_channels)
+    if name == "unet":
+        return UNetDecoder(encoder_channels, out_channels, dropout)
+    if name in PLAIN:
+        return PlainDecoder(out_channels, PLAIN[name], width, image_channels)
     return TransposedDecoder(encoder_channels, out_channels, dropout)

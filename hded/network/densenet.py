@@ -71,12 +71,12 @@ class DenseNetEncoder(nn.Module):
     `channels` holds the five outputs' channels, (64, 128, 256, 512, 1024) at width 1.
     """
 
-    def __init__(self, width: float = 1.0) -> None:
+    def __init__(self, width: float = 1.0, channels_in: int = 3) -> None:
         super().__init__()
         growth = max(1, round(GROWTH * width))
         stem = 2 * growth
         features = nn.Module()
-        features.conv0 = nn.Conv2d(3, stem, 3, stride=2, padding=1, bias=False)
+        features.conv0 = nn.Conv2d(channels_in, stem, 3, stride=2, padding=1, bias=False)
         features.norm0 = nn.BatchNorm2d(stem)
         features.pool0_conv = nn.Conv2d(stem, stem, 4, stride=2, padding=1, bias=False)
         features.pool0_norm = nn.BatchNorm2d(stem)
@@ -93,7 +93,7 @@ class DenseNetEncoder(nn.Module):
         self.channels = tuple(outputs)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Map (B, 3, H, W), H and W multiples of 32 -> five maps at strides 2, 4, 8, 16, 32."""
+        """Map (B, channels_in, H, W), sides multiples of 32 -> five maps at strides 2 to 32."""
         f = self.features
         x = F.leaky_relu(f.norm0(f.conv0(x)), 0.2)  # (B, 64, H/2, W/2)  # pyright: ignore[reportCallIssue]
         maps = [x]

@@ -85,11 +85,15 @@ class EfficientNetLiteEncoder(nn.Module):
     """
 
     def __init__(
-        self, width_coefficient: float = 1.0, depth_coefficient: float = 1.0, width: float = 1.0
+        self,
+        width_coefficient: float = 1.0,
+        depth_coefficient: float = 1.0,
+        width: float = 1.0,
+        channels_in: int = 3,
     ) -> None:
         super().__init__()
         stem = _rounded(STEM * width)
-        self._conv_stem = _conv(3, stem, 3, stride=2)
+        self._conv_stem = _conv(channels_in, stem, 3, stride=2)
         self._bn0 = _norm(stem)
         blocks, outputs, channels = [], [], stem
         last = len(STAGES) - 1
@@ -110,7 +114,7 @@ class EfficientNetLiteEncoder(nn.Module):
         self.channels = tuple(outputs)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Map (B, 3, H, W) in [-1, 1], H and W multiples of 32 -> five maps at strides 2 to 32."""
+        """Map (B, channels_in, H, W), sides multiples of 32 -> five maps at strides 2 to 32."""
         # the published weights expect (v - 127) / 128 for pixel values v in 0 ... 255
         x = x * (127.5 / 128) + 0.5 / 128
         x = F.relu6(self._bn0(self._conv_stem(x)))

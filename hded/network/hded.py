@@ -10,6 +10,7 @@ Choices the paper leaves open (see the README's method section):
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import get_args
 
 import torch
@@ -17,21 +18,32 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hded.common.errors import HDEDError, check_choice
-from hded.config.schema import Decoder, Encoder, Init, Joint, Output
+from hded.config.schema import Cascade, Context, Decoder, Encoder, Init, Joint, Output, Readout
 from hded.network.decoder import build_decoder
 from hded.network.encoder import build_encoder
+from hded.network.layers import Denoiser, SpatialPyramid
+from hded.network.readout import DepthReadout
 
-HEAD_CHANNELS = {"depth": 1, "all_in_focus": 3}
-HEADS = tuple(HEAD_CHANNELS)
+HEADS = ("depth", "all_in_focus")
 STRIDE = 32
+LARGEST_NOISE = 50 / 255  # of the levels that the denoiser is trained for
 
 
 class HDEDNet(nn.Module):
-    """One encoder, and an independent decoder for each of `heads`.
+    """One encoder, an independent decoder for each of `heads`, and what a system adds to them.
 
     `encoder` is a name, or a module with the interface of `hded.network.encoder`. The default
     encoder and decoder are the paper's. `width` scales the channel counts of the decoders and of an
     encoder that is given by name.
+
+    - `shots`: the images that are read together; each goes through the same encoder, and their
+      feature maps are concatenated.
+    - `readout`: what the depth head predicts, over `depth_range_m` (see `DepthReadout`).
+    - `context`: spatial_pyramid, atrous pooling of the deepest feature map.
+    - `cascade`: depth or all_in_focus, the output of a second network of the same kind, which reads
+      the images and the first network's depth.
+    - `denoiser`: a `Denoiser` beside the heads, for deconvolution; it is trained on `sharp` images
+      and noise.
     """
 
     def __init__(
@@ -41,7 +53,13 @@ class HDEDNet(nn.Module):
         *,
         encoder: Encoder | nn.Module = "densenet121",
         decoder: Decoder = "transposed",
+        shots: int = 1,
         depth_scale_m: float = 1.0,
+        depth_range_m: Sequence[float] = (0.7, 10.2),
+        readout: Readout = "metres",
+        context: Context = "none",
+        cascade: Cascade = "none",
+        denoiser: bool = False,
         dropout: float = 0.5,
         joint: Joint = "add",
         output: Output = "linear",
@@ -59,40 +77,98 @@ class HDEDNet(nn.Module):
                 f"dropout {dropout} at least 0 and below 1"
             )
         self.heads = tuple(head for head in HEADS if head in heads)
+        self.shots = shots
         self.depth_scale_m = depth_scale_m
         self.joint = joint
         self.output = output
-        self.encoder = build_encoder(encoder, width) if isinstance(encoder, str) else encoder
-        widths: Sequence[int] = self.encoder.channels  # pyright: ignore[reportAssignmentType]
+        self.readout = DepthReadout(readout, depth_scale_m, (depth_range_m[0], depth_range_m[1]))
+        if isinstance(encoder, str):
+            check_choice("network: encoder", encoder, get_args(Encoder))
+            built = None if encoder == "none" else build_encoder(encoder, width)
+        else:
+            built = encoder
+        self.encoder = built
+        widths = [shots * c for c in self.encoder.channels] if self.encoder is not None else []  # pyright: ignore[reportGeneralTypeIssues]
+        self.context = SpatialPyramid(widths[-1]) if context == "spatial_pyramid" else None
+        channels = {"depth": self.readout.channels, "all_in_focus": 3}
+        build = partial(build_decoder, decoder, dropout=dropout, width=width)
+        first = [head for head in self.heads if head != cascade or head == "depth"]
         self.decoders = nn.ModuleDict(
-            {
-                head: build_decoder(decoder, widths, channels, dropout=dropout, width=width)
-                for head, channels in HEAD_CHANNELS.items()
-                if head in heads
-            }
+            {head: build(widths, channels[head], image_channels=3 * shots) for head in first}
         )
+        self.cascade = cascade
+        self.second = None
+        if cascade != "none":
+            inputs = 3 * shots + 1
+            assert isinstance(encoder, str)
+            second = build_encoder(encoder, width, inputs)
+            self.second = SecondNetwork(
+                second,
+                build(second.channels, channels[cascade], image_channels=inputs),  # pyright: ignore[reportArgumentType]
+            )
+        self.denoiser = Denoiser() if denoiser else None
         if joint == "concat" and "all_in_focus" in self.heads:
             self.joint_conv = nn.Conv2d(6, 3, 3, padding=1, bias=False)
         initialise(self, init)
 
-    def forward(self, rgb: Tensor) -> dict[str, Tensor]:
-        """Return the outputs of the heads for rgb (B, 3, H, W) in [-1, 1].
+    def forward(self, rgb: Tensor, sharp: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the outputs for rgb (B, 3 shots, H, W) in [-1, 1].
 
-        `depth`: (B, 1, H, W) [m], not clipped. `all_in_focus`: (B, 3, H, W), nominally in [-1, 1].
+        `depth`: (B, 1, H, W) [m], not clipped; with an ordinal readout also `depth_logits`,
+        (B, K, H, W). `all_in_focus`: (B, 3, H, W), nominally in [-1, 1]. With `sharp`, (B, 3, H, W)
+        in [-1, 1], also `denoised`: the denoiser's estimate of it from the image with added noise.
         """
         height, width = rgb.shape[-2:]
         padded = pad_to_stride(rgb)
-        maps = self.encoder(padded)
-        outputs = {}
-        for head, decoder in self.decoders.items():
-            x = decoder(maps, padded)
-            x = self.depth_scale_m * x if head == "depth" else self._join(x, padded)
+        maps = self._encode(padded)
+        raw = {head: decoder(maps, padded) for head, decoder in self.decoders.items()}
+        outputs: dict[str, Tensor] = {}
+        if self.second is not None:
+            depth = self.readout(raw["depth"]) / self.depth_scale_m
+            raw[self.cascade] = self.second(torch.cat([padded, depth], 1))
+        for head in self.heads:
+            x = raw[head]
+            if head == "depth":
+                if self.readout.name == "ordinal":
+                    outputs["depth_logits"] = x[..., :height, :width]
+                x = self.readout(x)
+            else:
+                x = self._join(x, padded[:, :3])
             outputs[head] = x[..., :height, :width]
+        if self.denoiser is not None and sharp is not None:
+            level = torch.rand(len(sharp), device=sharp.device) * LARGEST_NOISE
+            clean = (sharp + 1) / 2
+            noisy = clean + level[:, None, None, None] * torch.randn_like(clean)
+            outputs["denoised"] = 2 * self.denoiser(noisy, level) - 1
         return outputs
+
+    def _encode(self, rgb: Tensor) -> list[Tensor]:
+        """Return the encoder's maps of rgb (B, 3 shots, H, W), those of all shots side by side."""
+        if self.encoder is None:
+            return []
+        images = rgb if self.shots == 1 else rgb.unflatten(1, (self.shots, 3)).flatten(0, 1)
+        maps = self.encoder(images)
+        if self.shots > 1:
+            maps = [m.unflatten(0, (-1, self.shots)).flatten(1, 2) for m in maps]
+        if self.context is not None:
+            maps = [*maps[:-1], self.context(maps[-1])]
+        return maps
 
     def _join(self, x: Tensor, rgb: Tensor) -> Tensor:
         x = x + rgb if self.joint == "add" else self.joint_conv(torch.cat([x, rgb], 1))
         return torch.tanh(x) if self.output == "tanh" else x
+
+
+class SecondNetwork(nn.Module):
+    """An encoder and a decoder for one output."""
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map the images and depth (B, C, H, W) -> the decoder's output, at the same size."""
+        return self.decoder(self.encoder(x), x)
 
 
 def pad_to_stride(rgb: Tensor, stride: int = STRIDE) -> Tensor:
@@ -129,9 +205,12 @@ def initialise(network: HDEDNet, init: Init) -> None:
         elif isinstance(module, nn.BatchNorm2d) and init == "normal":
             nn.init.normal_(module.weight, 1.0, 0.02)
     if init == "identity":
-        for decoder in network.decoders.values():
+        decoders = [*network.decoders.values()]
+        decoders += [] if network.second is None else [network.second.decoder]
+        decoders += [] if network.denoiser is None else [network.denoiser]
+        for decoder in decoders:
             nn.init.zeros_(decoder.get_parameter("predict.weight"))
-        if network.joint == "concat" and "all_in_focus" in network.decoders:
+        if network.joint == "concat" and "all_in_focus" in network.heads:
             # identity for both, so that the joint layer starts as their sum
             nn.init.dirac_(network.joint_conv.weight[:, :3])
             nn.init.dirac_(network.joint_conv.weight[:, 3:])

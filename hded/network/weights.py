@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from urllib.parse import urldefrag, urlsplit
 
+import torch
 from torch import Tensor, nn
 
 from hded.common.errors import HDEDError
@@ -83,6 +84,7 @@ def load_weights(encoder: nn.Module, path: Path) -> Loaded:
     """
     given = {_name(key): tensor for key, tensor in _read(path).items()}
     own = encoder.state_dict()
+    given |= {k: _widened(t, own[k]) for k, t in given.items() if k in own}
     fits = {k: t for k, t in given.items() if k in own and t.shape == own[k].shape}
     for name, tensor in own.items():
         # files older than torch 0.4.1 have no num_batches_tracked
@@ -96,6 +98,19 @@ def load_weights(encoder: nn.Module, path: Path) -> Loaded:
     encoder.load_state_dict(own | fits)
     new = tuple(name for name in own if name not in fits)
     return Loaded(len(fits), new, tuple(name for name in given if name not in fits))
+
+
+def _widened(given: Tensor, own: Tensor) -> Tensor:
+    """Return a convolution's weights with zeros for the input channels that only `own` has.
+
+    An encoder that reads more than an image's three channels then starts as if it read the image.
+    """
+    if not given.ndim == own.ndim == 4 or given.shape[1] != 3:
+        return given
+    more = own.shape[1] - given.shape[1]
+    if more <= 0 or given.shape[0] != own.shape[0] or given.shape[2:] != own.shape[2:]:
+        return given
+    return torch.cat([given, given.new_zeros(len(given), more, *given.shape[2:])], 1)
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

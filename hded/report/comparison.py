@@ -88,7 +88,7 @@ def write_comparison(
         runs=runs,
         title=dataset_title(first),
         warnings=list(sample_warning([first])),
-        cameras=list(dict.fromkeys(camera_sentence(run.camera) for run in runs)),
+        cameras=list(dict.fromkeys(camera_sentence(c) for run in runs for c in run.cameras)),
         intro=INTERVAL,
         differences=differences,
         changed=changed,

@@ -19,7 +19,7 @@ from hded.common.files import write_csv, write_text
 from hded.report.page.headline import headline
 from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run, Selection, comparable
 from hded.report.tables.build import build_tables
-from hded.report.tables.captions import camera_sentence, dataset_title, describe_networks
+from hded.report.tables.captions import dataset_title, describe_camera, describe_networks
 from hded.report.tables.controls import build_controls, with_control
 from hded.report.tables.differences import build_differences
 from hded.report.tables.loss_weighting import build_balance
@@ -95,7 +95,8 @@ def _page(selection: Selection, descriptions: Mapping[str, str]) -> str:
     lines = [f"# {'; '.join(titles)}", ""]
     for first in firsts:
         whose = f" of {first.dataset}" if len(firsts) > 1 else ""
-        lines += [f"Camera{whose}: {camera_sentence(first.camera)}", ""]
+        for label, sentence in describe_camera(comparable(selection.of(first.dataset))):
+            lines += [f"{label}{whose}: {sentence}", ""]
     lines += ["![Training loss, error against depth and blur, PSNR gain](plots.png)", ""]
     for first in firsts:
         for variant in selection.variants:

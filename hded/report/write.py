@@ -7,7 +7,7 @@ from hded.common.files import write_text
 from hded.report.page.render import render_page
 from hded.report.read.runs import read_selection
 from hded.report.tables.architecture import build_architecture
-from hded.report.tables.blur import build_cameras, build_focus, read_defocused
+from hded.report.tables.blur import build_cameras, build_focus, cameras_of, read_defocused
 from hded.report.tables.build import build_tables
 from hded.report.tables.controls import build_controls
 from hded.report.tables.differences import build_differences
@@ -34,13 +34,19 @@ def write_report(
     """Write out/tables/{table1,table2,table3,table4,cameras,...}.{md,csv,tex} and out/index.html.
 
     evaluated, trained: trees of <dataset>/<variant>/<seed>; defocus: reports of the stage
-    `defocus`, by dataset; benchmark: the file of `make benchmark`, if any; all_variants: every
-    variant of params.yaml and its one-line description; params_yaml: the file's text.
+    `defocus`, by dataset and camera; benchmark: the file of `make benchmark`, if any; all_variants:
+    every variant of params.yaml and its one-line description; params_yaml: the file's text.
     Equal inputs give equal bytes. Raises HDEDError for a selected run that is missing, damaged or
     foreign.
     """
     selection = read_selection(evaluated, trained, datasets, variants, seeds)
-    defocused = {name: read_defocused(defocus / name) for name in selection.datasets}
+    defocused = {
+        name: {
+            camera: read_defocused(defocus / name / camera)
+            for camera in cameras_of(selection.of(name))
+        }
+        for name in selection.datasets
+    }
     extra = (
         build_cameras(selection, defocused),
         build_focus(selection),

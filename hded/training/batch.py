@@ -1,5 +1,6 @@
 """Training batches: images in the network's range, depth in metres."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -11,15 +12,22 @@ from hded.network.normalize import to_network_range
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`defocused`, `sharp` (B, 3, H, W) in [-1, 1]; `depth_m` (B, 1, H, W); `valid` bool.
+    """Samples on one device; images are in [-1, 1].
 
-    `indices`: the frames' rows in the store.
+    - `rgb` (B, 3 S, H, W): the network's input, S images side by side
+    - `sharp` (B, 3, H, W): all in focus
+    - `defocused` (B, 3, H, W): by the first camera
+    - `depth_m` (B, 1, H, W), and `valid` (bool) where it is known
+    - `lenses` (B, S, 5): see `hded.blur.lenses`; None where they are not known
+    - `indices`: the frames' rows in the store
     """
 
-    defocused: Tensor
+    rgb: Tensor
     sharp: Tensor
+    defocused: Tensor
     depth_m: Tensor
     valid: Tensor
+    lenses: Tensor | None
     indices: tuple[int, ...]
 
     def to(self, device: torch.device) -> "Batch":
@@ -36,33 +44,52 @@ class SharpBatch:
     """A batch that is yet to be defocused: `to` renders it on the device that trains.
 
     `surroundings` (B, H + 2 margin, W + 2 margin, 3) uint8: the sharp crops and what lies around
-    them, which takes part in their blur; `sigma_px` (B, H, W), at most `max_sigma_px`; `depth_m`
-    (B, 1, H, W).
+    them, which takes part in their blur; `sigma_px` (B, S, H, W), at most `max_sigma_px`, for each
+    of S cameras; `depth_m` (B, 1, H, W); `lenses` (B, S, 5).
     """
 
     surroundings: Tensor
     sigma_px: Tensor
     depth_m: Tensor
+    lenses: Tensor
     indices: tuple[int, ...]
     max_sigma_px: float
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch, blurred on `device` and rounded to 8 bits as stored renderings are."""
-        around, sigma, depth_m = (
+        around, sigma, depth_m, lenses = (
             tensor.to(device, non_blocking=True)
-            for tensor in (self.surroundings, self.sigma_px, self.depth_m)
+            for tensor in (self.surroundings, self.sigma_px, self.depth_m, self.lenses)
         )
-        margin = (around.shape[1] - sigma.shape[1]) // 2
+        margin = (around.shape[1] - sigma.shape[-2]) // 2
         unit = around.movedim(-1, -3).float() * (1 / 255)
-        blurred = gaussian_gather_batch(unit, sigma, margin, max_sigma_px=self.max_sigma_px)
+        shots = []
+        for of_camera in sigma.unbind(1):
+            blurred = gaussian_gather_batch(unit, of_camera, margin, max_sigma_px=self.max_sigma_px)
+            shots.append((blurred * 255).round() / 127.5 - 1)
         inside = slice(margin, around.shape[1] - margin), slice(margin, around.shape[2] - margin)
         sharp = around[:, *inside].movedim(-1, -3).float() / 127.5 - 1
-        defocused = (blurred * 255).round() / 127.5 - 1
-        return Batch(defocused, sharp, depth_m, depth_m > 0, self.indices)
+        rgb = shots[0] if len(shots) == 1 else torch.cat(shots, 1)
+        return Batch(rgb, sharp, shots[0], depth_m, depth_m > 0, lenses, self.indices)
 
 
-def to_batch(defocused: Tensor, sharp: Tensor, depth_m: Tensor, indices: tuple[int, ...]) -> Batch:
-    """Return the batch of uint8 images (B, H, W, 3) and depth (B, H, W), 0 where unknown."""
+def to_batch(
+    shots: Sequence[Tensor],
+    sharp: Tensor,
+    depth_m: Tensor,
+    indices: tuple[int, ...],
+    lenses: Tensor | None = None,
+    *,
+    reads_sharp: bool = False,
+) -> Batch:
+    """Return the batch of uint8 images (B, H, W, 3) and depth (B, H, W), 0 where unknown.
+
+    shots: the images by each camera. With `reads_sharp` the network's input is the sharp image.
+    """
     depth_m = depth_m[:, None]
-    images = to_network_range(defocused), to_network_range(sharp)
-    return Batch(*images, depth_m, depth_m > 0, indices)
+    images = [to_network_range(shot) for shot in shots]
+    target = to_network_range(sharp)
+    rgb = images[0] if len(images) == 1 else torch.cat(images, 1)
+    return Batch(
+        target if reads_sharp else rgb, target, images[0], depth_m, depth_m > 0, lenses, indices
+    )

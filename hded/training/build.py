@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from hded.blur.lenses import need_lenses
 from hded.common.errors import HDEDError
 from hded.config.schema import Network, Train
 from hded.network import HDEDNet
 from hded.network.weights import Loaded, load_weights
-from hded.optics import AnyCamera
+from hded.optics import Camera
 from hded.store import Store
 from hded.training.checkpoint import Checkpoints
 from hded.training.distributed import Group
@@ -21,6 +22,9 @@ from hded.training.loss_log import NotFiniteError
 from hded.training.losses import HDEDLoss
 from hded.training.samplers import Sampler, build_sampler
 from hded.training.validation import validation_split
+
+# the nearest depth of NYU, and the margin that its authors' readers leave at the far end
+MIN_DEPTH_M, RANGE_MARGIN = 0.7, 1.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,33 +45,48 @@ def build_fit(
     network: Network,
     train: Train,
     scenes: Store,
-    defocused: Store,
+    defocused: Sequence[Store],
     *,
     seed: int,
-    cameras: Sequence[AnyCamera] = (),
+    cameras: Sequence[Sequence[Camera]] = (),
     weights: Path | None = None,
     rank: int = 0,
 ) -> FitInputs:
     """Build a network from `seed`, load its encoder's `weights` and the training frames.
 
-    cameras: what `train.refocus: on_the_fly` renders its samples through; rank: of this process
-    among those that train together, whose dropout differs.
+    defocused: the renderings by each camera whose picture the network reads; cameras: the same
+    cameras, each once for each focus distance, with which `train.refocus: on_the_fly` renders its
+    samples; rank: of this process among those that train together, whose dropout differs.
     """
+    max_depth_m = scenes.attributes["max_depth_m"]
     arguments = network.model_dump(exclude={"weights"})
     if network.depth_scale_m is None:
-        arguments["depth_scale_m"] = scenes.attributes["max_depth_m"]
+        arguments["depth_scale_m"] = max_depth_m
+    if network.depth_range_m is None:
+        arguments["depth_range_m"] = (MIN_DEPTH_M, RANGE_MARGIN * max_depth_m)
+    arguments["shots"] = 1 if train.network_input == "sharp" else len(defocused)
     torch.manual_seed(seed)
     model = HDEDNet(**arguments)
-    loaded = load_weights(model.encoder, weights) if weights else None
+    loaded = None
+    if weights and model.encoder is not None:
+        loaded = load_weights(model.encoder, weights)
+        if model.second is not None:
+            load_weights(model.second.encoder, weights)
     torch.manual_seed(seed + (rank << 32))
-    loss = HDEDLoss(train.loss, arguments["depth_scale_m"])
+    thresholds = model.readout.thresholds if network.readout == "ordinal" else None
+    loss = HDEDLoss(train.loss, arguments["depth_scale_m"], thresholds)  # pyright: ignore[reportArgumentType]
     training, held_out = validation_split(
         scenes.frames, scenes.indices("train"), train.val_fraction, seed
     )
     how = (train.geometry, train.size_px, train.network_input)
     anew = train.refocus == "on_the_fly" and train.network_input == "defocused"
-    frames = TrainingFrames(scenes, defocused, training, *how, stored=not anew)
-    validation = TrainingFrames(scenes, defocused, held_out, *how) if len(held_out) else None
+    reads = loss.needs_defocused or train.network_input == "defocused"
+    frames = TrainingFrames(scenes, defocused, training, *how, stored=reads and not anew)
+    validation = None
+    if len(held_out):
+        validation = TrainingFrames(scenes, defocused, held_out, *how, stored=reads)
+    if loss.needs_defocused and not anew:
+        need_lenses(frames.shots[0].lenses, "train.loss: reblur")
     sampler = build_sampler(frames, cameras if anew else ())
     return FitInputs(model, loss, sampler, validation, train, seed, arguments, loaded)
 

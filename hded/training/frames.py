@@ -4,6 +4,8 @@ They are one uint8 tensor for each kind of image and one float32 tensor of depth
 be moved to the device that trains.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hded.blur.lenses import stored_lenses
 from hded.common.errors import HDEDError
 from hded.common.progress import progress
 from hded.common.resize import resize_nearest, resize_rgb
@@ -21,32 +24,47 @@ from hded.store import Store
 RESIDENT_SHARE = 0.5  # of a GPU's free memory; the rest is left to the network
 
 
+@dataclass(slots=True)
+class Shot:
+    """The stored renderings by one camera.
+
+    `images` (M, H, W, 3) uint8; the rows `rows[i]` are the renderings of frame i; `lenses` (M, 5):
+    see `hded.blur.lenses`; None where the store has none.
+    """
+
+    images: Tensor
+    rows: list[range]
+    lenses: Tensor | None
+
+
 class TrainingFrames:
     """Frames of a dataset in memory, with their stored renderings.
 
     - `sharp`: (N, H, W, 3) uint8, all in focus
     - `depth_m`: (N, H, W) float32, 0 where unknown; `host_depth_m`: the same, never on a GPU
-    - `defocused`: (M, H, W, 3) uint8; the rows `renderings[i]` are the renderings of frame i
+    - `shots`: the renderings by each camera, one element for each of the stores `defocused`
     - `indices`: (N,) the frames' rows in the store
 
     With `geometry` crop frames keep their size; with resize they are resized to size_px x size_px,
-    images antialiased and depth by nearest neighbour. With `network_input` sharp the sharp images
-    stand in for the defocused ones. With `stored` False no rendering is read, and no frame is
-    resized: a sampler renders at full size and resizes afterwards.
+    images antialiased and depth by nearest neighbour. With `network_input` sharp the network reads
+    the sharp images, which also stand in for the renderings unless these are `stored`. With
+    `stored` False no rendering is read, and no frame is resized: a sampler renders at full size and
+    resizes afterwards.
 
-    Raises HDEDError where the frames are smaller than the crops.
+    Raises HDEDError where the frames are smaller than the crops, and where a frame has several
+    renderings by one of several cameras.
     """
 
     def __init__(
         self,
         scenes: Store,
-        defocused: Store,
+        defocused: Sequence[Store],
         indices: NDArray[np.integer],
         geometry: Geometry,
         size_px: int,
         network_input: NetworkInput = "defocused",
         *,
-        stored: bool = True,
+        stored: bool | None = None,
     ) -> None:
         height, width = scenes.arrays["rgb"].shape[1:3]
         if geometry == "crop" and min(height, width) < size_px:
@@ -54,38 +72,52 @@ class TrainingFrames:
                 f"train.size_px is {size_px}, the frames are {height}x{width}; crop no more "
                 "than the shorter side, or use geometry: resize"
             )
-        self.geometry, self.size_px, self.stored = geometry, size_px, stored
+        self.reads_sharp = network_input == "sharp"
+        anew = stored is False and not self.reads_sharp
+        self.geometry, self.size_px, self.stored = geometry, size_px, not anew
         self.indices = np.asarray(indices)
         self.image_width_px: int = scenes.attributes["image_width_px"]
         count = len(self.indices)
-        rows: list[NDArray[np.intp]] = [np.empty(0, np.intp)] * count
-        if stored and network_input == "defocused":
-            frame_of = defocused.frames["frame_index"].to_numpy()
-            rows = [np.flatnonzero(frame_of == index) for index in self.indices]
-        bounds = np.cumsum([0, *map(len, rows)]).tolist()
-        self.renderings = [range(first, last) for first, last in pairwise(bounds)]
+        read = not self.reads_sharp if stored is None else stored
+        tables = [_rows(store, self.indices) for store in defocused] if read else []
+        if len(tables) > 1 and any(len(rows) != 1 for table in tables for rows in table):
+            raise HDEDError(
+                "training: a network that reads a picture by each of several cameras needs one "
+                "rendering of each frame by each; give every camera one focus distance"
+            )
+        self.shots: list[Shot] = []
         bar = progress(self.indices, desc="load frames", unit="frame", disable=count < 100)
         for i, index in enumerate(bar):
             sharp, depth_m = scenes.read("rgb", index), scenes.read("depth", index)
-            if stored:
+            if self.stored:
                 sharp, depth_m = self.resize(sharp), self.resize(depth_m)
             if i == 0:
                 size = sharp.shape[:2]
                 self.sharp = torch.empty((count, *size, 3), dtype=torch.uint8)
-                self.defocused = torch.empty((bounds[-1], *size, 3), dtype=torch.uint8)
                 self.depth_m = torch.empty((count, *size), dtype=torch.float32)
                 self.host_depth_m = self.depth_m
+                for store, table in zip(defocused, tables, strict=read):
+                    self.shots.append(_empty_shot(store, table, size))
             self.sharp[i] = copy_to_tensor(sharp)
             self.depth_m[i] = copy_to_tensor(depth_m)
-            for rendering, row in zip(self.renderings[i], rows[i], strict=True):
-                image = self.resize(defocused.read("defocused", row))
-                self.defocused[rendering] = copy_to_tensor(image)
-        if network_input == "sharp":
-            self.defocused = self.sharp
-            self.renderings = [range(i, i + 1) for i in range(count)]
+            for store, table, shot in zip(defocused, tables, self.shots, strict=read):
+                for place, row in zip(shot.rows[i], table[i], strict=True):
+                    image = self.resize(store.read("defocused", row))
+                    shot.images[place] = copy_to_tensor(image)
+        if self.reads_sharp and not self.shots:
+            self.shots = [Shot(self.sharp, [range(i, i + 1) for i in range(count)], None)]
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def lenses(self, rows: Sequence[Sequence[int]]) -> Tensor | None:
+        """Return the lenses (B, S, 5) of B samples' renderings, each a row for every shot."""
+        known = [shot.lenses for shot in self.shots]
+        found = [lenses for lenses in known if lenses is not None]
+        if len(found) < len(known):
+            return None
+        picked = [[each[row] for each, row in zip(found, of, strict=True)] for of in rows]
+        return torch.stack([torch.stack(of) for of in picked])
 
     def resize(self, array: NDArray) -> NDArray:
         """Return an image (H, W, 3) or depth (H, W) at the training size; crops keep their own."""
@@ -102,12 +134,31 @@ class TrainingFrames:
         """
         if device.type != "cuda" or (not self.stored and self.geometry == "resize"):
             return False
-        tensors: dict[str, Tensor] = {
-            "sharp": self.sharp, "defocused": self.defocused, "depth_m": self.depth_m
-        }  # fmt: skip
-        needed = sum(t.numel() * t.element_size() for t in tensors.values())
+        tensors = [self.sharp, self.depth_m]
+        tensors += [shot.images for shot in self.shots if shot.images is not self.sharp]
+        needed = sum(t.numel() * t.element_size() for t in tensors)
         if needed > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
             return False
-        for name, tensor in tensors.items():
-            setattr(self, name, tensor.to(device))
+        host = self.sharp
+        self.sharp, self.depth_m = host.to(device), self.depth_m.to(device)
+        for shot in self.shots:
+            shot.images = self.sharp if shot.images is host else shot.images.to(device)
         return True
+
+
+def _rows(defocused: Store, indices: NDArray) -> list[NDArray[np.intp]]:
+    """Return the rows of each frame's renderings in a store."""
+    frame_of = defocused.frames["frame_index"].to_numpy()
+    return [np.flatnonzero(frame_of == index) for index in indices]
+
+
+def _empty_shot(store: Store, table: Sequence[NDArray[np.intp]], size: tuple[int, int]) -> Shot:
+    bounds = np.cumsum([0, *map(len, table)]).tolist()
+    images = torch.empty((bounds[-1], *size, 3), dtype=torch.uint8)
+    lenses = stored_lenses(store)
+    of_frames = torch.from_numpy(np.concatenate(table))
+    return Shot(
+        images,
+        [range(first, last) for first, last in pairwise(bounds)],
+        None if lenses is None else lenses[of_frames],
+    )

@@ -145,10 +145,11 @@ class _Fit:
         self.network = network
         self.loss, self.train, self.validation = loss.to(device), train, validation
         self.settings, self.seed, self.device, self.group = settings, seed, device, group
+        self.denoises = getattr(network, "denoiser", None) is not None
         self.eager = self._distributed()
         # a short last batch must not make torch compile for every size, which is slower
         compiled = settings.compile
-        self.runner: Callable[[Tensor], dict[str, Tensor]] = (
+        self.runner: Callable[..., dict[str, Tensor]] = (
             torch.compile(self.eager, dynamic=False) if compiled else self.eager
         )
         self.optimizer = build_optimizer(network, loss, settings)
@@ -243,7 +244,7 @@ class _Fit:
         with encoder_output(self.network) if measures else nullcontext([]) as maps:
             # a compiled network would be compiled again for the hook of `encoder_output`
             outputs = self._forward(batch, self.eager if measures else self.runner)
-        terms = self.loss(outputs, batch.depth_m, batch.valid, batch.sharp)
+        terms = self.loss(outputs, batch)
         if maps:
             self._measure(terms, maps)
         self.optimizer.zero_grad(set_to_none=True)
@@ -255,19 +256,21 @@ class _Fit:
         self.losses.add(self.at.epoch, self.at.step, batch, terms)
 
     def _forward(
-        self, batch: Batch, network: Callable[[Tensor], dict[str, Tensor]]
+        self, batch: Batch, network: Callable[..., dict[str, Tensor]]
     ) -> dict[str, Tensor]:
         """Return the outputs by head; those in bfloat16 become float32, for the losses."""
         try:
             with autocast(self.device, self.settings.precision):
-                outputs = network(batch.defocused)
+                # only a denoiser learns from the sharp image as input
+                inputs = (batch.rgb, batch.sharp) if self.denoises else (batch.rgb,)
+                outputs = network(*inputs)
         except ValueError as error:
             # raised by batch norm where a last batch of one sample has a single value a channel
             if "more than 1 value per channel" not in str(error):
                 raise
             raise HDEDError(
-                f"training: batch norm cannot take a batch of {len(batch.defocused)} at "
-                f"{batch.defocused.shape[-1]} px; raise train.size_px, or change train.batch_size"
+                f"training: batch norm cannot take a batch of {len(batch.rgb)} at "
+                f"{batch.rgb.shape[-1]} px; raise train.size_px, or change train.batch_size"
             ) from error
         return {h: o.float() if o.dtype == torch.bfloat16 else o for h, o in outputs.items()}
 

@@ -1,4 +1,4 @@
-"""The losses of the paper (equations 1 to 7) as pure functions, and their weighted sum.
+"""The losses of the paper (equations 1 to 7) and of other systems, and their weighted sum.
 
 Depth losses average over valid pixels only; a batch without any gives zero. Images are in [0, 1].
 """
@@ -9,8 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hded.blur.batch import gaussian_gather_batch
+from hded.blur.lenses import max_sigma_px, need_lenses, sigma_px
+from hded.blur.support import radius_px
 from hded.config.schema import Gradient, Loss
 from hded.metrics.structural_similarity import ssim
+from hded.network.readout import encode_ordinal
+from hded.training.batch import Batch
 from hded.training.loss_weighting import LossWeighting, T
 
 CHARBONNIER_EPS = 1e-3
@@ -67,49 +72,192 @@ def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
 
 
-CONTENT = {"charbonnier": ("charbonnier", charbonnier), "l1": ("l1_image", l1_image)}
+def mse_image(image: Tensor, reference: Tensor) -> Tensor:
+    """Return the mean squared error of images (B, 3, H, W) in [0, 1]."""
+    return (image - reference).square().mean()
+
+
+def log_l1_depth(pred: Tensor, gt: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean |log pred - log gt| of depth (B, 1, H, W) [m]; pred must be positive."""
+    return _masked_mean((pred.log() - torch.where(valid, gt, 1).log()).abs(), valid)
+
+
+def ordinal_depth(logits: Tensor, gt: Tensor, valid: Tensor, thresholds_m: Tensor) -> Tensor:
+    """Return the binary cross-entropy of P(depth > t_k), a mean over pixels and thresholds.
+
+    logits: (B, K, H, W); gt, valid: (B, 1, H, W); thresholds_m: (K,) [m] (Fu et al. 2018).
+    """
+    target = encode_ordinal(gt, thresholds_m)
+    errors = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return _masked_mean(errors.mean(1, keepdim=True), valid)
+
+
+def surface_depth(pred: Tensor, gt: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the three terms of Hu et al. (2019) for depth (B, 1, H, W) [m].
+
+    With e = |pred - gt|: the means of ln(e + 0.5), of the same for the differences of e along both
+    axes, and of 1 - cos of the angle between the surfaces' normals (-dx, -dy, 1).
+    """
+    error = torch.where(valid, pred - gt, 0)
+    depth = _masked_mean((error.abs() + 0.5).log(), valid)
+    pairs = valid[..., :-1, :-1] & valid[..., :-1, 1:] & valid[..., 1:, :-1]
+    ex, ey = _differences(error)
+    slope = _masked_mean((ex.abs() + 0.5).log() + (ey.abs() + 0.5).log(), pairs)
+    px, py = _differences(torch.where(valid, pred, 0))
+    gx, gy = _differences(torch.where(valid, gt, 0))
+    lengths = (px**2 + py**2 + 1).sqrt() * (gx**2 + gy**2 + 1).sqrt()
+    return depth, slope, _masked_mean(1 - (px * gx + py * gy + 1) / lengths, pairs)
+
+
+def reblur(image: Tensor, depth_m: Tensor, lenses: Tensor) -> Tensor:
+    """Return image (B, 3, H, W) in [0, 1], blurred by depth_m (B, 1, H, W) through lenses (B, 5).
+
+    Differentiable. Depth below 0.1 m counts as 0.1 m.
+    """
+    sigma = sigma_px(depth_m.clamp(min=0.1), lenses)
+    return gaussian_gather_batch(image, sigma, max_sigma_px=max_sigma_px(lenses))
+
+
+def image_distance(image: Tensor, reference: Tensor) -> Tensor:
+    """Return 0.85 (1 - SSIM) / 2 + 0.15 L1 of images (B, 3, H, W) in [0, 1] (Godard et al.)."""
+    return 0.425 * ssim_loss(image, reference) + 0.15 * l1_image(image, reference)
+
+
+def smoothness(depth_m: Tensor, image: Tensor) -> Tensor:
+    """Return the mean |dD| exp(-|dI|) along both axes: depth varies where the image does.
+
+    depth_m: (B, 1, H, W), divided by its own mean here; image: (B, 3, H, W) in [0, 1].
+    """
+    relative = depth_m / depth_m.mean((2, 3), keepdim=True)
+    total = torch.zeros((), device=depth_m.device)
+    for d, i in zip(_differences(relative), _differences(image), strict=True):
+        total = total + (d.abs() * torch.exp(-i.abs().mean(1, keepdim=True))).mean()
+    return total
+
+
+def sharpness_distance(image: Tensor, reference: Tensor) -> Tensor:
+    """Return the mean difference of |second derivatives| of images (B, 3, H, W) in [0, 1]."""
+    kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], device=image.device)
+    weight = kernel.expand(image.shape[1], 1, 3, 3)
+
+    def detail(x: Tensor) -> Tensor:
+        return F.conv2d(x, weight, groups=x.shape[1]).abs()
+
+    return (detail(image) - detail(reference)).abs().mean()
+
+
+def _differences(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the forward differences along both axes, (..., H - 1, W - 1) each."""
+    corner = x[..., :-1, :-1]
+    return x[..., :-1, 1:] - corner, x[..., 1:, :-1] - corner
+
+
+CONTENT = {
+    "charbonnier": ("charbonnier", charbonnier),
+    "l1": ("l1_image", l1_image),
+    "mse": ("mse_image", mse_image),
+}
+# the factor of each term in the depth task's loss; l1 has the gradient term beside it
+DEPTH_SHARES: dict[str, dict[str, float]] = {
+    "l1": {"l1": 1.0},
+    "log_l1": {"log_l1": 1.0},
+    "ordinal": {"ordinal": 1.0},
+    "surface": {"surface": 1.0, "surface_slope": 1.0, "surface_normal": 1.0},
+    # of Gur and Wolf (2019)
+    "reblur": {"reblur": 1.0, "smoothness": 1e-3, "sharpness": 0.1},
+}
+LEAST_SIDE_PX = 32  # of the middle of a crop, where re-blurred images are compared
 
 
 class HDEDLoss(nn.Module):
-    """The total loss of the paper (equation 7): depth (3) plus lambda times deblurring (6).
+    """The total loss: that of the paper (equation 7) by default.
 
-    The depth terms are taken on the depth head's unscaled output, that is on depth divided by
-    `depth_scale_m`: with a scale of 10, lambda weighs ten times more than with 1.
+    `l1` and its gradient term are taken on the depth head's unscaled output, that is on depth
+    divided by `depth_scale_m`: with a scale of 10, lambda weighs ten times more than with 1. All
+    other depth losses are in metres. `thresholds_m` (K,) are those of an ordinal readout.
     """
 
-    def __init__(self, settings: Loss, depth_scale_m: float = 1.0) -> None:
+    def __init__(
+        self, settings: Loss, depth_scale_m: float = 1.0, thresholds_m: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.depth_scale_m = depth_scale_m
         self.weighting = LossWeighting(settings)
+        self.register_buffer("thresholds", thresholds_m, persistent=False)
         image = CONTENT[settings.content][0]
+        depth = dict(DEPTH_SHARES[settings.depth])
+        if settings.depth == "l1":
+            depth["gradient"] = settings.mu
         # the factor of each term in its task's loss
-        self.shares = {
-            "depth": {"l1": 1.0, "gradient": settings.mu},
-            "all_in_focus": {image: 1.0, "ssim": settings.psi},
-        }
+        self.shares = {"depth": depth, "all_in_focus": {image: 1.0, "ssim": settings.psi}}
 
-    def forward(
-        self, outputs: Mapping[str, Tensor], depth_m: Tensor, valid: Tensor, sharp: Tensor
-    ) -> dict[str, Tensor]:
-        """Return `total` and each unweighted term, as scalars.
+    @property
+    def needs_defocused(self) -> bool:
+        """Return whether the loss compares with the defocused image, through its lens."""
+        return self.settings.depth == "reblur" or self.settings.consistency > 0
 
-        outputs: by head, as `HDEDNet` returns them; depth_m, valid (bool): (B, 1, H, W);
-        sharp: (B, 3, H, W) in [-1, 1].
+    def forward(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return `total` and each unweighted term, as scalars; outputs: as `HDEDNet` returns them.
+
+        Raises HDEDError where a term needs the lenses and the batch has none.
         """
         w, terms = self.settings, {}
         if "depth" in outputs:
-            pred, gt = outputs["depth"] / self.depth_scale_m, depth_m / self.depth_scale_m
-            terms["l1"] = l1_depth(pred, gt, valid)
+            terms |= self._depth_terms(outputs, batch)
+        sharp = (batch.sharp + 1) / 2
+        if "all_in_focus" in outputs:
+            image = (outputs["all_in_focus"] + 1) / 2
+            name, content = CONTENT[w.content]
+            terms[name] = content(image, sharp)
+            if w.psi:
+                terms["ssim"] = ssim_loss(image, sharp)
+        total = self.weighting(self.tasks(terms))
+        if w.consistency:
+            image = (outputs["all_in_focus"] + 1) / 2
+            terms["consistency"] = l1_image(*self._reblurred(image, outputs["depth"], batch))
+            total = total + w.consistency * terms["consistency"]
+        if "denoised" in outputs:
+            terms["denoising"] = mse_image((outputs["denoised"] + 1) / 2, sharp)
+            total = total + terms["denoising"]
+        return {"total": total, **terms}
+
+    def _depth_terms(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        w, pred, gt, valid = self.settings, outputs["depth"], batch.depth_m, batch.valid
+        if w.depth == "l1":
+            pred, gt = pred / self.depth_scale_m, gt / self.depth_scale_m
+            terms = {"l1": l1_depth(pred, gt, valid)}
             if w.mu:
                 terms["gradient"] = gradient_depth(pred, gt, valid, w.gradient)
-        if "all_in_focus" in outputs:
-            image, reference = (outputs["all_in_focus"] + 1) / 2, (sharp + 1) / 2
-            name, content = CONTENT[w.content]
-            terms[name] = content(image, reference)
-            if w.psi:
-                terms["ssim"] = ssim_loss(image, reference)
-        return {"total": self.weighting(self.tasks(terms)), **terms}
+            return terms
+        if w.depth == "ordinal":
+            logits, thresholds = outputs["depth_logits"], self.thresholds
+            return {"ordinal": ordinal_depth(logits, gt, valid, thresholds)}  # pyright: ignore[reportArgumentType]
+        if w.depth == "log_l1":
+            return {"log_l1": log_l1_depth(pred.clamp(min=1e-3), gt, valid)}
+        if w.depth == "surface":
+            names = DEPTH_SHARES["surface"]
+            return dict(zip(names, surface_depth(pred, gt, valid), strict=True))
+        sharp = (batch.sharp + 1) / 2
+        image, reference = self._reblurred(sharp, pred, batch)
+        return {
+            "reblur": image_distance(image, reference),
+            "smoothness": smoothness(pred, sharp),
+            "sharpness": sharpness_distance(image, reference),
+        }
+
+    def _reblurred(self, image: Tensor, depth_m: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the re-blurred image and the defocused one, without the margin of a crop.
+
+        What lies around a crop took part in its blur, and is not known here.
+        """
+        lenses = need_lenses(batch.lenses, "train.loss: re-blurring")[:, 0]
+        blurred = reblur(image, depth_m, lenses)
+        margin = radius_px(max_sigma_px(lenses))
+        margin = max(0, min(margin, (min(image.shape[2:]) - LEAST_SIDE_PX) // 2))
+        rows, columns = (slice(margin, n - margin) for n in image.shape[2:])
+        defocused = (batch.defocused + 1) / 2
+        return blurred[..., rows, columns], defocused[..., rows, columns]
 
     def by_lambda(self, terms: Mapping[str, float]) -> float:
         """Return the total with the fixed lambda, whatever the weighting, to compare epochs.

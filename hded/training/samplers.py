@@ -18,7 +18,7 @@ from torch import Tensor
 from hded.blur.render import render_defocused
 from hded.blur.support import border_indices, radius_px
 from hded.network.normalize import copy_to_tensor
-from hded.optics import AnyCamera, ThinLens, sigma_of_coc
+from hded.optics import Camera, ThinLens, sigma_of_coc
 from hded.training.batch import Batch, SharpBatch, to_batch
 from hded.training.frames import TrainingFrames
 
@@ -28,10 +28,13 @@ WHOLE = slice(None), slice(None)
 
 @dataclass(frozen=True, slots=True)
 class Draw(Generic[T]):
-    """The random choices of one sample; `source` is a row of the renderings, or a lens."""
+    """The random choices of one sample.
+
+    `sources`: for each camera a row of its renderings, or a lens.
+    """
 
     frame: int
-    source: T
+    sources: tuple[T, ...]
     window: tuple[slice, slice]
     flipped: bool
 
@@ -81,18 +84,18 @@ class Sampler(ABC, Generic[T]):
     def _draw(self, i: int, seed: int, epoch: int, hflip: float) -> Draw[T]:
         frames = self.frames
         rng = np.random.default_rng([seed, epoch, int(frames.indices[i])])
-        source = self._choose(i, rng)
+        sources = self._choose(i, rng)
         window = WHOLE
         if frames.geometry == "crop":
             height, width = frames.sharp.shape[1:3]
             top = int(rng.integers(height - frames.size_px + 1))
             left = int(rng.integers(width - frames.size_px + 1))
             window = slice(top, top + frames.size_px), slice(left, left + frames.size_px)
-        return Draw(i, source, window, bool(rng.random() < hflip))
+        return Draw(i, sources, window, bool(rng.random() < hflip))
 
     @abstractmethod
-    def _choose(self, i: int, rng: np.random.Generator) -> T:
-        """Return what frame i is seen through: the row of a rendering, or a lens."""
+    def _choose(self, i: int, rng: np.random.Generator) -> tuple[T, ...]:
+        """Return what frame i is seen through, for each camera: a rendering's row, or a lens."""
 
     @abstractmethod
     def _load(self, draws: Sequence[Draw[T]]) -> Batch | SharpBatch:
@@ -103,32 +106,47 @@ class Sampler(ABC, Generic[T]):
 
 
 class StoredSampler(Sampler[int]):
-    """Samples of the stored renderings, one of its frame's for each sample."""
+    """Samples of the stored renderings, by each camera one of its frame's for each sample."""
 
-    def _choose(self, i: int, rng: np.random.Generator) -> int:
-        return _pick(self.frames.renderings[i], rng)
+    def _choose(self, i: int, rng: np.random.Generator) -> tuple[int, ...]:
+        return tuple(_pick(shot.rows[i], rng) for shot in self.frames.shots)
 
     def _load(self, draws: Sequence[Draw[int]]) -> Batch:
         frames = self.frames
+        shots = [
+            _stack([shot.images[d.sources[s]][d.window] for d in draws], draws)
+            for s, shot in enumerate(frames.shots)
+        ]
         return to_batch(
-            _stack([frames.defocused[d.source][d.window] for d in draws], draws),
+            shots,
             _stack([frames.sharp[d.frame][d.window] for d in draws], draws),
             _stack([frames.depth_m[d.frame][d.window] for d in draws], draws),
             self._indices(draws),
+            frames.lenses([d.sources for d in draws]),
+            reads_sharp=frames.reads_sharp,
         )
 
 
 class LensSampler(Sampler[ThinLens]):
-    """Samples that are rendered anew, each through a lens of one of the cameras."""
+    """Samples that are rendered anew.
 
-    def __init__(self, frames: TrainingFrames, cameras: Sequence[AnyCamera]) -> None:
+    cameras: for each image of the network's input one camera, or several that differ in focus
+    distance, of which each sample has one.
+    """
+
+    def __init__(self, frames: TrainingFrames, cameras: Sequence[Sequence[Camera]]) -> None:
         super().__init__(frames)
-        self.cameras = tuple(cameras)
-        self.max_sigma_px = max(float(sigma_of_coc(c.max_coc_px, c.sigma_rule)) for c in cameras)
+        self.cameras = tuple(map(tuple, cameras))
+        self.max_sigma_px = max(
+            float(sigma_of_coc(c.max_coc_px, c.sigma_rule)) for foci in cameras for c in foci
+        )
 
-    def _choose(self, i: int, rng: np.random.Generator) -> ThinLens:
-        camera = _pick(self.cameras, rng)
-        return camera.lens(self.frames.host_depth_m[i].numpy(), self.frames.image_width_px, rng)
+    def _choose(self, i: int, rng: np.random.Generator) -> tuple[ThinLens, ...]:
+        depth_m, width_px = self.frames.host_depth_m[i].numpy(), self.frames.image_width_px
+        return tuple(_pick(foci, rng).lens(depth_m, width_px, rng) for foci in self.cameras)
+
+    def _lenses(self, draws: Sequence[Draw[ThinLens]]) -> Tensor:
+        return torch.tensor([[lens.row() for lens in d.sources] for d in draws])
 
 
 class CropLensSampler(LensSampler):
@@ -146,11 +164,12 @@ class CropLensSampler(LensSampler):
             around.append(frames.sharp[d.frame][rows[:, None], columns])
             depth.append(frames.depth_m[d.frame][d.window])
             lens_depth_m = frames.host_depth_m[d.frame][d.window].numpy()
-            sigma.append(torch.from_numpy(d.source.sigma_px(lens_depth_m)))
+            of_cameras = np.stack([lens.sigma_px(lens_depth_m) for lens in d.sources], -1)
+            sigma.append(torch.from_numpy(of_cameras))
         depth_m = _stack(depth, draws)[:, None]
         return SharpBatch(
-            _stack(around, draws), _stack(sigma, draws), depth_m, self._indices(draws),
-            self.max_sigma_px,
+            _stack(around, draws), _stack(sigma, draws).movedim(-1, 1), depth_m,
+            self._lenses(draws), self._indices(draws), self.max_sigma_px,
         )  # fmt: skip
 
 
@@ -161,14 +180,14 @@ class ResizeLensSampler(LensSampler):
         frames, samples = self.frames, []
         for d in draws:
             sharp, depth_m = frames.sharp[d.frame].numpy(), frames.depth_m[d.frame].numpy()
-            defocused = render_defocused(sharp, depth_m, d.source, "gather")[0]
-            arrays = defocused, sharp, depth_m
+            shots = [render_defocused(sharp, depth_m, lens, "gather")[0] for lens in d.sources]
+            arrays = *shots, sharp, depth_m
             samples.append([copy_to_tensor(frames.resize(array)) for array in arrays])
-        defocused, sharp, depth_m = (_stack(each, draws) for each in zip(*samples, strict=True))
-        return to_batch(defocused, sharp, depth_m, self._indices(draws))
+        *shots, sharp, depth_m = (_stack(each, draws) for each in zip(*samples, strict=True))
+        return to_batch(shots, sharp, depth_m, self._indices(draws), self._lenses(draws))
 
 
-def build_sampler(frames: TrainingFrames, cameras: Sequence[AnyCamera] = ()) -> Sampler:
+def build_sampler(frames: TrainingFrames, cameras: Sequence[Sequence[Camera]] = ()) -> Sampler:
     """Return the sampler of stored renderings, or, with `cameras`, one that renders anew."""
     if not cameras:
         return StoredSampler(frames)

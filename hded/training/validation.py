@@ -59,15 +59,19 @@ def whole_frames(
 ) -> Iterator[tuple[Batch, NDArray[np.uint8], NDArray[np.uint8]]]:
     """Yield every stored rendering, uncut: a batch of one, its defocused and its sharp image.
 
-    The images are uint8 (H, W, 3). With several `devices`, only every `devices`-th frame from
-    `rank` on.
+    The images are uint8 (H, W, 3), the defocused one by the first camera. With several `devices`,
+    only every `devices`-th frame from `rank` on.
     """
     for i in range(rank, len(frames), devices):
         sharp, depth_m = frames.sharp[i : i + 1], frames.depth_m[i : i + 1]
-        for row in frames.renderings[i]:
-            defocused = frames.defocused[row : row + 1]
-            batch = to_batch(defocused, sharp, depth_m, (int(frames.indices[i]),))
-            yield batch, defocused[0].cpu().numpy(), sharp[0].cpu().numpy()
+        for rows in zip(*(shot.rows[i] for shot in frames.shots), strict=True):
+            pairs = zip(frames.shots, rows, strict=True)
+            shots = [shot.images[row : row + 1] for shot, row in pairs]
+            batch = to_batch(
+                shots, sharp, depth_m, (int(frames.indices[i]),), frames.lenses([rows]),
+                reads_sharp=frames.reads_sharp,
+            )  # fmt: skip
+            yield batch, shots[0][0].cpu().numpy(), sharp[0].cpu().numpy()
 
 
 @torch.no_grad()
@@ -88,8 +92,8 @@ def validate(
     rows: list[dict[str, float]] = []
     for batch, defocused, sharp in whole_frames(frames, group.rank, group.size):
         batch = batch.to(device)
-        outputs = network(batch.defocused)
-        terms = loss(outputs, batch.depth_m, batch.valid, batch.sharp)
+        outputs = network(batch.rgb)
+        terms = loss(outputs, batch)
         row = {name: term.item() for name, term in terms.items()}
         if "depth" in outputs and batch.valid.any():
             error = (outputs["depth"] - batch.depth_m)[batch.valid]

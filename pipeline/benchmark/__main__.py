@@ -30,7 +30,7 @@ def main() -> None:
     if torch.cuda.is_available():
         sections.append(measure_gpu_blur(scenes))
     sections.append(measure_stages(DATASET, len(scenes)))
-    defocused = open_store(stage.DEFOCUSED / DATASET)
+    defocused = open_store(stage.DEFOCUSED / DATASET / "paper")
     for name in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         sections.append(training.measure(scenes, defocused, torch.device(name)))
         sections.append(evaluation.measure(scenes, defocused, torch.device(name)))

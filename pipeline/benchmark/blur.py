@@ -15,9 +15,9 @@ from hded.blur import gaussian_gather, gaussian_gather_reference, layered_blur
 from hded.blur.batch import gaussian_gather_batch
 from hded.blur.support import radius_px
 from hded.common.progress import progress
-from hded.optics import CAMERAS
+from hded.config.params import load_params
 from hded.store import Store
-from pipeline.lib import provenance
+from pipeline.lib import provenance, stage
 
 RUNS = 7
 SCIPY_SIGMAS = 73  # 0 to 7.25 px in steps of 0.1, a common quantisation in the literature
@@ -29,9 +29,8 @@ def _frame(scenes: Store) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArr
     """Return the first test frame: rgb, signed CoC and sigma [px]."""
     index = int(scenes.indices("test")[0])
     depth = scenes.read("depth", index)
-    lens = CAMERAS["paper"].lens(
-        depth, scenes.attributes["image_width_px"], np.random.default_rng(0)
-    )
+    (camera,) = load_params(stage.PARAMS).camera("paper")
+    lens = camera.lens(depth, scenes.attributes["image_width_px"], np.random.default_rng(0))
     return scenes.read("rgb", index), lens.coc_px(depth), lens.sigma_px(depth)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hded.evaluation.evaluate import evaluate
+from hded.evaluation.evaluate import Predict, SystemInput, evaluate
 from hded.inference import Predictor
 from hded.network import HDEDNet
 from hded.store import Store
@@ -27,7 +27,7 @@ def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, 
     images = [defocused.read("defocused", i) for i in defocused.indices("test")]
 
     def evaluated(predict: Callable, batch: int = 1) -> None:
-        evaluate(predict, scenes, defocused, heads=HEADS, size_px=None, batch_size=batch)
+        evaluate(predict, scenes, [defocused], heads=HEADS, size_px=None, batch_size=batch)
 
     rows = []
     for name, arguments in NETWORKS.items():
@@ -36,7 +36,7 @@ def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, 
         for batch in BATCHES[device.type]:
             predictor.batch(images[:batch])  # warms up
             alone = _seconds(_predict, predictor, images, batch)
-            whole = _seconds(evaluated, predictor.batch, batch)
+            whole = _seconds(evaluated, _of_network(predictor), batch)
             rows.append({"name": f"{name}, batch {batch}: alone", "seconds": alone})
             rows.append({"name": f"{name}, batch {batch}: evaluated", "seconds": whole})
         network.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
@@ -68,9 +68,13 @@ def _predict(predictor: Predictor, images: Sequence[NDArray[np.uint8]], batch: i
         predictor.batch(images[start : start + batch])
 
 
-def _constant(images: Sequence[NDArray[np.uint8]]) -> list[dict[str, NDArray]]:
-    depth = np.ones(images[0].shape[:2], np.float32)
-    return [{"depth": depth, "all_in_focus": image} for image in images]
+def _of_network(predictor: Predictor) -> Predict:
+    return lambda images: predictor.batch([image.rgb for image in images])
+
+
+def _constant(images: Sequence[SystemInput]) -> list[dict[str, NDArray]]:
+    depth = np.ones(images[0].rgb.shape[:2], np.float32)
+    return [{"depth": depth, "all_in_focus": image.rgb} for image in images]
 
 
 def _seconds(work: Callable[..., None], *arguments: Any) -> float:

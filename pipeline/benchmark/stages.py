@@ -12,7 +12,7 @@ import numpy as np
 
 from hded.blur import gaussian_gather
 from hded.common.errors import HDEDError
-from hded.optics import CAMERAS
+from hded.config.params import load_params
 from hded.store import Store, open_store
 from pipeline.lib import stage
 
@@ -60,9 +60,8 @@ def measure_stages(dataset: str, frames: int) -> dict[str, Any]:
 
 def _blur_alone(scenes: Store, index: int) -> None:
     depth = scenes.read("depth", index)
-    lens = CAMERAS["paper"].lens(
-        depth, scenes.attributes["image_width_px"], np.random.default_rng(0)
-    )
+    (camera,) = load_params(stage.PARAMS).camera("paper")
+    lens = camera.lens(depth, scenes.attributes["image_width_px"], np.random.default_rng(0))
     gaussian_gather(scenes.read("rgb", index), lens.sigma_px(depth))
 
 

@@ -15,6 +15,7 @@ from hded.config.schema import Loss, Train
 from hded.network import HDEDNet
 from hded.network.normalize import to_network_range
 from hded.store import Store
+from hded.training.batch import Batch
 from hded.training.frames import TrainingFrames
 from hded.training.loop import fit
 from hded.training.losses import HDEDLoss
@@ -120,7 +121,8 @@ def _plain(
         start = time.perf_counter()
         blurred, sharp, depth_m = (t.to(device) for t in next(batches))
         ready = time.perf_counter()
-        terms = loss(network(blurred), depth_m, depth_m > 0, sharp)
+        batch = Batch(blurred, sharp, blurred, depth_m, depth_m > 0, None, ())
+        terms = loss(network(blurred), batch)
         optimizer.zero_grad()
         terms["total"].backward()
         optimizer.step()
@@ -135,7 +137,7 @@ def _ours(
 ) -> tuple[list[float], float]:
     torch.manual_seed(0)
     indices = np.resize(scenes.indices("train"), (steps + 1) * settings.batch_size)
-    frames = TrainingFrames(scenes, defocused, indices, "crop", SIZE_PX)
+    frames = TrainingFrames(scenes, [defocused], indices, "crop", SIZE_PX)
     frames.move_to(device)
     torch.compiler.reset()  # else the sizes of the last way decide what is compiled
     ends: list[float] = []

@@ -15,11 +15,14 @@ INPUTS = Path("data/inputs")  # <dataset>.json, weights.json: lists of a user's 
 SAMPLES = Path("data/sample")  # <dataset>/<digest>/: generated raw files
 RAW = Path("data/raw")  # <dataset>.json: digests of the raw files
 FRAMES = Path("data/frames")  # <dataset>/: store of rgb and depth
-DEFOCUSED = Path("data/defocused")  # <dataset>/: store of defocused images and CoC
+DEFOCUSED = Path("data/defocused")  # <dataset>/<camera>/: store of defocused images and CoC
+RENDERINGS = Path("data/renderings")  # <dataset>/<variant>.json: which of them a network reads
 TRAINED = Path("data/trained")  # <dataset>/<variant>/<seed>/
 EVALUATED = Path("data/evaluated")  # <dataset>/<variant>/<seed>/
 REPORTS = Path("reports")
-DEFOCUS_REPORT = REPORTS / "defocus"  # <dataset>/: contact sheet, histogram, the input's scores
+DEFOCUS_REPORT = (
+    REPORTS / "defocus"
+)  # <dataset>/<camera>/: contact sheet, histogram, the input's scores
 BENCHMARK = REPORTS / "benchmark.json"  # written by `make benchmark`
 # files <dataset>-<variant>-<seed> that `dvc metrics` and `dvc plots` show
 METRICS = REPORTS / "metrics"

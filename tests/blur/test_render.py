@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from support.cameras import CAMERAS
 
 from hded.blur import gaussian_gather_reference
 from hded.blur.render import list_renderings, render_defocused
@@ -16,7 +17,7 @@ from hded.defocus_diagnostics import (
     input_scores,
     pick_for_sheet,
 )
-from hded.optics import CAMERAS, Camera, ThinLens
+from hded.optics import Camera, ThinLens
 from hded.store import open_store, write_store
 
 
@@ -127,10 +128,10 @@ def test_without_any_depth_there_is_nothing_to_count():
 
 
 def test_the_table_of_cameras_holds_each_lens_and_what_it_does():
-    table = camera_table(cameras(1.0, 3.0), 345, 80.0)
+    named = {name: [camera] for name, camera in CAMERAS.items()}
+    table = camera_table({"x": cameras(1.0, 3.0), **named}, 345, 80.0)
     assert table["depth_m"].max() == 80
-    named = {f"{name}, as named" for name in CAMERAS}
-    assert set(table["camera"]) == {"this run 1", "this run 2", *named}
+    assert set(table["camera"]) == {"x, 1 m", "x, 3 m", *CAMERAS}
     for _, rows in table.groupby("camera"):
         first = rows.iloc[0]
         fields = ThinLens.__dataclass_fields__
@@ -138,14 +139,14 @@ def test_the_table_of_cameras_holds_each_lens_and_what_it_does():
         depth_m = rows["depth_m"].to_numpy()
         np.testing.assert_allclose(rows["sigma_px"], built.sigma_px(depth_m), rtol=1e-6)
         np.testing.assert_allclose(rows["coc_px"], built.coc_px(depth_m), rtol=1e-6)
-    syndof = table[table["camera"] == "syndof, as named"]
+    syndof = table[table["camera"] == "syndof"]
     assert syndof["coc_px"].abs().max() == pytest.approx(29, rel=1e-5)
-    assert camera_table(cameras(1.0), 640, 10.0)["depth_m"].max() == 10
+    assert camera_table({"x": cameras(1.0)}, 640, 10.0)["depth_m"].max() == 10
 
 
 def test_a_drawn_focus_is_shown_at_two_metres():
     drawn = Camera(name="x", focal_length_m=0.07, aperture_m=0.0448, focus_distance_m=None)
-    own = camera_table([drawn], 640, 10.0).query("camera == 'this run'")
+    own = camera_table({"x": [drawn]}, 640, 10.0)
     assert set(own["focus_distance_m"]) == {2.0}
 
 

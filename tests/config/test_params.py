@@ -11,14 +11,15 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 from ruamel.yaml import YAML
+from support.cameras import CAMERAS, PAPER, SYNDOF
 
 from hded.common.errors import HDEDError
 from hded.config.params import Params, load_params
 from hded.config.schema import Loss
-from hded.optics import CAMERAS, Camera
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -69,13 +70,20 @@ def refusal(tmp_path: Path, text: str | bytes) -> str:
     return message
 
 
-def test_the_committed_file_is_valid(tmp_path):
+def test_the_file_is_valid_and_its_preset_has_the_papers_lambda(tmp_path):
     params = load_params(ROOT / "params.yaml")
-    assert set(params.run.datasets) == {"nyu", "make3d"} and params.run.variants == ["full"]
-    assert params.train.loss.mu == 0.001 and params.train.loss.psi == 4
     assert params.presets["paper"]["train"]["loss"]["lambda"] == 0.01
-    assert [camera.max_coc_px for camera in params.defocus.cameras()] == [29]
     assert load(tmp_path, COMMITTED) == params
+
+
+def test_the_cameras_are_those_of_their_sources():
+    unchanged = ["git", "diff", "--quiet", "HEAD", "--", "params.yaml"]
+    if subprocess.run(unchanged, cwd=ROOT).returncode:
+        pytest.skip("params.yaml was changed: its cameras are yours")
+    params = load_params(ROOT / "params.yaml")
+    assert {name: params.camera(name) for name in CAMERAS} == {
+        name: (camera,) for name, camera in CAMERAS.items()
+    }
 
 
 def test_every_committed_variant_changes_what_it_says_and_nothing_else():
@@ -197,11 +205,11 @@ def test_a_misspelt_key_is_named_and_not_the_one_it_should_be(tmp_path):
         ("download.nyu.sample.train", 4.5),
         ("download.nyu.official", "https://example.org"),
         ("convert.subset", "all"),
-        ("defocus.focus_distance_m", "2 m"),
-        ("defocus.focus_distance_m", True),
-        ("defocus.focus_distance_m", {"m": 2.0}),
-        ("defocus.focus_distance_m", [1.0, "far"]),
-        ("defocus.focus_distance_m", [[1.0]]),
+        ("cameras.paper.focus_distance_m", "2 m"),
+        ("cameras.paper.focus_distance_m", True),
+        ("cameras.paper.focus_distance_m", {"m": 2.0}),
+        ("cameras.paper.focus_distance_m", [1.0, "far"]),
+        ("cameras.paper.focus_distance_m", [[1.0]]),
         ("variants.full", "the full loss"),
         ("variants.full.description", None),
         ("variants", ["full"]),
@@ -262,23 +270,24 @@ def test_a_wrong_type_is_refused_by_key(tmp_path, key, value):
         ("network.weights", ""),
         ("defocus.camera", "pinhole"),
         ("defocus.seed", -1),
-        ("defocus.focus_distance_m", 0.0),
-        ("defocus.focus_distance_m", 0.05),
-        ("defocus.focus_distance_m", 0.07),
-        ("defocus.focus_distance_m", float("nan")),
-        ("defocus.focus_distance_m", []),
-        ("defocus.focus_distance_m", [2.0, 2.0]),
-        ("defocus.focus_distance_m", [2.0, 0.05]),
-        ("defocus.focus_distance_m", [2.0, None]),
-        ("defocus.focus_distance_m", "drawn"),
+        ("cameras.paper.focus_distance_m", 0.0),
+        ("cameras.paper.focus_distance_m", 0.05),
+        ("cameras.paper.focus_distance_m", 0.07),
+        ("cameras.paper.focus_distance_m", float("nan")),
+        ("cameras.paper.focus_distance_m", []),
+        ("cameras.paper.focus_distance_m", [2.0, 2.0]),
+        ("cameras.paper.focus_distance_m", [2.0, 0.05]),
+        ("cameras.paper.focus_distance_m", [2.0, None]),
+        ("cameras.paper.focus_distance_m", None),
+        ("cameras.paper.focus_distance_m", "drawn"),
         ("defocus.renderer", "scatter"),
         ("train.refocus", True),
-        ("defocus.focal_length_m", -0.05),
-        ("defocus.aperture_m", -0.01),
-        ("defocus.aperture_m", 0.0),
-        ("defocus.max_coc_px", 0.0),
-        ("defocus.max_coc_px", float("inf")),
-        ("defocus.sigma_rule", "half"),
+        ("cameras.paper.focal_length_mm", -50),
+        ("cameras.paper.aperture_mm", -10.0),
+        ("cameras.paper.aperture_mm", 0.0),
+        ("cameras.paper.max_coc_px", 0.0),
+        ("cameras.paper.max_coc_px", float("inf")),
+        ("cameras.paper.sigma_rule", "half"),
         ("run.datasets", []),
         ("run.datasets", ["kitti"]),
         ("run.datasets", ["nyu", "nyu"]),
@@ -332,47 +341,112 @@ def test_keeping_the_best_epoch_needs_validation_frames(tmp_path):
 
 
 def test_a_focus_inside_the_focal_length_of_ones_own_lens_is_refused(tmp_path):
-    message = refusal(tmp_path, with_value("defocus.focal_length_m", 2.5))
-    assert "focus_distance_m" in message and "focal length" in message
+    message = refusal(tmp_path, with_value("cameras.paper.focal_length_mm", 2500))
+    assert "cameras.paper: focus_distance_m" in message and "focal length" in message
 
 
-@pytest.mark.parametrize("key", ["focus_distance_m", "focal_length_m", "aperture_m"])
-def test_what_syndof_draws_for_each_picture_cannot_be_set(tmp_path, key):
-    def change(content: Any) -> None:
-        content["defocus"] = {"camera": "syndof", key: 1.0}
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"f_number": 2.8}, "has both aperture_mm and f_number"),
+        ({"pixel_pitch_um": 5.6}, "has both sensor_width_mm and pixel_pitch_um"),
+        ({"sensor_width_mm": None}, "no sensor_width_mm and no pixel_pitch_um"),
+        ({"focal_weights": [0.5, 0.5]}, "focal_weights has 2 entries, focal_length_mm 1"),
+        ({"focal_length_mm": [50, -70]}, "is not a focal length"),
+        ({"focal_length_mm": []}, "is not a focal length"),
+    ],
+)
+def test_a_camera_that_contradicts_itself_is_refused(tmp_path, changes, words):
+    text = edited(lambda content: content["cameras"]["paper"].update(changes))
+    message = refusal(tmp_path, text)
+    assert "cameras.paper" in message and words in message
 
-    message = refusal(tmp_path, edited(change))
-    assert key in message and "syndof" in message
 
-
-@pytest.mark.parametrize("camera", list(CAMERAS))
-def test_a_camera_without_own_values_is_the_named_one(tmp_path, camera):
-    params = load(tmp_path, with_value("defocus", {"camera": camera}))
-    assert params.defocus.cameras() == (CAMERAS[camera],)
-
-
-def test_ones_own_values_take_the_place_of_the_cameras(tmp_path):
+def test_a_camera_is_stated_as_a_photographer_does(tmp_path):
     own = {
-        "camera": "paper", "focus_distance_m": 0.7, "aperture_m": 0.01, "max_coc_px": 12.0,
-        "sigma_rule": "syndof",
+        "focal_length_mm": 35, "f_number": 2.8, "focus_distance_m": 1.7, "sensor_width_mm": 23.6,
+        "max_coc_px": 12.0, "sigma_rule": "syndof",
     }  # fmt: skip
-    (camera,) = load(tmp_path, with_value("defocus", own)).defocus.cameras()
-    expected = {"focal_length_m": 0.07, "focus_distance_m": 0.7, "aperture_m": 0.01,
-                "max_coc_px": 12.0, "sigma_rule": "syndof"}  # fmt: skip
-    assert {name: getattr(camera, name) for name in expected} == expected
+    (camera,) = load(tmp_path, with_value("cameras.mine", own)).camera("mine")
+    lens = camera.lens(np.empty(0), 645, np.random.default_rng(0))
+    assert lens.focal_length_m == 0.035 and lens.aperture_m == pytest.approx(0.0125)
+    assert lens.pixel_pitch_m == pytest.approx(0.0236 / 645)
+    assert (lens.focus_distance_m, lens.max_coc_px, lens.sigma_rule) == (1.7, 12.0, "syndof")
 
 
 def test_a_list_of_focus_distances_is_a_camera_for_each(tmp_path):
-    params = load(tmp_path, with_value("defocus.focus_distance_m", [1, 2.5]))
-    cameras = params.defocus.cameras()
-    assert cameras == tuple(replace(CAMERAS["paper"], focus_distance_m=f) for f in (1, 2.5))
+    params = load(tmp_path, with_value("cameras.paper.focus_distance_m", [1, 2.5]))
+    assert params.camera("paper") == tuple(
+        replace(PAPER, focus_distance_m=distance) for distance in (1, 2.5)
+    )
 
 
-def test_a_focus_distance_may_be_drawn_and_syndof_draws_it_anyway(tmp_path):
-    (camera,) = load(tmp_path, with_value("defocus.focus_distance_m", "random")).defocus.cameras()
-    assert isinstance(camera, Camera) and camera.focus_distance_m is None
-    own = {"camera": "syndof", "focus_distance_m": "random"}
-    assert load(tmp_path, with_value("defocus", own)).defocus.cameras() == (CAMERAS["syndof"],)
+def test_a_focus_distance_may_be_drawn(tmp_path):
+    text = with_value("cameras.paper.focus_distance_m", "random")
+    assert load(tmp_path, text).camera("paper") == (replace(PAPER, focus_distance_m=None),)
+    assert load(tmp_path, COMMITTED).camera("syndof") == (SYNDOF,)
+
+
+def test_each_dataset_and_each_variant_may_have_a_camera_of_its_own(tmp_path):
+    def change(content: Any) -> None:
+        content["run"].update(
+            datasets=["nyu", "make3d"], cameras=["paper", "d3net"], variants=["full", "l1_l1"]
+        )
+        content["defocus"]["camera"] = {"nyu": "paper", "make3d": "d3net"}
+        content["variants"]["l1_l1"]["camera"] = ["paper", "d3net"]
+
+    params = load(tmp_path, edited(change))
+    assert params.camera_names("full", "nyu") == ("paper",)
+    assert params.camera_names("full", "make3d") == ("d3net",)
+    assert params.camera_names("l1_l1", "nyu") == ("paper", "d3net")
+
+
+@pytest.mark.parametrize(
+    ("camera", "words"),
+    [
+        ("pinhole", "'pinhole' does not exist"),
+        ("d3net", "nothing is rendered by the camera d3net; add it to run.cameras"),
+        ({"make3d": "paper"}, "names no camera for the dataset nyu"),
+        ([], "names no camera"),
+        (["paper", "paper"], "names one camera twice"),
+        (3, "names no camera"),
+    ],
+)
+def test_a_variants_camera_that_is_not_there_is_named(tmp_path, camera, words):
+    def change(content: Any) -> None:
+        content["run"].update(datasets=["nyu"], cameras=["paper"], variants=["full"])
+        content["variants"]["full"]["camera"] = camera
+
+    message = refusal(tmp_path, edited(change))
+    assert "variants.full.camera" in message and words in message
+
+
+@pytest.mark.parametrize(
+    ("network", "train", "evaluate", "words"),
+    [
+        ({"encoder": "unet"}, {}, {}, "unet goes with the encoder unet"),
+        ({"decoder": "plain"}, {}, {}, "plain or dilated goes with the encoder none"),
+        ({"encoder": "none", "decoder": "plain", "weights": "imagenet", "width": 1.0}, {}, {},
+         "the encoder none has no published weights"),
+        ({"cascade": "depth", "heads": ["all_in_focus"]}, {}, {}, "heads needs depth and depth"),
+        ({"readout": "ordinal"}, {}, {}, "ordinal goes with ordinal"),
+        ({}, {"loss": {"depth": "ordinal"}}, {}, "ordinal goes with ordinal"),
+        ({}, {"loss": {"depth": "reblur"}}, {}, "set it to log"),
+        ({"heads": ["depth"]}, {"loss": {"consistency": 0.5}}, {}, "consistency: compares both"),
+        ({}, {}, {"restoration": {"method": "denoiser"}}, "network.denoiser is false"),
+        ({"heads": ["all_in_focus"]}, {}, {"restoration": {"method": "total_variation"}},
+         "which needs depth"),
+        ({}, {}, {"network_input": "sharp", "restoration": {"method": "total_variation"}},
+         "nothing to restore"),
+        ({"depth_range_m": [5.0, 1.0]}, {}, {}, "must ascend"),
+    ],
+)  # fmt: skip
+def test_a_system_whose_parts_do_not_fit_is_refused(tmp_path, network, train, evaluate, words):
+    def change(content: Any) -> None:
+        content["variants"]["full"].update(network=network, train=train, evaluate=evaluate)
+
+    message = refusal(tmp_path, edited(change))
+    assert "variants.full" in message and words in message
 
 
 def test_refocusing_on_the_fly_is_refused_where_the_stored_images_are_layered(tmp_path):

@@ -9,7 +9,7 @@ from support.stores import write_stores
 
 from hded.blur import gaussian_gather_reference
 from hded.evaluation.controls import ControlRenderings
-from hded.evaluation.evaluate import evaluate
+from hded.evaluation.evaluate import SystemInput, evaluate
 from hded.optics import Camera
 from hded.training.frames import TrainingFrames
 from hded.training.samplers import StoredSampler
@@ -49,26 +49,27 @@ def test_without_a_camera_the_sharp_image_is_the_picture(tiny):
 def test_evaluation_reads_them_as_a_store(tiny):
     seen = []
 
-    def give_back(pictures: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+    def give_back(images: Sequence[SystemInput]) -> list[dict[str, np.ndarray]]:
+        pictures = [image.rgb for image in images]
         seen.extend(pictures)
         depth = np.full(pictures[0].shape[:2], 2.0, np.float32)
         return [{"depth": depth, "all_in_focus": picture} for picture in pictures]
 
     heads = ("depth", "all_in_focus")
     retaken = ControlRenderings(tiny.scenes, FAR)
-    result = evaluate(give_back, tiny.scenes, retaken, heads=heads, size_px=None)
+    result = evaluate(give_back, tiny.scenes, [retaken], heads=heads, size_px=None)
     for index, picture in zip(tiny.scenes.indices("test"), seen, strict=True):
         np.testing.assert_array_equal(picture, retaken.read("defocused", index))
     scores = result.metrics["all_in_focus"]["native"]
     assert scores["network"]["psnr"] == scores["input"]["psnr"] < 60
     sharp = evaluate(
-        give_back, tiny.scenes, ControlRenderings(tiny.scenes, None), heads=heads, size_px=None
+        give_back, tiny.scenes, [ControlRenderings(tiny.scenes, None)], heads=heads, size_px=None
     )
     assert sharp.metrics["all_in_focus"]["native"]["input"]["ssim"] == pytest.approx(1.0)
 
 
 def test_a_network_of_sharp_input_trains_and_validates_on_sharp_images(tiny):
-    frames = TrainingFrames(tiny.scenes, tiny.defocused, np.arange(4), "crop", 32, "sharp")
+    frames = TrainingFrames(tiny.scenes, [tiny.defocused], np.arange(4), "crop", 32, "sharp")
     for each in StoredSampler(frames).batches(2, seed=0, epoch=1, hflip=0.5):
         batch = each.to(torch.device("cpu"))
         assert (batch.defocused == batch.sharp).all()

@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,13 @@ from PIL import Image
 from hded.blur.render import list_renderings
 from hded.common.errors import HDEDError
 from hded.evaluation import evaluate as evaluate_module
-from hded.evaluation.evaluate import ErrorCurve, Evaluation, evaluate, median_depth_m
+from hded.evaluation.evaluate import (
+    ErrorCurve,
+    Evaluation,
+    SystemInput,
+    evaluate,
+    median_depth_m,
+)
 from hded.inference import load_predictor, save_weights
 from hded.metrics import DEPTH_METRICS
 from hded.network import HDEDNet
@@ -59,7 +65,7 @@ def run(data: SimpleNamespace, predict: Callable, **options) -> Evaluation:
     """Evaluate a predictor of one image."""
     chosen = {"heads": BOTH_HEADS, "size_px": None, **options}
     return evaluate(
-        lambda images: [predict(i) for i in images], data.scenes, data.defocused, **chosen
+        lambda images: [predict(i.rgb) for i in images], data.scenes, [data.defocused], **chosen
     )
 
 
@@ -226,12 +232,12 @@ def test_a_test_frame_without_depth_counts_in_no_depth_mean(make_stores):
 def test_the_batch_changes_no_figure_and_no_order(stores, result, batch_size):
     given = []
 
-    def predict(images: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
+    def predict(images: Sequence[SystemInput]) -> list[dict[str, np.ndarray]]:
         given.append(len(images))
-        return [oracle(stores)[0](image) for image in images]
+        return [oracle(stores)[0](image.rgb) for image in images]
 
     other = evaluate(
-        predict, stores.scenes, stores.defocused,  # pyright: ignore[reportArgumentType]
+        predict, stores.scenes, [stores.defocused],
         heads=BOTH_HEADS, size_px=None, batch_size=batch_size,
     )  # fmt: skip
     assert given == [min(batch_size, 4 - i) for i in range(0, 4, batch_size)]
@@ -268,14 +274,14 @@ def test_only_a_few_frames_are_held_however_many_there_are():
         for i in range(500):
             alive += 1
             most = max(most, alive)
-            yield SimpleNamespace(number=i, defocused=i)
+            yield SimpleNamespace(number=i, image=i)
 
     def measure(frame: Any, outputs: Any) -> Any:
         return frame.number, outputs["depth"]
 
     seen = []
     stream: Any = evaluate_module._stream(
-        lambda numbers: [{"depth": n} for n in numbers],
+        lambda numbers: [{"depth": n} for n in numbers],  # pyright: ignore[reportArgumentType]
         frames(),
         measure,
         batch_size=4,

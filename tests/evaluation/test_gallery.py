@@ -104,8 +104,8 @@ def test_a_scenes_files_hold_what_the_network_gave(
                 0 * stores.scenes.read(name, i) if name == "depth" else stores.scenes.read(name, i)
             )
         )
-    predictor: Any = lambda image: {h: given[h] for h in heads}  # noqa: E731
-    write_example(tmp_path, "0009", predictor, scenes, stores.defocused)
+    predict: Any = lambda images: [{h: given[h] for h in heads}]  # noqa: E731
+    write_example(tmp_path, "0009", predict, scenes, [stores.defocused])
     files = {path.stem for path in tmp_path.iterdir()}
     expected = {"input", "all_in_focus_gt", "depth_gt", "coc", "grid"}
     expected |= {"depth_pred"} if "depth" in heads else set()

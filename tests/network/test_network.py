@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.batches import truth
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -55,6 +56,7 @@ def test_the_full_network_has_the_papers_41_million_parameters(full):
 def test_a_head_that_is_not_asked_for_costs_nothing(head):
     alone, both = tiny(heads=(head,)), tiny()
     assert list(alone.decoders) == [head]
+    assert both.encoder is not None
     assert count(alone) == count(both.encoder) + count(both.decoders[head])
     assert set(alone.eval()(picture(1, 3, 32, 32))) == {head}
 
@@ -347,7 +349,7 @@ def test_a_training_step_at_full_width_moves_every_parameter(full):
     depth_m = 5 + 4 * picture(2, 1, 64, 64, seed=2)
     optimizer = torch.optim.Adam(full.parameters(), lr=2e-4, betas=(0.5, 0.999))
     before = {name: p.detach().clone() for name, p in full.named_parameters()}
-    terms = HDEDLoss(Loss())(full(image), depth_m, depth_m > 0, sharp)
+    terms = HDEDLoss(Loss())(full(image), truth(depth_m, depth_m > 0, sharp))
     terms["total"].backward()
     assert all(term.isfinite() for term in terms.values())
     without = [name for name, p in full.named_parameters() if p.grad is None]
@@ -368,7 +370,7 @@ def test_from_identity_the_prediction_convolutions_move_first_and_all_else_after
     for _ in range(2):
         before = {name: p.detach().clone() for name, p in network.named_parameters()}
         optimizer.zero_grad()
-        loss(network(image), depth_m, depth_m > 0, sharp)["total"].backward()
+        loss(network(image), truth(depth_m, depth_m > 0, sharp))["total"].backward()
         optimizer.step()
         moved.append({n for n, p in network.named_parameters() if not torch.equal(p, before[n])})
     assert moved[0] == {f"decoders.{head}.predict.weight" for head in BOTH_HEADS}

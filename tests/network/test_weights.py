@@ -59,6 +59,7 @@ def test_a_network_of_this_program_gives_its_encoder(tmp_path):
     torch.save({"format": 1, "state_dict": trained.state_dict()}, tmp_path / "weights.pt")
     loaded = load_weights(fresh, tmp_path / "weights.pt")
     assert not loaded.new and not loaded.unused
+    assert trained.encoder is not None
     for name, tensor in trained.encoder.state_dict().items():
         assert torch.equal(fresh.state_dict()[name], tensor)
 

@@ -17,7 +17,11 @@ CELL = ("--dataset", "nyu", "--variant", "full", "--seed", "0")
 STAGES = {  # command, folders that it writes to
     "download": (("--dataset", "nyu"), ("data/raw",)),
     "convert": (("--dataset", "nyu"), ("data/frames",)),
-    "defocus": (("--dataset", "nyu"), ("data/defocused", "reports/defocus")),
+    "defocus": (
+        ("--dataset", "nyu", "--camera", "paper"),
+        ("data/defocused", "reports/defocus"),
+    ),
+    "renderings": (("--dataset", "nyu"), ("data/renderings",)),
     "train": (CELL, ("data/trained", "data/checkpoints", "mlartifacts")),
     "evaluate": (CELL, ("data/evaluated", "reports/metrics", "mlartifacts")),
     "report": ((), ("reports/tables",)),
@@ -26,7 +30,8 @@ STAGES = {  # command, folders that it writes to
 OWN = {
     "download": ("data/raw",),
     "convert": ("data/frames/nyu",),
-    "defocus": ("data/defocused/nyu", "reports/defocus/nyu", "mlartifacts"),
+    "defocus": ("data/defocused/nyu/paper", "reports/defocus/nyu/paper", "mlartifacts"),
+    "renderings": ("data/renderings/nyu",),
     "train": ("data/trained/nyu/full", "data/checkpoints", "reports/curves", "mlartifacts"),
     "evaluate": (
         "data/evaluated/nyu/full", "reports/metrics", "reports/errors", "mlartifacts",

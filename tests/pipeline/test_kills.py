@@ -21,10 +21,14 @@ from hded.store import open_store
 
 KILLS = 5  # of each stage
 STAGES = (
-    "inputs", "download@nyu", "convert@nyu", "defocus@nyu", "train@nyu-full-0",
-    "evaluate@nyu-full-0", "report",
+    "inputs", "download@nyu", "convert@nyu", "defocus@nyu-paper", "renderings@nyu",
+    "train@nyu-full-0", "evaluate@nyu-full-0", "report",
 )  # fmt: skip
-STORES = ("data/frames/nyu", "data/defocused/nyu")
+STORES = ("data/frames/nyu", "data/defocused/nyu/paper")
+PLACES = (
+    "data/sample", "data/raw", "data/frames", "data/defocused", "data/renderings", "data/trained",
+    "data/evaluated", "reports",
+)  # fmt: skip
 # what a stage leaves that says when and in which run, beside what was found
 OF_THE_RUN = {"run.json", "history.csv", "weights.pt", "index.html", "nyu-full-0.csv"}
 
@@ -38,8 +42,7 @@ def make(root: Path) -> Clone:
 def digests(clone: Clone) -> dict[str, str]:
     """Every file that the chain leaves, but for what tells of the run itself."""
     found = {}
-    for place in ("data/sample", "data/raw", "data/frames", "data/defocused", "data/trained",
-                  "data/evaluated", "reports"):  # fmt: skip
+    for place in PLACES:
         for path in sorted((clone.root / place).rglob("*")):
             if path.is_file() and not is_hidden(path.name) and path.name not in OF_THE_RUN:
                 name = path.relative_to(clone.root).as_posix()

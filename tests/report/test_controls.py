@@ -33,8 +33,8 @@ def tree(tmp_path: Path) -> Tree:
     for seed in (0, 1):
         change(tree.folder("nyu", "wrong_focus", seed) / "evaluation.json", control=CONTROL)
         file = tree.folder("nyu", "wrong_focus", seed) / "evaluation.json"
-        camera = json.loads(file.read_text())["camera"]
-        change(file, camera={**camera, "focus_distance_m": 4.0})
+        camera = json.loads(file.read_text())["cameras"][0]
+        change(file, cameras=[{**camera, "focus_distance_m": 4.0}])
     return tree
 
 
@@ -77,7 +77,7 @@ def test_a_control_stands_beside_the_full_network_and_nowhere_else(tree: Tree) -
 def make_sharp(folder: Path) -> None:
     """Turn a run into one that was tested on all-in-focus images: input and truth are equal."""
     camera = {"name": "all in focus", "max_coc_px": 1.0}
-    change(folder / "evaluation.json", camera=camera, control="tested on all-in-focus images")
+    change(folder / "evaluation.json", cameras=[camera], control="tested on all-in-focus images")
     images = pd.read_csv(folder / "all_in_focus.csv", dtype={"frame": str})
     images.loc[images["method"] == "input", ["psnr", "ssim"]] = math.inf, 1.0
     images.to_csv(folder / "all_in_focus.csv", index=False)

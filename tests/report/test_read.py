@@ -75,7 +75,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     ),
     "another seed": (lambda e, t: edit_json(e / "evaluation.json", seed=0), "seed is 0"),
     "another camera": (
-        lambda e, t: edit_json(e / "evaluation.json", camera={"name": "d3net"}),
+        lambda e, t: edit_json(e / "evaluation.json", cameras=[{"name": "paper"}]),
         "measured on different data .camera differs",
     ),
     "another source": (
@@ -135,10 +135,10 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 def test_a_damaged_folder_of_the_defocus_stage_is_one_clear_line(
     tree: Tree, name: str, text: str | None, what: str
 ) -> None:
-    path = tree.defocus / "nyu" / name
+    path = tree.defocus / "nyu/paper" / name
     path.unlink() if text is None else path.write_text(text)
     with pytest.raises(HDEDError, match=what) as caught:
-        read_defocused(tree.defocus / "nyu")
+        read_defocused(tree.defocus / "nyu/paper")
     assert "\n" not in str(caught.value)
 
 

@@ -10,11 +10,22 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from support.imports import ROOT
 
+# every setting that the tests rely on, whatever a user made of the file
 TINY = {
+    "run": {
+        "datasets": ["nyu", "make3d"],
+        "cameras": ["paper"],
+        "variants": ["full"],
+        "seeds": [0],
+    },
+    "convert.subset": None,
+    "cameras.paper.focus_distance_m": 2.0,
     "download.nyu.sample": {"train": 4, "test": 3, "seed": 1},
     "download.make3d.sample": {"train": 3, "test": 3, "seed": 1},
     "network.width": 0.04,
     "train.epochs": 2,
+    "train.batch_size": 4,
+    "train.checkpoint": "last",
     "train.size_px": 64,
     "evaluate.examples": 3,
 }

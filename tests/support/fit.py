@@ -38,9 +38,9 @@ class Project:
         self.root = root
         self.variables: dict[str, str] = {}
         tiny = write_stores(root / "tiny", size=size)
-        for name, store in (("frames", tiny.scenes), ("defocused", tiny.defocused)):
-            (root / "data" / name).mkdir(parents=True)
-            store.folder.rename(root / "data" / name / "nyu")
+        for name, store in (("frames/nyu", tiny.scenes), ("defocused/nyu/paper", tiny.defocused)):
+            (root / "data" / name).parent.mkdir(parents=True)
+            store.folder.rename(root / "data" / name)
         yaml = YAML()
         params = yaml.load(ROOT / "params.yaml")
         params["network"].update(TINY)

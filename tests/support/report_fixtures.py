@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from support.cameras import CAMERAS
 
 from hded.defocus_diagnostics import BlurCount, camera_table
 from hded.evaluation.protocols import (
@@ -25,7 +26,7 @@ from hded.evaluation.protocols import (
     depth_protocols,
     measure_all_in_focus,
 )
-from hded.optics import CAMERAS, Camera, ThinLens
+from hded.optics import ThinLens
 from hded.records import (
     Architecture,
     EvaluationRecord,
@@ -109,7 +110,7 @@ def write_tree(
         far_m = FAR_M.get(dataset, 10.0)
         shape = (size[1], size[0]) if dataset == "make3d" else size
         shown = (scenes or {}).get(dataset) or synthetic_scenes(shape, frames, far_m)
-        write_defocus(tree.defocus / dataset, camera, shown, far_m)
+        write_defocus(tree.defocus / dataset / camera, camera, shown, far_m)
         for variant in variants:
             for seed in seeds:
                 cell = Cell(tree, dataset, variant, seed, far_m, source, geometry, camera)
@@ -134,7 +135,9 @@ def write_defocus(
         {"psnr": 27.5, "ssim": 0.81, "test_frames": len(scenes), **blur.summary()},
     )
     blur.table().to_csv(folder / "coc.csv", index=False)
-    camera_table([named], 640, far_m).to_csv(folder / "cameras.csv", index=False)
+    camera_table({name: [each] for name, each in CAMERAS.items()}, 640, far_m).to_csv(
+        folder / "cameras.csv", index=False
+    )
     sheet = np.concatenate([scene.sharp for scene in scenes])
     Image.fromarray(sheet).save(folder / "contact_sheet.jpg")
 
@@ -174,9 +177,7 @@ class Cell:
 
     @property
     def lens(self) -> ThinLens:
-        camera = CAMERAS["paper"]
-        assert isinstance(camera, Camera)
-        return camera.lens(np.empty(0), 640, np.random.default_rng(0))
+        return CAMERAS["paper"].lens(np.empty(0), 640, np.random.default_rng(0))
 
     def predict(self, scene: SyntheticScene) -> dict[str, NDArray]:
         """A defocused input, and estimates that are better than the trivial ones."""
@@ -270,7 +271,9 @@ class Cell:
             seed=self.seed,
             heads=self.heads,
             geometry=self.geometry,
-            camera=camera.describe(640),
+            cameras=(camera.describe(640),),
+            reads="defocused",
+            restoration="",
             median_depth_m=median_m,
             truth="0123456789abcdef0123",
             frames=len(scenes),
@@ -388,6 +391,8 @@ class Cell:
             model=Architecture(
                 heads=self.heads, width=0.25, depth_scale_m=self.far_m, dropout=0.0, joint="add",
                 output="linear", init="identity", encoder="densenet121", decoder="transposed",
+                shots=1, depth_range_m=(0.7, 10.2), readout="metres", context="none",
+                cascade="none", denoiser=False,
             ),
             train={"epochs": 20, "loss": {"weighting": "fixed", "lambda": 0.01}},
             weights="none",

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter
+from support.cameras import PAPER
 
 from hded.blur.render import list_renderings
-from hded.optics import CAMERAS
 from hded.store import open_store, write_store
 
 CAMERA = {"name": "paper", "max_coc_px": 12.0}
@@ -66,7 +66,7 @@ def write_stores(
     write_store(folder / "scenes", frames, arrays, _records(written, arrays, count), attributes)
     arrays = {"defocused": ((*size, 3), np.uint8), "coc": (size, np.float16)}
     records = _records(written, arrays, count)
-    copies = list_renderings(frames, [CAMERAS["paper"]])
+    copies = list_renderings(frames, [PAPER])
     write_store(folder / "defocused", copies, arrays, records, {"camera": CAMERA})
     return SimpleNamespace(
         scenes=open_store(folder / "scenes"),

@@ -50,7 +50,7 @@ def parts(folder: Path, weighting: Weighting) -> tuple[HDEDNet, HDEDLoss, Sample
     torch.manual_seed(0)
     network = HDEDNet(width=1 / 16, depth_scale_m=8.0, dropout=0.0)
     loss = HDEDLoss(Loss(lambda_=0.5, weighting=weighting), 8.0)
-    stores = open_store(folder / "scenes"), open_store(folder / "defocused")
+    stores = open_store(folder / "scenes"), [open_store(folder / "defocused")]
     train = StoredSampler(TrainingFrames(*stores, np.arange(6), "crop", 64))
     return network, loss, train, TrainingFrames(*stores, np.array([6, 7, 8]), "crop", 64)
 
@@ -105,7 +105,7 @@ def test_two_processes_train_as_one_that_accumulates_their_half_batches(tmp_path
         for halves in zip(*shares, strict=True):
             optimizer.zero_grad()
             for half in halves:
-                terms = loss(network(half.defocused), half.depth_m, half.valid, half.sharp)
+                terms = loss(network(half.rgb), half)
                 (terms["total"] / 2).backward()
                 totals += [terms["total"].item()] * len(half.sharp)
             optimizer.step()
@@ -156,7 +156,7 @@ def test_a_number_that_is_not_finite_in_one_process_ends_both_with_its_line(tmp_
 
 def test_the_shares_of_a_batch_are_its_samples(tmp_path):
     tiny = write_stores(tmp_path, size=SIZE)
-    samples = StoredSampler(TrainingFrames(tiny.scenes, tiny.defocused, np.arange(7), "crop", 32))
+    samples = StoredSampler(TrainingFrames(tiny.scenes, [tiny.defocused], np.arange(7), "crop", 32))
     options = {"seed": 1, "epoch": 2, "hflip": 0.5}
     whole = [batch.to(CPU) for batch in samples.batches(4, **options)]
     shares = [

@@ -27,7 +27,7 @@ DEPTH_L1 = Loss(mu=0.0)
 
 
 def some_frames(stores: SimpleNamespace, indices: Any, size_px: int = 32) -> TrainingFrames:
-    return TrainingFrames(stores.scenes, stores.defocused, np.asarray(indices), "resize", size_px)
+    return TrainingFrames(stores.scenes, [stores.defocused], np.asarray(indices), "resize", size_px)
 
 
 def samples_of(stores: SimpleNamespace, indices: Any, size_px: int = 32) -> Sampler:
@@ -205,7 +205,7 @@ def test_fitting_is_the_plain_loop(stores, settings):
                 twin.step()
                 one_cycle.step()
             optimizer.param_groups[0]["lr"] = rate
-            terms = loss(network(batch.defocused), batch.depth_m, batch.valid, batch.sharp)
+            terms = loss(network(batch.rgb), batch)
             optimizer.zero_grad()
             terms["total"].backward()
             optimizer.step()
@@ -346,7 +346,7 @@ def test_the_train_loss_of_an_epoch_is_the_mean_over_its_frames(stores):
 
 
 def test_validation_is_the_mean_over_whole_frames(stores):
-    frames = TrainingFrames(stores.scenes, stores.defocused, np.array([1, 4]), "crop", 32)
+    frames = TrainingFrames(stores.scenes, [stores.defocused], np.array([1, 4]), "crop", 32)
     scores = validate(Walker(3.0), HDEDLoss(DEPTH_L1), frames, CPU)  # pyright: ignore
     rmse, l1, score = [], [], []
     for i in (1, 4):

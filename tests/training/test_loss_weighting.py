@@ -108,7 +108,9 @@ def test_the_norm_of_a_gradient_is_over_all_maps_and_leaves_the_graph():
 
 
 def six_frames(stores: SimpleNamespace) -> StoredSampler:
-    return StoredSampler(TrainingFrames(stores.scenes, stores.defocused, np.arange(6), "crop", 32))
+    return StoredSampler(
+        TrainingFrames(stores.scenes, [stores.defocused], np.arange(6), "crop", 32)
+    )
 
 
 def fitted(stores: SimpleNamespace, lambda_: float, name: Weighting = "fixed", **settings):
@@ -150,9 +152,10 @@ def test_each_terms_gradient_at_the_encoder_is_recorded_as_the_first_batch_has_i
                 m.retain_grad()
             return self.maps
 
+    assert network.encoder is not None
     network.encoder = kept = Kept(network.encoder)
     for name in ("l1", "gradient", "charbonnier", "ssim", "depth", "all_in_focus"):
-        terms = loss(network(batch.defocused), batch.depth_m, batch.valid, batch.sharp)
+        terms = loss(network(batch.rgb), batch)
         wanted = {
             **terms,
             "depth": terms["l1"] + 0.001 * terms["gradient"],
@@ -186,7 +189,7 @@ def test_learned_weights_move_while_the_network_trains_and_repeat_themselves(sto
 def test_validation_compares_epochs_by_lambda_whatever_was_learned(stores, heads):
     torch.manual_seed(0)
     network = HDEDNet(heads=heads, width=1 / 16, depth_scale_m=8.0)
-    frames = TrainingFrames(stores.scenes, stores.defocused, np.arange(2), "crop", 32)
+    frames = TrainingFrames(stores.scenes, [stores.defocused], np.arange(2), "crop", 32)
     fixed = HDEDLoss(Loss(lambda_=0.25), 8.0)
     learned = HDEDLoss(Loss(lambda_=0.25, weighting="uncertainty"), 8.0)
     with torch.no_grad():

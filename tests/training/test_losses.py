@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from support.batches import truth
 from torch import Tensor
 
 from hded.config.schema import Loss
@@ -189,7 +190,7 @@ def loss_inputs() -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
 def test_the_total_is_the_weighted_sum_of_independent_terms(gradient, content, scale_m):
     outputs, gt, valid, sharp = loss_inputs()
     weights = Loss(mu=0.3, gradient=gradient, content=content, psi=2.5, lambda_=0.07)
-    values = HDEDLoss(weights, scale_m)(outputs, gt, valid, sharp)
+    values = HDEDLoss(weights, scale_m)(outputs, truth(gt, valid, sharp))
     # the depth terms are taken on the unscaled output, the image terms in [0, 1]
     depth = (outputs["depth"] / scale_m).numpy(), (gt / scale_m).numpy(), valid.numpy()
     image, reference = (outputs["all_in_focus"].numpy() + 1) / 2, (sharp.numpy() + 1) / 2
@@ -230,7 +231,8 @@ def test_the_default_weights_are_the_papers():
     ],
 )
 def test_a_weight_of_zero_leaves_its_term_out(changes, terms):
-    values = HDEDLoss(Loss(**changes))(*loss_inputs())
+    outputs, *known = loss_inputs()
+    values = HDEDLoss(Loss(**changes))(outputs, truth(*known))
     assert set(values) == {"total"} | terms
 
 
@@ -242,7 +244,7 @@ def test_a_term_that_does_not_exist_is_refused_by_name(name, value):
 
 def test_a_depth_network_alone_has_the_depth_loss():
     outputs, gt, valid, sharp = loss_inputs()
-    values = HDEDLoss(Loss())({"depth": outputs["depth"]}, gt, valid, sharp)
+    values = HDEDLoss(Loss())({"depth": outputs["depth"]}, truth(gt, valid, sharp))
     assert set(values) == {"total", "l1", "gradient"}
     expected = values["l1"] + 0.001 * values["gradient"]
     assert values["total"].item() == pytest.approx(expected.item())
@@ -251,7 +253,7 @@ def test_a_depth_network_alone_has_the_depth_loss():
 def test_a_deblurring_network_alone_has_its_loss_unweighted():
     outputs, gt, valid, sharp = loss_inputs()
     head = {"all_in_focus": outputs["all_in_focus"]}
-    values = HDEDLoss(Loss(lambda_=0.01))(head, gt, valid, sharp)
+    values = HDEDLoss(Loss(lambda_=0.01))(head, truth(gt, valid, sharp))
     assert set(values) == {"total", "charbonnier", "ssim"}
     expected = values["charbonnier"] + 4 * values["ssim"]
     assert values["total"].item() == pytest.approx(expected.item())
@@ -260,7 +262,7 @@ def test_a_deblurring_network_alone_has_its_loss_unweighted():
 def test_every_term_reaches_the_outputs_that_it_judges():
     outputs, gt, valid, sharp = loss_inputs()
     leaves = {name: output.clone().requires_grad_() for name, output in outputs.items()}
-    HDEDLoss(Loss())(leaves, gt, valid, sharp)["total"].backward()
+    HDEDLoss(Loss())(leaves, truth(gt, valid, sharp))["total"].backward()
     for leaf in leaves.values():
         assert leaf.grad is not None and leaf.grad.isfinite().all() and leaf.grad.abs().max() > 0
 
@@ -270,8 +272,8 @@ def test_invalid_depth_of_nan_leaves_the_total_and_its_gradient_clean():
     leaves = {name: output.clone().requires_grad_() for name, output in outputs.items()}
     spoiled = torch.where(valid, gt, math.nan)
     loss = HDEDLoss(Loss(), 10.0)
-    total = loss(leaves, spoiled, valid, sharp)["total"]
+    total = loss(leaves, truth(spoiled, valid, sharp))["total"]
     total.backward()
-    assert total.item() == loss(outputs, gt, valid, sharp)["total"].item()
+    assert total.item() == loss(outputs, truth(gt, valid, sharp))["total"].item()
     for leaf in leaves.values():
         assert leaf.grad is not None and leaf.grad.isfinite().all()

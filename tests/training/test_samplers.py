@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.cameras import SYNDOF
 from support.stores import write_stores
 
 from hded.blur.render import list_renderings, render_defocused
 from hded.common.errors import HDEDError
 from hded.config.schema import Geometry
 from hded.network.normalize import to_network_range, to_uint8
-from hded.optics import CAMERAS, Camera
+from hded.optics import Camera
 from hded.store import open_store, write_store
 from hded.training.batch import Batch
 from hded.training.frames import TrainingFrames
@@ -30,8 +31,8 @@ def crops(stores, indices=None, size_px: int = SIZE_PX) -> Sampler:
 
 def sampler(stores, indices, geometry: Geometry, size_px: int, cameras=()) -> Sampler:
     how = (np.asarray(indices), geometry, size_px)
-    frames = TrainingFrames(stores.scenes, stores.defocused, *how, stored=not cameras)
-    return build_sampler(frames, cameras)
+    frames = TrainingFrames(stores.scenes, [stores.defocused], *how, stored=not cameras)
+    return build_sampler(frames, [cameras] if cameras else ())
 
 
 def epoch_of(samples: Sampler, batch_size: int = 1, **options) -> list[Batch]:
@@ -273,8 +274,8 @@ def test_squashed_frames_are_blurred_before_they_are_squashed(rendered):
 
 
 def test_a_camera_that_draws_its_lens_takes_each_sample_anew(rendered):
-    batches = drawn(rendered, epochs=2, cameras=[CAMERAS["syndof"]])
-    again = drawn(rendered, epochs=2, cameras=[CAMERAS["syndof"]])
+    batches = drawn(rendered, epochs=2, cameras=[SYNDOF])
+    again = drawn(rendered, epochs=2, cameras=[SYNDOF])
     blurred = torch.cat([b.defocused for b in batches])
     assert torch.equal(blurred, torch.cat([b.defocused for b in again]))
     difference = (blurred - torch.cat([b.sharp for b in batches])).abs().mean((1, 2, 3))

@@ -13,7 +13,7 @@ from hded.training.validation import validation_split, whole_frames
 
 
 def test_a_whole_frame_is_uncut_and_unflipped(stores):
-    frames = TrainingFrames(stores.scenes, stores.defocused, np.array([3, 6]), "crop", 32)
+    frames = TrainingFrames(stores.scenes, [stores.defocused], np.array([3, 6]), "crop", 32)
     batch, defocused, sharp = list(whole_frames(frames))[1]
     assert batch.sharp.shape == (1, 3, 40, 56) and batch.depth_m.shape == (1, 1, 40, 56)
     np.testing.assert_array_equal(to_uint8(batch.sharp)[0], stores.rgb[6])

@@ -62,6 +62,18 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
+class CameraView:
+    """The renderings of a dataset by one camera."""
+
+    name: str
+    sentence: str
+    plots: Sequence[Picture]  # the camera's curve, unless the lens is random; the histogram
+    drawn: bool
+    blur: str
+    sheet: str
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetView:
     """One dataset's section."""
 
@@ -69,42 +81,37 @@ class DatasetView:
     anchor: str
     title: str
     warnings: Sequence[str]
-    camera: str
     main: str  # the variant of the headline
     facts: Sequence[Fact]
     networks: Sequence[Network]  # the main one first
     errors: Sequence[Picture]
     why_no_errors: str
-    optics: Sequence[Picture]  # the camera's curve, unless the lens is random; the histogram
-    drawn: bool
-    blur: str
-    sheet: str
+    cameras: Sequence[CameraView]
     seeds: int
 
 
 def render_page(
     selection: Selection,
-    defocused: Mapping[str, Defocused],
+    defocused: Mapping[str, Mapping[str, Defocused]],
     tables: Sequence[Table],
     descriptions: Mapping[str, str],
     params_yaml: str,
 ) -> str:
-    """Render the page as HTML text; defocused: by dataset."""
+    """Render the page as HTML text; defocused: by dataset and camera."""
     figures = {run.name: _training(selection, run) for run in _shown(selection)}
-    curves = {name: _optics(comparable(selection.of(name))[0]) for name in selection.datasets}
-    optics = {
-        name: [*curves[name], coc_histogram(defocused[name].histogram, f"histogram-{name}")]
+    cameras = {
+        name: [_camera(selection.of(name), *item) for item in defocused[name].items()]
         for name in selection.datasets
     }
     errors = {name: _errors(selection.of(name)) for name in selection.datasets}
     svgs = [
         *(p for some in figures.values() for p in some),
         *(p for some, _ in errors.values() for p in some),
-        *(p for some in optics.values() for p in some),
+        *(p for views in cameras.values() for view in views for p in view.plots),
     ]
     # everything except the examples: tables, notes, parameters, plots
     rest = 200_000 + 4 * len(params_yaml) + sum(len(p.svg) for p in svgs)
-    rest += sum(len(record.sheet) for record in defocused.values())
+    rest += sum(len(view.sheet) for views in cameras.values() for view in views)
     rest += 600 * sum(len(part.rows) * len(part.columns) for t in tables for part in t.parts)
     main = frozenset(r.name for r in _shown(selection)[: len(selection.datasets)])
     budget = max(LEAST_PICTURE_BYTES, PAGE_BYTES - rest)
@@ -132,16 +139,12 @@ def render_page(
                 anchor=f"dataset-{name}",
                 title=dataset_title(runs[0]),
                 warnings=list(sample_warning(runs)),
-                camera=camera_sentence(comparable(runs)[0].camera),
                 main=shown[0].variant,
                 facts=headline(selection.of(name, shown[0].variant)),
                 networks=[network(run) for run in shown],
                 errors=errors[name][0],
                 why_no_errors=errors[name][1],
-                optics=optics[name],
-                drawn=not curves[name],
-                blur=blur_sentence(defocused[name]),
-                sheet=defocused[name].sheet,
+                cameras=cameras[name],
                 seeds=len(selection.seeds),
             )
         )
@@ -225,9 +228,23 @@ def _errors(runs: Sequence[Run]) -> tuple[list[Picture], str]:
     return plots, ""
 
 
-def _optics(run: Run) -> list[Picture]:
+def _camera(runs: Sequence[Run], name: str, defocused: Defocused) -> CameraView:
+    cameras = ((run, c) for run in comparable(runs) for c in run.cameras if c["name"] == name)
+    run, camera = next(cameras)
+    curve = _optics(run, camera)
+    return CameraView(
+        name=name,
+        sentence=camera_sentence(camera),
+        plots=[*curve, coc_histogram(defocused.histogram, f"histogram-{run.dataset}-{name}")],
+        drawn=not curve,
+        blur=blur_sentence(defocused),
+        sheet=defocused.sheet,
+    )
+
+
+def _optics(run: Run, camera: Mapping[str, Any]) -> list[Picture]:
     """Return the camera's curve; no curve for a camera that is drawn anew for each frame."""
-    settings: dict[str, Any] = {key: run.camera.get(key) for key in LENS}
+    settings: dict[str, Any] = {key: camera.get(key) for key in LENS}
     if any(value is None for value in settings.values()):
         return []
     focus = settings["focus_distance_m"]
@@ -237,7 +254,7 @@ def _optics(run: Run) -> list[Picture]:
         far = max(far, float(run.by_depth["bin_high"].max()))
     near = min(NEAREST_M, min(focus) / 2)
     lenses = [ThinLens(**{**settings, "focus_distance_m": f}) for f in focus]
-    return [coc_figure(lenses, (near, far), f"optics-{run.dataset}")]
+    return [coc_figure(lenses, (near, far), f"optics-{run.dataset}-{camera['name']}")]
 
 
 def _run_link(run: Run) -> str:

@@ -56,7 +56,9 @@ class Run:
     source: str  # sample | official | folder | local
     heads: tuple[str, ...]
     geometry: str  # crop | resize
-    camera: Mapping[str, Any]
+    cameras: tuple[Mapping[str, Any], ...]  # of the images that it reads together
+    reads: str  # defocused | sharp
+    restoration: str  # by deconvolution; "" where the network restores
     median_depth_m: float
     frames: tuple[str, ...]  # names of the test renderings, sorted
     truth: str  # hash of their depth, because equal names may denote different frames
@@ -79,8 +81,13 @@ class Run:
         return f"{self.dataset}/{self.variant}/{self.seed}"
 
     @property
+    def camera(self) -> Mapping[str, Any]:
+        """Return the first camera: that of the images which are restored."""
+        return self.cameras[0]
+
+    @property
     def blurred(self) -> bool:
-        """Return False for the control that was tested on all-in-focus images, else True."""
+        """Return False where the network was tested on all-in-focus images, else True."""
         return self.camera["name"] != NOT_DEFOCUSED
 
     def protocols_of(self, kind: str) -> list[Protocol]:
@@ -217,15 +224,16 @@ def read_run(folder: Path, trained: Path) -> Run:
         scenes=_read_scenes(folder),
         by_depth=_read_curve(folder / "error_by_depth.csv", heads),
         by_coc=_read_curve(folder / "error_by_coc.csv", heads),
-        training=_read_training(trained / "run.json", heads),
+        training=_read_training(trained / "run.json", heads, record.restoration),
         history=read_csv(trained / "history.csv", ("epoch", "train/total")),
         rows=rows,
     )
 
 
-def _read_training(path: Path, heads: tuple[str, ...]) -> TrainingRecord:
+def _read_training(path: Path, heads: tuple[str, ...], restoration: str) -> TrainingRecord:
     record = read_record(TrainingRecord, path)
-    if set(record.model.heads) != set(heads):
+    own = {*record.model.heads, *([ALL_IN_FOCUS] if restoration else [])}
+    if own != set(heads):
         raise HDEDError(
             f"{path}: heads {list(record.model.heads)}, the evaluation has {list(heads)}; "
             f"they are not of one network, {REPAIR}"
@@ -308,7 +316,9 @@ def _check_same_data(runs: Sequence[Run]) -> None:
     plain = [run for run in runs if not run.control]  # a control has renderings of its own
     pairs = [(key, pair) for key in ("format", "source", "median_depth_m", "truth")
              for pair in pairwise(runs)]  # fmt: skip
-    pairs += [(key, pair) for key in ("camera", "frames") for pair in pairwise(plain)]
+    for name in dict.fromkeys(run.camera["name"] for run in plain):
+        same = [run for run in plain if run.camera["name"] == name]
+        pairs += [(key, pair) for key in ("camera", "frames") for pair in pairwise(same)]
     for key, (first, run) in pairs:
         if getattr(run, key) != getattr(first, key):
             raise HDEDError(

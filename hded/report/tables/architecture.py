@@ -83,7 +83,7 @@ def read_layers(network: HDEDNet) -> list[Layer]:
 
 def _rows(network: HDEDNet) -> list[tuple[str, str, list[nn.Module]]]:
     """Return the rows: their names, and their modules, of which the first is hooked."""
-    features = dict(network.encoder.features.named_children())  # pyright: ignore[reportAttributeAccessIssue]
+    features = dict(network.encoder.features.named_children())  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
     rows: list[tuple[str, str, list[nn.Module]]] = []
     for name, module in features.items():
         if name == "norm5":

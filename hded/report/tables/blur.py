@@ -1,7 +1,7 @@
 """The defocused test images in the report: scores, contact sheet, tables of blur."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from hded.common.errors import HDEDError
 from hded.report.read.files import REPAIR, JsonObject, read_csv
-from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Selection
+from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run, Selection, comparable
 from hded.report.tables.captions import camera_sentence, dataset_title
 from hded.report.tables.model import Cell, Column, Part, Row, Table, missing, number
 
@@ -31,7 +31,7 @@ class Defocused:
 
 
 def read_defocused(folder: Path) -> Defocused:
-    """Return what reports/defocus/<dataset> holds; raises HDEDError for damaged files."""
+    """Return what reports/defocus/<dataset>/<camera> holds; raises HDEDError for damaged files."""
     record = JsonObject(folder / "input.json")
     cameras = read_csv(folder / "cameras.csv", ("camera", "name", "depth_m", "sigma_px"))
     try:
@@ -61,11 +61,21 @@ def blur_sentence(defocused: Defocused) -> str:
     )
 
 
-def build_cameras(selection: Selection, defocused: Mapping[str, Defocused]) -> Table:
-    """Return the table of sigma [px] over depth, for this run's camera and every named one."""
+def cameras_of(runs: Sequence[Run]) -> list[str]:
+    """Return the names of the cameras whose stored renderings the runs read, in their order."""
+    stored = [run for run in comparable(runs) if run.blurred]
+    return list(dict.fromkeys(str(c["name"]) for run in stored for c in run.cameras))
+
+
+def build_cameras(
+    selection: Selection, defocused: Mapping[str, Mapping[str, Defocused]]
+) -> Table | None:
+    """Return the table of sigma [px] over depth of every named camera; None without renderings."""
     parts = []
-    for dataset, record in defocused.items():
-        table = record.cameras
+    for dataset, by_camera in defocused.items():
+        if not by_camera:
+            continue
+        table = next(iter(by_camera.values())).cameras
         labels = list(dict.fromkeys(table["camera"]))
         columns = tuple(Column(label, f"sigma [px], {label}") for label in labels)
         sigma = table.pivot(index="depth_m", columns="camera", values="sigma_px")
@@ -82,10 +92,12 @@ def build_cameras(selection: Selection, defocused: Mapping[str, Defocused]) -> T
             Part(dataset_title(run), columns, rows, statements=statements, heading="Depth")
         )
     intro = (
-        "Computed from each lens. `syndof` draws its lens for each frame: shown is one of 70 mm "
-        "focused at 2 m, its aperture solved for the depths of this table. A focus distance that "
-        "is drawn is shown at 2 m.",
+        "Computed from each lens, those of `cameras` in params.yaml. A camera that draws its lens "
+        "for each frame is shown with its most likely focal length, focused at 2 m, and with the "
+        "aperture that belongs to the depths of this table.",
     )
+    if not parts:
+        return None
     return Table("A", "cameras", "Blur of the named cameras against depth", tuple(parts), intro)
 
 

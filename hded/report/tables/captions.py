@@ -13,6 +13,8 @@ ENCODER_TITLES = {
     "densenet121": "DenseNet-121",
     "efficientnet_lite0": "EfficientNet-Lite0",
     "efficientnet_lite2": "EfficientNet-Lite2",
+    "unet": "U-Net",
+    "none": "no encoder",
 }
 SIGMA_RULES = {"quarter": "|CoC|/4", "syndof": "(|CoC| − 1)/4", "d3net": "0.3 |CoC|"}
 
@@ -44,9 +46,14 @@ def describe_protocols(
 
 
 def describe_camera(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
-    """Return a sentence on the lens of the test images."""
-    if runs:
-        yield "Camera", camera_sentence(runs[0].camera)
+    """Return a sentence on each camera of the test images, and which variants read its images."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for camera in run.cameras:
+            found.setdefault(camera_sentence(camera), []).append(run.variant)
+    for sentence, variants in found.items():
+        whose = f" ({', '.join(dict.fromkeys(variants))})" if len(found) > 1 else ""
+        yield f"Camera{whose}", sentence
 
 
 def camera_sentence(camera: Mapping[str, Any]) -> str:

@@ -26,7 +26,8 @@ def build_controls(selection: Selection, descriptions: Mapping[str, str]) -> Tab
     """Return the table of controls beside the full network; None where no control was run."""
     parts = []
     for dataset in selection.datasets:
-        variants = [v for v in selection.variants if selection.of(dataset, v)[0].control]
+        firsts = {v: selection.of(dataset, v)[0] for v in selection.variants}
+        variants = [v for v, run in firsts.items() if run.control or not run.blurred]
         if variants:
             plain = [v for v in selection.variants if v == MAIN_VARIANT]
             parts.append(_part(selection, dataset, [*plain, *variants], descriptions))
@@ -57,7 +58,7 @@ def _part(
         warnings=tuple(sample_warning(runs)),
         statements=(
             *describe_protocols(own, protocols.values()),
-            *(describe_camera(own) if any(not run.control for run in own) else ()),
+            *describe_camera(own),
         ),
         heading="Network",
     )

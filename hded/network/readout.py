@@ -1,0 +1,62 @@
+"""Depth readouts: what the depth head's raw output (B, channels, H, W) means in metres.
+
+- `metres`: depth divided by `depth_scale_m`.
+- `log`: the logarithm of depth over the geometric mean of its range.
+- `ordinal`: for each of K thresholds t_k the logit of P(depth > t_k), as in ordinal regression
+  (Fu et al. 2018). The thresholds are evenly spaced in log depth from end to end of its range.
+"""
+
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hded.common.errors import HDEDError, check_choice
+from hded.config.schema import Readout
+
+THRESHOLDS = 68
+LARGEST_LOG = 6.0  # bounds the exponential while a network diverges
+
+
+class DepthReadout(nn.Module):
+    """Turns raw outputs into metres; `channels` is the number that the head must have."""
+
+    def __init__(
+        self, name: Readout, depth_scale_m: float, depth_range_m: tuple[float, float]
+    ) -> None:
+        super().__init__()
+        check_choice("network: readout", name, get_args(Readout))
+        low, high = depth_range_m
+        if not 0 < low < high:
+            raise HDEDError(
+                f"network: depth_range_m {list(depth_range_m)} must ascend from above 0"
+            )
+        self.name, self.scale_m, self.middle_m = name, depth_scale_m, float(np.sqrt(low * high))
+        self.channels = THRESHOLDS if name == "ordinal" else 1
+        thresholds = torch.from_numpy(np.geomspace(low, high, THRESHOLDS)).float()
+        self.register_buffer("thresholds", thresholds, persistent=False)
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """Map (B, channels, H, W) -> depth (B, 1, H, W) [m], not clipped."""
+        if self.name == "metres":
+            return self.scale_m * raw
+        if self.name == "log":
+            return self.middle_m * raw.clamp(-LARGEST_LOG, LARGEST_LOG).exp()
+        return decode_ordinal(raw, self.thresholds)  # pyright: ignore[reportArgumentType]
+
+
+def encode_ordinal(depth_m: Tensor, thresholds_m: Tensor) -> Tensor:
+    """Return whether depth (B, 1, H, W) exceeds each threshold (K,), as floats (B, K, H, W)."""
+    return (depth_m > thresholds_m[:, None, None]).float()
+
+
+def decode_ordinal(logits: Tensor, thresholds_m: Tensor) -> Tensor:
+    """Return the depth (B, 1, H, W) [m] of logits (B, K, H, W) for ascending thresholds (K,).
+
+    The number of thresholds that depth probably exceeds names an interval, whose geometric middle
+    is the depth; nearer than the first threshold and beyond the last it is that threshold.
+    """
+    ends = torch.cat([thresholds_m[:1], thresholds_m, thresholds_m[-1:]])
+    middles = (ends[:-1] * ends[1:]).sqrt()
+    return middles[(logits > 0).sum(1, keepdim=True)]
