@@ -54,7 +54,7 @@ def main() -> None:
         control = f"tested on images focused at {how.focus_distance_m:g} m"
     elif how.network_input == "sharp":
         renderings = [ControlRenderings(scenes, None)]
-    if how.restoration.method != "none" and how.restoration.depth == "true":
+    if how.restoration.method != "none" and how.restoration.depth == "ground_truth":
         control = "restored with the true depth"
     defocused = renderings[0]
     device = resolve_device(how.device, "evaluate.device")
@@ -140,7 +140,7 @@ def main() -> None:
 def _describe(restoration: Restoration) -> str:
     if restoration.method == "none":
         return ""
-    return f"{restoration.method.replace('_', ' ')}, {restoration.depth} depth"
+    return f"{restoration.method.replace('_', ' ')}, {restoration.depth.replace('_', ' ')} depth"
 
 
 def _system(predictor: Predictor, how: Evaluate) -> tuple[Predict, tuple[str, ...]]:
@@ -161,7 +161,7 @@ def _system(predictor: Predictor, how: Evaluate) -> tuple[Predict, tuple[str, ..
                     "evaluate.restoration: needs the lens of each picture, which the defocused "
                     "store lacks"
                 )
-            true = how.restoration.depth == "true"
+            true = how.restoration.depth == "ground_truth"
             depth_m = image.depth_m if true else outputs["depth"]
             outputs["all_in_focus"] = restore(image.rgb[..., :3], depth_m, image.lens)
         return found

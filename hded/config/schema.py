@@ -388,7 +388,7 @@ class Restoration(Section):
     """
 
     method: Literal["none", "total_variation", "denoiser"] = "none"
-    depth: Literal["estimated", "true"] = "estimated"
+    depth: Literal["estimated", "ground_truth"] = "estimated"
     weight: Positive = 1e-4
     iterations: Count = 5
     steps: Count = 6
@@ -428,10 +428,12 @@ class Evaluate(Section):
 class Variant(Section):
     """A named set of changes to `network`, `train` and `evaluate`, and perhaps another camera.
 
-    `camera`: see `Defocus`; null: that of `defocus`.
+    `paper_row`: the row of the paper's Table IV beside which the variant is shown. `camera`: see
+    `Defocus`; null: that of `defocus`.
     """
 
     description: str
+    paper_row: str | None = None
     camera: CameraNames | None = None
     network: dict[str, Any] = {}
     train: dict[str, Any] = {}
