@@ -100,6 +100,7 @@ class EvaluationRecord(Record):
     seed: int
     heads: tuple[str, ...]
     geometry: str  # crop | resize
+    size: tuple[int, int]  # of the test images (H, W)
     cameras: tuple[dict[str, Any], ...]  # by which the images were defocused, read together
     reads: Literal["defocused", "sharp"]  # what the network's input is
     restoration: str  # the method of deconvolution, and whose depth; "" where the network restores

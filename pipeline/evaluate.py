@@ -85,6 +85,7 @@ def main() -> None:
         seed=args.seed,
         heads=heads,
         geometry=predictor.geometry,
+        size=tuple(attributes["size"]),
         cameras=tuple(each.attributes["camera"] for each in renderings),
         reads=how.network_input,
         restoration=_describe(how.restoration),

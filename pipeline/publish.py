@@ -25,7 +25,7 @@ def main() -> None:
         stage.EVALUATED, stage.TRAINED, run.datasets, run.variants, run.seeds
     )
     descriptions = {name: variant.description for name, variant in params.variants.items()}
-    write_results(selection, descriptions, stage.REPORTS / "results" / name)
+    write_results(selection, descriptions, stage.REPORTS / "results" / name, params.paper_rows)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ def main() -> None:
         variants=params.run.variants,
         seeds=params.run.seeds,
         all_variants={name: variant.description for name, variant in params.variants.items()},
+        paper_rows=params.paper_rows,
         params_yaml=stage.PARAMS.read_text(encoding="utf-8"),
         benchmark=stage.BENCHMARK,
     )

@@ -108,6 +108,11 @@ class Params(Section):
             )
         return network, train, evaluate
 
+    @property
+    def paper_rows(self) -> dict[str, str]:
+        """Return the row of the paper's Table IV for each variant that has one."""
+        return {name: v.paper_row for name, v in self.variants.items() if v.paper_row is not None}
+
     def camera_names(self, variant: str, dataset: str) -> tuple[str, ...]:
         """Return the cameras by whose pictures a variant's network is trained and tested.
 

@@ -32,14 +32,19 @@ IMAGE_COLUMNS = ("psnr", "ssim")
 LOSSES = {"train/l1": "-", "train/charbonnier": "--", "train/l1_image": "--"}
 
 
-def write_results(selection: Selection, descriptions: Mapping[str, str], out: Path) -> None:
+def write_results(
+    selection: Selection,
+    descriptions: Mapping[str, str],
+    out: Path,
+    paper_rows: Mapping[str, str] | None = None,
+) -> None:
     """Write out/README.md, summary.csv, per_image.csv, history.csv, errors.csv and plots.png.
 
     Equal inputs give equal bytes, except for the plots, which depend on matplotlib and its fonts.
     """
     out.mkdir(parents=True, exist_ok=True)
     runs = list(selection.runs)
-    write_text(out / "README.md", _page(selection, descriptions))
+    write_text(out / "README.md", _page(selection, descriptions, paper_rows))
     write_csv(out / "summary.csv", _summary(runs), float_format="%.6g")
     images = pd.concat([_images(run) for run in runs], ignore_index=True)
     write_csv(out / "per_image.csv", images, float_format="%.6g")
@@ -87,7 +92,9 @@ def _images(run: Run) -> pd.DataFrame:
     return _named(run, table)
 
 
-def _page(selection: Selection, descriptions: Mapping[str, str]) -> str:
+def _page(
+    selection: Selection, descriptions: Mapping[str, str], paper_rows: Mapping[str, str] | None
+) -> str:
     firsts = [comparable(selection.of(dataset))[0] for dataset in selection.datasets]
     titles = [
         f"{dataset_title(r)}, {len(r.frames)} test images (source: {r.source})" for r in firsts
@@ -113,7 +120,7 @@ def _page(selection: Selection, descriptions: Mapping[str, str]) -> str:
         build_differences(selection),
         build_controls(selection, descriptions),
         build_balance(selection),
-        *(table for table in build_tables(selection, descriptions) if _was_run(table)),
+        *filter(_was_run, build_tables(selection, descriptions, paper_rows)),
     )
     for table in (table for table in tables if table is not None):
         # shift headings to one level below the page's title

@@ -28,6 +28,7 @@ def write_report(
     variants: Sequence[str],
     seeds: Sequence[int],
     all_variants: Mapping[str, str],
+    paper_rows: Mapping[str, str] | None = None,
     params_yaml: str,
     benchmark: Path | None = None,
 ) -> None:
@@ -35,7 +36,8 @@ def write_report(
 
     evaluated, trained: trees of <dataset>/<variant>/<seed>; defocus: reports of the stage
     `defocus`, by dataset and camera; benchmark: the file of `make benchmark`, if any; all_variants:
-    every variant of params.yaml and its one-line description; params_yaml: the file's text.
+    every variant of params.yaml and its one-line description; paper_rows: see `build_tables`;
+    params_yaml: the file's text.
     Equal inputs give equal bytes. Raises HDEDError for a selected run that is missing, damaged or
     foreign.
     """
@@ -57,7 +59,7 @@ def write_report(
     )
     tables = (
         build_architecture(selection.runs),
-        *build_tables(selection, all_variants),
+        *build_tables(selection, all_variants, paper_rows),
         *(table for table in extra if table is not None),
     )
     page = render_page(selection, defocused, tables, all_variants, params_yaml)

@@ -16,7 +16,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
     clone = Clone(tmp_path_factory.mktemp("systems") / "hded")
     clone.run("python", "-m", "pipeline.preset", "systems")
     clone.change({"train.epochs": 1})
-    clone.run("dvc", "repro")
+    clone.run("dvc", "repro", timeout_s=3000)
     clone.commit("results")
     yield clone
 

@@ -111,7 +111,7 @@ class Clone:
         return {k: v for k, v in os.environ.items() if k not in foreign} | own
 
     def run(
-        self, *command: str, check: bool = True, cwd: Path | None = None
+        self, *command: str, check: bool = True, cwd: Path | None = None, timeout_s: float = 600
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             command,
@@ -119,7 +119,7 @@ class Clone:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=timeout_s,
         )
         if check:
             assert done.returncode == 0, done.stdout + done.stderr

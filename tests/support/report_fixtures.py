@@ -271,6 +271,7 @@ class Cell:
             seed=self.seed,
             heads=self.heads,
             geometry=self.geometry,
+            size=(native[0], native[1]),
             cameras=(camera.describe(640),),
             reads="defocused",
             restoration="",

@@ -56,6 +56,7 @@ class Run:
     source: str  # sample | official | folder | local
     heads: tuple[str, ...]
     geometry: str  # crop | resize
+    size: tuple[int, int]  # of the test images (H, W)
     cameras: tuple[Mapping[str, Any], ...]  # of the images that it reads together
     reads: str  # defocused | sharp
     restoration: str  # by deconvolution; "" where the network restores

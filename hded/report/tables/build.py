@@ -25,6 +25,7 @@ from hded.report.tables.columns import (
     MetricColumn,
     main_columns,
 )
+from hded.report.tables.facts import FACTS, Fact
 from hded.report.tables.model import Cell, Part, Row, Table, mark_best, missing
 from hded.report.tables.published import (
     PublishedCell,
@@ -36,19 +37,20 @@ from hded.report.tables.published import (
 MAIN_VARIANT = "full"
 LOSS_VARIANTS = ("l1_l1", "l1_charbonnier", "grad_charbonnier", "charbonnier_ssim", MAIN_VARIANT)
 HEAD_VARIANTS = ("depth_only", "deblur_only", MAIN_VARIANT)
-# the paper's rows -> our variants that are shown below them
+MAIN_ROW = "2HDED:NET"
+# our variants -> the paper's rows below which they are shown
 PAIRS = {
     "II": {
-        "L1 + lambda Charbonnier": "l1_charbonnier",
-        "L1 + lambda L1": "l1_l1",
-        "(L1 + mu gradient) + lambda Charbonnier": "grad_charbonnier",
-        "L1 + lambda (Charbonnier + psi (1 - SSIM))": "charbonnier_ssim",
-        "(L1 + mu gradient) + lambda (Charbonnier + psi (1 - SSIM))": MAIN_VARIANT,
+        "l1_charbonnier": "L1 + lambda Charbonnier",
+        "l1_l1": "L1 + lambda L1",
+        "grad_charbonnier": "(L1 + mu gradient) + lambda Charbonnier",
+        "charbonnier_ssim": "L1 + lambda (Charbonnier + psi (1 - SSIM))",
+        MAIN_VARIANT: "(L1 + mu gradient) + lambda (Charbonnier + psi (1 - SSIM))",
     },
     "III": {
-        "With both heads": MAIN_VARIANT,
-        "Without depth head": "deblur_only",
-        "Without deblurring head": "depth_only",
+        MAIN_VARIANT: "With both heads",
+        "deblur_only": "Without depth head",
+        "depth_only": "Without deblurring head",
     },
 }
 NOT_PRINTED = "the paper prints no value here"
@@ -63,28 +65,50 @@ INTRO = (
     "defocused input's own score, which is the last row.",
     f"AbsRel bound: on the same pixels, {BOUND_TEXT}.",
 )
-LOSS_ROWS = "Each of the paper's rows is followed by our variant with the same losses."
+MORE_INTRO = {
+    "II": ("Each of the paper's rows is followed by our variant with the same losses.",),
+    "IV": (
+        "Each of the paper's rows is followed by our networks of the same system: trained on the "
+        "same images, blurred by the cameras that are named below, for as many samples as the "
+        "table says, and measured alike. Where a backbone or a text could not be had, a system is "
+        "described as *after* its authors. A restoration by the true depth is a control: no "
+        "method has that depth. Operations (GFLOP, two for a multiplication and an addition) are "
+        "those of the network's convolutions on one image; a deconvolution comes on top.",
+    ),
+}
 
 
-def build_tables(selection: Selection, descriptions: Mapping[str, str]) -> tuple[Table, ...]:
-    """Return Tables II, III and IV; descriptions: one line for every variant of params.yaml."""
+def build_tables(
+    selection: Selection,
+    descriptions: Mapping[str, str],
+    paper_rows: Mapping[str, str] | None = None,
+) -> tuple[Table, ...]:
+    """Return Tables II, III and IV.
+
+    descriptions: one line for every variant of params.yaml; paper_rows: the row of Table IV beside
+    which a variant is shown, for those that have one.
+    """
+    paper_rows = paper_rows or {MAIN_VARIANT: MAIN_ROW}
     named = {*LOSS_VARIANTS, *HEAD_VARIANTS}
     controls = {run.variant for run in selection.runs if run.control}
     others = [v for v in selection.variants if v not in named | controls]
+    systems = tuple(dict.fromkeys((*paper_rows, MAIN_VARIANT, *others)))
     plan = (
         ("II", "Loss combinations", LOSS_VARIANTS, ("nyu",)),
         ("III", "One head or two", HEAD_VARIANTS, ("nyu",)),
-        ("IV", "State of the art", (MAIN_VARIANT, *others), ("nyu", "make3d")),
+        ("IV", "State of the art", systems, ("nyu", "make3d")),
     )
+    pairs = {**PAIRS, "IV": paper_rows}
     tables = []
     for position, (number, title, variants, always) in enumerate(plan, start=2):
         parts: list[Part] = []
         for key in dict.fromkeys((*always, *_official(selection))):
             own = selection.of(key) if key in _official(selection) else []
-            parts += _parts(number, key, own, selection, variants, descriptions)
+            parts += _parts(number, key, own, selection, variants, descriptions, pairs)
         for name in (d for d in selection.datasets if d not in _official(selection)):
-            parts += _parts(number, "", selection.of(name), selection, variants, descriptions)
-        intro = (*INTRO, LOSS_ROWS) if number == "II" else INTRO
+            own = selection.of(name)
+            parts += _parts(number, "", own, selection, variants, descriptions, pairs)
+        intro = (*INTRO, *MORE_INTRO.get(number, ()))
         tables.append(Table(number, f"table{position}", title, tuple(parts), intro))
     return tuple(tables)
 
@@ -101,26 +125,36 @@ def _parts(
     selection: Selection,
     variants: Sequence[str],
     descriptions: Mapping[str, str],
+    pairs: Mapping[str, Mapping[str, str]],
 ) -> list[Part]:
     """Return the part with the paper's layout, then one for each further protocol."""
+    # a restoration by the true depth is a control, and the ceiling of what stands beside it
+    beside = [run for run in runs if run.control and run.restoration and number == "IV"]
     runs = comparable(runs)
     title = OFFICIAL[key] if key else f"{runs[0].dataset} (own images)"
     protocols = {p.name: p for run in runs for p in run.protocols}
     columns = main_columns(key, runs)
-    ours = {v: [r for r in runs if r.variant == v] for v in variants}
+    facts = FACTS if number == "IV" else ()
+    ours = {v: [r for r in (*runs, *beside) if r.variant == v] for v in variants}
+    ceilings = {run.variant for run in beside}
     rows = [
         *_paired(
-            number,
-            [_published_row(name, row, columns) for name, row in _printed(number, key)],
-            {v: _our_row(v, ours[v], columns, key, selection, descriptions) for v in variants},
+            [_published_row(name, row, columns, facts) for name, row in _printed(number, key)],
+            {
+                v: _our_row(v, ours[v], columns, key, selection, descriptions, facts)
+                for v in variants
+            },
+            pairs.get(number, {}),
         ),
-        *_baselines(runs, columns, key),
+        *_baselines(runs, columns, key, facts),
     ]
     shown = list(dict.fromkeys(c.protocol for c in columns if c.protocol in protocols))
     part = Part(
         title=title,
-        columns=tuple(column.column for column in columns),
-        rows=mark_best(rows, [column.higher for column in columns]),
+        columns=(*(column.column for column in columns), *(fact.column for fact in facts)),
+        rows=mark_best(
+            rows, [*(column.higher for column in columns), *(None for _ in facts)], ceilings
+        ),
         warnings=tuple(sample_warning(runs)),
         statements=(
             *describe_protocols(runs, [protocols[name] for name in shown]),
@@ -163,17 +197,21 @@ def _printed(number: str, key: str) -> Iterable[tuple[str, PublishedRow]]:
     return published(number, key).items() if key else ()
 
 
-def _paired(number: str, printed: Sequence[Row], ours: Mapping[str, Row]) -> list[Row]:
-    """Return the paper's rows, each followed by our variant with the same losses or heads."""
+def _paired(printed: Sequence[Row], ours: Mapping[str, Row], pairs: Mapping[str, str]) -> list[Row]:
+    """Return the paper's rows, each followed by our variants of the same system.
+
+    pairs: the label of the paper's row for each variant that has one.
+    """
     rows, left = [], dict(ours)
     for row in printed:
         rows.append(row)
-        pair = left.pop(PAIRS.get(number, {}).get(row.label, ""), None)
-        rows += [] if pair is None else [pair]
+        rows += [left.pop(v) for v in list(left) if pairs.get(v) == row.label]
     return [*rows, *left.values()]
 
 
-def _published_row(name: str, row: PublishedRow, columns: Sequence[MetricColumn]) -> Row:
+def _published_row(
+    name: str, row: PublishedRow, columns: Sequence[MetricColumn], facts: Sequence[Fact]
+) -> Row:
     # a gain is a difference of two rows, so its δ imply no bound
     bounds = {} if name.startswith("Gain of ") else _printed_bounds(row.cells)
     broken = [
@@ -193,6 +231,7 @@ def _published_row(name: str, row: PublishedRow, columns: Sequence[MetricColumn]
             shown.append(Cell(cell.value, value=cell.value, notes=notes))
         else:
             shown.append(missing(NO_BOUND if column.metric == BOUND else NOT_PRINTED))
+    shown += [missing(NOT_PRINTED) for _ in facts]
     detail = "; ".join(filter(None, (row.description, *broken)))
     return Row("paper", name, tuple(shown), detail, (row.note,) if row.note else ())
 
@@ -215,15 +254,17 @@ def _our_row(
     key: str,
     selection: Selection,
     descriptions: Mapping[str, str],
+    facts: Sequence[Fact] = (),
 ) -> Row:
     detail = descriptions.get(variant, "")
     if not runs:
         cell = missing(_not_run(variant, key, selection, detail))
-        return Row("ours", variant, (cell,) * len(columns), detail)
+        return Row("ours", variant, (cell,) * (len(columns) + len(facts)), detail)
     cells = []
     for column in columns:
         values = [value for run in runs if (value := column.value(run, "network")) is not None]
         cells.append(column.cell(values) if values else missing(why_not(column, runs[0])))
+    cells += [fact.cell(runs[0]) for fact in facts]
     return Row("ours", variant, tuple(cells), detail)
 
 
@@ -250,7 +291,15 @@ def why_not(column: MetricColumn, run: Run) -> str:
     return f"not measured: {run.variant} has the geometry {run.geometry}, which has no {size}"
 
 
-def _baselines(runs: Sequence[Run], columns: Sequence[MetricColumn], key: str) -> list[Row]:
+def _baselines(
+    runs: Sequence[Run],
+    columns: Sequence[MetricColumn],
+    key: str,
+    facts: Sequence[Fact] = (),
+) -> list[Row]:
+    # the main variant's images, where the variants have different cameras
+    main = [run for run in runs if run.variant == MAIN_VARIANT]
+    runs = main + [run for run in runs if run not in main]
     rows = []
     for method, kind, label, other in (
         ("median", DEPTH, "training-median depth", "a depth, not an image"),
@@ -267,6 +316,7 @@ def _baselines(runs: Sequence[Run], columns: Sequence[MetricColumn], key: str) -
                 cells.append(missing(_no_dataset(key)))
             else:
                 cells.append(missing("not measured: no selected variant has an all-in-focus head"))
+        cells += [missing(f"{label} is no network") for _ in facts]
         if any(column.kind == kind for column in columns):
             rows.append(Row("baseline", label, tuple(cells)))
     return rows

@@ -27,7 +27,11 @@ def build_controls(selection: Selection, descriptions: Mapping[str, str]) -> Tab
     parts = []
     for dataset in selection.datasets:
         firsts = {v: selection.of(dataset, v)[0] for v in selection.variants}
-        variants = [v for v, run in firsts.items() if run.control or not run.blurred]
+        variants = [
+            v
+            for v, run in firsts.items()
+            if not run.blurred or (run.control and not run.restoration)
+        ]
         if variants:
             plain = [v for v in selection.variants if v == MAIN_VARIANT]
             parts.append(_part(selection, dataset, [*plain, *variants], descriptions))

@@ -59,6 +59,17 @@ PUBLISHED = (
     "deblurring (its two rows differ by {rows:.3f} dB), which is full − deblur_only, PSNR gain, "
     "here."
 )
+# compared beside the main variant: one defocused image with one sharp, two images with one, the
+# estimated depth with the true one
+QUESTIONS = (
+    ("depth_only", "sharp_input"),
+    ("two_distances", "depth_only"),
+    ("two_apertures", "depth_only"),
+    ("deblur_only", "deconvolution"),
+    ("deconvolution_true_depth", "deconvolution"),
+    ("denoiser_true_depth", "denoiser"),
+    ("unet_defocused", "unet_sharp"),
+)
 COPIES = "The renderings of one frame are averaged first, and count as one image."
 ONE_SEED = "this pair of networks: one seed each, so the interval does not cover other trainings"
 ONE_TRAINING = "this network: one seed, so the interval does not cover other trainings"
@@ -110,9 +121,10 @@ def _and_others(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def _pairs(variants: Sequence[str]) -> list[tuple[str, str]]:
-    if MAIN_VARIANT in variants:
-        return [(MAIN_VARIANT, v) for v in variants if v != MAIN_VARIANT]
-    return list(combinations(variants, 2))
+    if MAIN_VARIANT not in variants:
+        return list(combinations(variants, 2))
+    asked = [pair for pair in QUESTIONS if {*pair} <= {*variants}]
+    return [*((MAIN_VARIANT, v) for v in variants if v != MAIN_VARIANT), *asked]
 
 
 def _against_baselines(runs: Sequence[Run]) -> list[Row]:

@@ -6,7 +6,7 @@ Markdown, CSV, LaTeX and HTML.
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 from string import ascii_lowercase
@@ -148,14 +148,17 @@ def number(value: float, digits: int, *, signed: bool = False) -> str:
     return text.replace("-", "−")
 
 
-def mark_best(rows: Iterable[Row], columns: Sequence[bool | None]) -> tuple[Row, ...]:
+def mark_best(
+    rows: Iterable[Row], columns: Sequence[bool | None], left_out: Collection[str] = ()
+) -> tuple[Row, ...]:
     """Return the rows with our best value in each column marked, ties included.
 
-    columns: True where higher is better, False where lower is, None for a column without a best.
-    Nothing is marked in a column with fewer than two values of ours.
+    columns: True where higher is better, False where lower is, None for a column without a best;
+    left_out: labels of rows that do not compete. Nothing is marked in a column with fewer than two
+    values of ours.
     """
     rows = list(rows)
-    ours = [i for i, row in enumerate(rows) if row.kind == "ours"]
+    ours = [i for i, row in enumerate(rows) if row.kind == "ours" and row.label not in left_out]
     for c, higher in enumerate(columns):
         # values are compared as displayed, not by digits that are not shown
         shown = {i: _displayed(rows[i].cells[c]) for i in ours if rows[i].cells[c].value}

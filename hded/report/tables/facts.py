@@ -1,0 +1,59 @@
+"""What a system of Table IV reads, and what it costs."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from hded.network.cost import count_operations
+from hded.report.read.runs import Run
+from hded.report.tables.model import Cell, Column
+
+NUMBERS = {1: "one", 2: "two", 3: "three"}
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A column that states something of a system; `cell` returns it for a run."""
+
+    column: Column
+    cell: Callable[[Run], Cell]
+
+
+def _reads(run: Run) -> Cell:
+    count = run.training.model.shots
+    kind = "all-in-focus" if run.reads == "sharp" else "defocused"
+    text = f"{NUMBERS.get(count, str(count))} {kind}"
+    if run.control and run.restoration:
+        text += ", true depth"
+    return Cell(text, text)
+
+
+def _parameters(run: Run) -> Cell:
+    count = run.training.parameters
+    return Cell(f"{count / 1e6:.2f}", str(count))
+
+
+def _operations(run: Run) -> Cell:
+    model = json.dumps(run.training.model.model_dump(mode="json"), sort_keys=True)
+    height, width = (int(n) for n in run.size)
+    count = _count(model, height, width)
+    return Cell(f"{count / 1e9:.1f}", str(count))
+
+
+@cache
+def _count(model: str, height: int, width: int) -> int:
+    return count_operations(json.loads(model), (height, width))
+
+
+def _samples(run: Run) -> Cell:
+    count = run.training.epochs * run.training.train_frames
+    return Cell(f"{count:,}", str(count))
+
+
+FACTS = (
+    Fact(Column("reads", "reads", "System", numeric=False), _reads),
+    Fact(Column("parameters", "parameters [M]", "System"), _parameters),
+    Fact(Column("operations", "GFLOP", "System"), _operations),
+    Fact(Column("samples", "training samples", "System"), _samples),
+)
