@@ -18,10 +18,12 @@ import pytest
 from support.report_fixtures import VARIANTS, Tree, write_tree
 
 from hded.common.errors import HDEDError
+from hded.network.cost import count_operations
 from hded.report.read.runs import Selection, read_selection
 from hded.report.tables.architecture import build_architecture
 from hded.report.tables.blur import build_cameras, build_focus, read_defocused
 from hded.report.tables.build import NO_BOUND, NOT_PRINTED, PAIRS, build_tables
+from hded.report.tables.facts import FACTS
 from hded.report.tables.model import Cell, Column, Part, Row, Table, mark_best, measured, number
 from hded.report.tables.published import (
     PublishedCell,
@@ -48,6 +50,9 @@ def tables_of(tree: Tree) -> dict[str, Table]:
 
 def cells_of(table: Table) -> list[dict[str, str]]:
     return list(csv.DictReader(StringIO(to_csv(table))))
+
+
+FACT_COLUMNS = {fact.column.key for fact in FACTS}
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +180,7 @@ def test_every_number_of_ours_is_the_mean_and_spread_of_the_per_image_rows(
 ) -> None:
     checked = set()
     for cell in cells_of(tables_of(many)[table]):
-        if cell["kind"] != "ours" or not cell["value"]:
+        if cell["kind"] != "ours" or not cell["value"] or cell["column"] in FACT_COLUMNS:
             continue
         protocol, metric = cell["column"].split(".")
         folders = [many.folder(dataset_of(cell["part"]), cell["row"], seed) for seed in many.seeds]
@@ -299,8 +304,57 @@ def test_each_of_the_papers_rows_stands_above_ours_of_the_same_kind(
         for first, second in pairwise(part.rows)
         if (first.kind, second.kind) == ("paper", "ours")
     }
-    assert below.items() >= PAIRS[number].items()
-    assert set(PAIRS[number]) <= set(published(number, "nyu"))
+    assert below.items() >= {row: variant for variant, row in PAIRS[number].items()}.items()
+    assert set(PAIRS[number].values()) <= set(published(number, "nyu"))
+
+
+SYSTEMS = {"depth_only": "Carvalho et al.", "l1_l1": "Anwar et al.", "deblur_only": "Anwar et al."}
+
+
+def test_table_iv_pairs_each_system_with_its_printed_row_and_says_what_it_costs(
+    many: Tree,
+) -> None:
+    table = build_tables(select(many), VARIANTS, SYSTEMS)[2]
+    part = table.parts[0]
+    labels = [row.label for row in part.rows]
+    for printed, ours in (
+        ("Carvalho et al.", ["depth_only"]),
+        ("Anwar et al.", ["l1_l1", "deblur_only"]),
+    ):
+        at = labels.index(printed)
+        assert labels[at + 1 : at + 1 + len(ours)] == ours
+    facts = {c["column"]: c for c in cells_of(table) if c["row"] == "depth_only"}
+    assert facts["reads"]["text"] == "one defocused"
+    assert facts["samples"]["text"] == f"{20 * 36:,}"
+    assert facts["parameters"]["value"] == "2592000"
+
+
+def test_the_operations_are_those_of_the_convolutions() -> None:
+    """DnCNN's: nineteen convolutions of known size, at each of its pixels."""
+    arguments = {"heads": ["all_in_focus"], "encoder": "none", "decoder": "plain", "width": 1.0}
+    pixels = 64 * 96
+    expected = 2 * 9 * pixels * (3 * 64 + 18 * 64 * 64 + 64 * 3)
+    assert count_operations(arguments, (64, 96)) == expected
+
+
+def test_a_restoration_by_the_true_depth_is_a_row_that_does_not_compete(
+    tmp_path: Path,
+) -> None:
+    tree = write_tree(tmp_path, variants=("full", "l1_l1"), frames=3, pictured=1)
+    path = tree.folder("nyu", "l1_l1") / "evaluation.json"
+    record = json.loads(path.read_text())
+    record |= {"control": "restored with the true depth", "restoration": "total variation"}
+    path.write_text(json.dumps(record))
+    metrics = tree.folder("nyu", "l1_l1") / "metrics.json"
+    content = json.loads(metrics.read_text())
+    content["all_in_focus"]["native"]["network"]["psnr"] = 99.0
+    metrics.write_text(json.dumps(content))
+    table = build_tables(select(tree), VARIANTS, {"l1_l1": "Anwar et al."})[2]
+    rows = {row.label: row for row in table.parts[0].rows}
+    columns = [column.key for column in table.parts[0].columns]
+    cell = rows["l1_l1"].cells[columns.index("native.psnr")]
+    assert cell.text == "99.00" and not cell.best
+    assert "true depth" in rows["l1_l1"].cells[columns.index("reads")].text
 
 
 @pytest.mark.parametrize(

@@ -160,9 +160,11 @@ def mark_best(
     rows = list(rows)
     ours = [i for i, row in enumerate(rows) if row.kind == "ours" and row.label not in left_out]
     for c, higher in enumerate(columns):
+        if higher is None:
+            continue
         # values are compared as displayed, not by digits that are not shown
         shown = {i: _displayed(rows[i].cells[c]) for i in ours if rows[i].cells[c].value}
-        if higher is None or len(shown) < 2:
+        if len(shown) < 2:
             continue
         best = (max if higher else min)(shown.values())
         for i in (i for i, value in shown.items() if value == best):
