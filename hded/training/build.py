@@ -58,13 +58,8 @@ def build_fit(
     cameras, each once for each focus distance, with which `train.refocus: on_the_fly` renders its
     samples; rank: of this process among those that train together, whose dropout differs.
     """
-    max_depth_m = scenes.attributes["max_depth_m"]
-    arguments = network.model_dump(exclude={"weights"})
-    if network.depth_scale_m is None:
-        arguments["depth_scale_m"] = max_depth_m
-    if network.depth_range_m is None:
-        arguments["depth_range_m"] = (MIN_DEPTH_M, RANGE_MARGIN * max_depth_m)
-    arguments["shots"] = 1 if train.network_input == "sharp" else len(defocused)
+    shots = 1 if train.network_input == "sharp" else len(defocused)
+    arguments = network_arguments(network, scenes.attributes["max_depth_m"], shots)
     torch.manual_seed(seed)
     model = HDEDNet(**arguments)
     loaded = None
@@ -73,8 +68,7 @@ def build_fit(
         if model.second is not None:
             load_weights(model.second.encoder, weights)
     torch.manual_seed(seed + (rank << 32))
-    thresholds = model.readout.thresholds if network.readout == "ordinal" else None
-    loss = HDEDLoss(train.loss, arguments["depth_scale_m"], thresholds)  # pyright: ignore[reportArgumentType]
+    loss = build_loss(model, train)
     training, held_out = validation_split(
         scenes.frames, scenes.indices("train"), train.val_fraction, seed
     )
@@ -89,6 +83,25 @@ def build_fit(
         need_lenses(frames.shots[0].lenses, "train.loss: reblur")
     sampler = build_sampler(frames, cameras if anew else ())
     return FitInputs(model, loss, sampler, validation, train, seed, arguments, loaded)
+
+
+def network_arguments(network: Network, max_depth_m: float, shots: int) -> dict[str, Any]:
+    """Return the arguments of `HDEDNet` for a dataset of this largest depth and for so many shots.
+
+    They are those of params.yaml, where what depends on the dataset is filled in.
+    """
+    arguments = network.model_dump(exclude={"weights"})
+    if network.depth_scale_m is None:
+        arguments["depth_scale_m"] = max_depth_m
+    if network.depth_range_m is None:
+        arguments["depth_range_m"] = (MIN_DEPTH_M, RANGE_MARGIN * max_depth_m)
+    return arguments | {"shots": shots}
+
+
+def build_loss(model: HDEDNet, train: Train) -> HDEDLoss:
+    """Return the loss that trains a network."""
+    thresholds = model.readout.thresholds if model.readout.name == "ordinal" else None
+    return HDEDLoss(train.loss, model.depth_scale_m, thresholds)  # pyright: ignore[reportArgumentType]
 
 
 def run_fit(

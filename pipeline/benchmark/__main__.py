@@ -8,13 +8,15 @@
 - The stages `convert` and `defocus` on NYU's raw files, each in a separate process in a temporary
   folder: frames per second, and the process's peak memory.
 - Training of the paper's network (`training`), and evaluation (`evaluation`).
+- Every system of Table IV: a training step, and one picture (`systems`).
 """
 
 import torch
 
 from hded.common.files import write_json
+from hded.config.params import load_params
 from hded.store import open_store
-from pipeline.benchmark import evaluation, training
+from pipeline.benchmark import evaluation, systems, training
 from pipeline.benchmark.blur import measure_blur, measure_gpu_blur
 from pipeline.benchmark.stages import measure_stages
 from pipeline.lib import provenance, stage
@@ -25,6 +27,7 @@ DATASET = "nyu"
 def main() -> None:
     """Run all measurements and write the file."""
     stage.parser(__doc__).parse_args()
+    params = load_params(stage.PARAMS)
     scenes = open_store(stage.FRAMES / DATASET)
     sections = [measure_blur(scenes)]
     if torch.cuda.is_available():
@@ -34,6 +37,7 @@ def main() -> None:
     for name in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         sections.append(training.measure(scenes, defocused, torch.device(name)))
         sections.append(evaluation.measure(scenes, defocused, torch.device(name)))
+        sections.append(systems.measure(scenes, params, DATASET, torch.device(name)))
     write_json(
         stage.BENCHMARK,
         {
