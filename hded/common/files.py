@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,14 @@ def read_text(path: Path) -> str:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         raise HDEDError(f"{path}: is not UTF-8 text ({error}); save it as such") from error
+
+
+def composed(name: str) -> str:
+    """Return a name whose accented letters are single characters (Unicode NFC).
+
+    macOS stores them as a letter and an accent: names that look alike are otherwise different.
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def safe_name(name: str) -> str:

@@ -47,6 +47,7 @@ WITH_WEIGHTS = ("densenet121", "efficientnet_lite0", "efficientnet_lite2")
 # readers are registered in hded.datasets, which this module does not import: a stage that reads no
 # raw files does not depend on the readers.
 OFFICIAL = {"nyu": "NYU-Depth v2", "make3d": "Make3D"}
+FASTEST = 0.5  # f-number at which a lens in air takes in light from all sides
 RANDOM = "random"  # each frame has a focus distance drawn from its own depths
 
 
@@ -196,6 +197,13 @@ class CameraSettings(Section):
                 f"{len(lengths)}; give as many"
             )
         for camera in self.build(""):
+            aperture_m = camera.aperture_m or math.inf
+            f_number = camera.f_number or min(camera.focal_lengths_m) / aperture_m
+            if 0 < f_number < FASTEST:
+                raise ValueError(
+                    f"f/{f_number:.3g} is brighter than any lens (f/{FASTEST:g} is the limit in "
+                    "air); check the units: lengths are in millimetres"
+                )
             focus_m, longest_m = camera.focus_distance_m, max(camera.focal_lengths_m)
             if focus_m is not None and focus_m <= longest_m:
                 raise ValueError(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hded.common.errors import HDEDError
-from hded.common.files import is_hidden, read_text
+from hded.common.files import composed, is_hidden, read_text
 from hded.common.image_io import open_image, open_turned, open_upright, turned
 from hded.datasets.base import RawFrames
 
@@ -89,6 +89,11 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...], notes: Counter[str]) -> di
     """Return the files with one of the suffixes by their names without it; count the others."""
     if not folder.is_dir():
         raise HDEDError(f"{folder}: no such folder; a `folder` source needs rgb/ and depth/")
+    if lost := [path.name for path in folder.iterdir() if path.is_symlink() and not path.exists()]:
+        raise HDEDError(
+            f"{folder}: {_listed(lost)} only links to files that do not exist; restore the files, "
+            "or remove the links"
+        )
     visible = _visible(folder)
     files = [path for path in visible if path.suffix.lower() in suffixes]
     others = Counter(
@@ -96,12 +101,15 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...], notes: Counter[str]) -> di
         for path in visible
         if path.suffix.lower() not in suffixes
     )
-    found = {path.stem: path for path in files}
+    found = {composed(path.stem): path for path in files}
     if not found:
         seen = ", ".join(f"{count} {suffix}" for suffix, count in others.items()) or "nothing else"
         raise HDEDError(f"{folder}: has no {' or '.join(suffixes)} file; it has {seen}")
     if len(found) != len(files):
-        raise HDEDError(f"{folder}: two files differ only in their suffix; keep one of them")
+        raise HDEDError(
+            f"{folder}: two files have one name but for their suffix, or for how its accents are "
+            "encoded; keep one of them"
+        )
     for suffix, count in others.items():
         notes[f"{suffix} in {folder.name}/, not read"] += count
     return found
@@ -122,7 +130,8 @@ def _split(folder: Path, names: list[str]) -> pd.DataFrame:
         return pd.DataFrame({"frame": names, "split": split, "scene": ""})
     known, where = set(names), dict[str, str]()
     for split, path in lists.items():
-        listed = [_plain(line.strip(), known) for line in read_text(path).splitlines()]
+        lines = composed(read_text(path)).splitlines()
+        listed = [_plain(line.strip(), known) for line in lines]
         listed = [name for name in listed if name]
         if unknown := [name for name in listed if name not in known]:
             raise HDEDError(f"{path}: {_listed(unknown)} not in rgb/; correct or remove the lines")

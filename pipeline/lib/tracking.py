@@ -179,14 +179,14 @@ def _mlflow_errors(retries: int | None = None) -> Iterator[None]:
     """Report a failure of MLflow in one line, after `retries` (None: MLflow's own number)."""
     from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import ArgumentError
+    from sqlalchemy.exc import SQLAlchemyError
 
     sets = retries is not None and not MLFLOW_HTTP_REQUEST_MAX_RETRIES.is_set()
     if sets:
         MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(retries)
     try:
         yield
-    except (MlflowException, ArgumentError, ImportError) as error:
+    except (MlflowException, SQLAlchemyError, ImportError) as error:
         if unwritable(error):
             raise
         raise HDEDError(f"MLflow at {portable(_uri())} {_cause(str(error))}") from error
@@ -214,6 +214,18 @@ def _cause(text: str) -> str:
         "filesystem tracking backend": (
             "is a folder or no address, and MLflow takes no folders any more; set "
             "MLFLOW_TRACKING_URI to sqlite:////path/to/mlflow.db or http://host:port, or unset it"
+        ),
+        "unable to open database file": (
+            "cannot be opened or created: it is a folder, or lies in one that does not exist or "
+            "cannot be written to; correct MLFLOW_TRACKING_URI, or unset it"
+        ),
+        "file is not a database": (
+            "is damaged, or no database; restore it from a copy, or move it away: the next run "
+            "creates a new one"
+        ),
+        "database is locked": ("is locked by another process; let that one end, and run again"),
+        "error code 404": (
+            "answers, but is no MLflow server; correct MLFLOW_TRACKING_URI, or unset it"
         ),
         "No module named": (
             f"needs a driver that is not installed ({first_line(text)}); install it, or set "

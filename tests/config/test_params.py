@@ -354,6 +354,8 @@ def test_a_focus_inside_the_focal_length_of_ones_own_lens_is_refused(tmp_path):
         ({"focal_weights": [0.5, 0.5]}, "focal_weights has 2 entries, focal_length_mm 1"),
         ({"focal_length_mm": [50, -70]}, "is not a focal length"),
         ({"focal_length_mm": []}, "is not a focal length"),
+        ({"focal_length_mm": 0.07}, "check the units: lengths are in millimetres"),
+        ({"aperture_mm": 4480.0}, "brighter than any lens"),
     ],
 )
 def test_a_camera_that_contradicts_itself_is_refused(tmp_path, changes, words):

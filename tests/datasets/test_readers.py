@@ -6,6 +6,7 @@ import io
 import struct
 import tarfile
 import tracemalloc
+import unicodedata
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -691,6 +692,30 @@ def test_lists_are_read_as_editors_and_programs_write_them(tmp_path, encoding, l
     assert dict(zip(frames["frame"], frames["split"], strict=True)) == {
         "00": "train", "01": "test", "03": "train",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_an_accent_is_the_same_letter_however_it_is_encoded(tmp_path, form):
+    """macOS and editors write it differently."""
+    folder = write_folder(tmp_path / "own", ["a", "b"])
+    name = unicodedata.normalize(form, "kärnten")
+    for path in [folder / "rgb/a.png", folder / "depth/a.png"]:
+        other = name if path.parent.name == "rgb" else "kärnten"
+        path.rename(path.with_stem(other))
+    (folder / "train.txt").write_text("kärnten\n", encoding="utf-8")
+    (folder / "test.txt").write_text("b\n", encoding="utf-8")
+    frames = own(folder).frames
+    assert dict(zip(frames["frame"], frames["split"], strict=True)) == {
+        "kärnten": "train",
+        "b": "test",
+    }
+
+
+def test_a_link_to_a_picture_that_is_gone_is_named(tmp_path):
+    folder = write_folder(tmp_path / "own", [f"{i}" for i in range(6)])
+    (folder / "rgb/lost.png").symlink_to(tmp_path / "unplugged/lost.png")
+    with pytest.raises(HDEDError, match=r"rgb: lost\.png is only links to files that do not exist"):
+        own(folder)
 
 
 def test_hidden_files_are_no_pictures_and_other_kinds_are_counted(tmp_path):

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from support.http_server import MisbehavingServer
 from support.imports import ROOT
 from support.servers import free_port
 
@@ -46,6 +47,8 @@ def line(done: subprocess.CompletedProcess[str]) -> str:
         ("http:/127.0.0.1:5000", "is not an address that MLflow knows"),
         ("sqlite://mlflow.db", "is not an address that MLflow knows"),
         ("postgresql://127.0.0.1/runs", "needs a driver that is not installed"),
+        ("sqlite:////tmp", "cannot be opened or created"),
+        ("sqlite:////proc/none/mlflow.db", "cannot be opened or created"),
     ],
 )
 def test_an_address_that_mlflow_does_not_take_is_told_as_such(tmp_path, uri, words):
@@ -56,6 +59,18 @@ def test_an_address_that_mlflow_does_not_take_is_told_as_such(tmp_path, uri, wor
 def test_a_server_that_is_not_there_does_not_answer(tmp_path):
     said = line(run(tmp_path, uri=f"http://127.0.0.1:{free_port()}"))
     assert "does not answer" in said and "start its server" in said
+
+
+def test_a_file_that_is_no_database_is_not_called_a_server(tmp_path):
+    (tmp_path / "runs.db").write_text("no database, but longer than SQLite's header is\n" * 9)
+    said = line(run(tmp_path, uri=f"sqlite:///{tmp_path / 'runs.db'}"))
+    assert "is damaged, or no database" in said and "server" not in said
+
+
+def test_a_web_server_of_another_kind_is_told_as_such(tmp_path):
+    with MisbehavingServer() as server:
+        said = line(run(tmp_path, uri=f"http://127.0.0.1:{server.server_port}"))
+    assert "answers, but is no MLflow server" in said
 
 
 def test_a_deleted_experiment_and_another_versions_database_have_cures_of_their_own(tmp_path):

@@ -1,6 +1,7 @@
 """The defocused test images in the report: scores, contact sheet, tables of blur."""
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,8 @@ def read_defocused(folder: Path) -> Defocused:
     except OSError as error:
         raise HDEDError(f"{folder / 'contact_sheet.jpg'}: {error.strerror}; {REPAIR}") from error
     return Defocused(
-        psnr=record["psnr"],
+        # JSON has no infinity: the PSNR of images without any blur is left out
+        psnr=record.get("psnr", math.inf),
         ssim=record["ssim"],
         test_frames=record["test_frames"],
         blur={name: record[name] for name in BLUR},
