@@ -71,7 +71,7 @@ MORE_INTRO = {
         "Each of the paper's rows is followed by our networks of the same system: trained on the "
         "same images, blurred by the cameras that are named below, for as many samples as the "
         "table says, and measured alike. Where a backbone or a text could not be had, a system is "
-        "described as *after* its authors. A restoration by the true depth is a control: no "
+        "described as after its authors. A restoration by the true depth is a control: no "
         "method has that depth. Operations (GFLOP, two for a multiplication and an addition) are "
         "those of the network's convolutions on one image; a deconvolution comes on top.",
     ),
