@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from support.browser import chromium, needs_chromium, probed, result
@@ -235,7 +236,7 @@ def test_the_cameras_curve_is_the_lens() -> None:
 def test_the_camera_section_shows_the_blur_and_the_inputs_score(page: str) -> None:
     assert "The defocused input alone scores 27.50 dB and SSIM 0.810" in page
     assert "Histogram of the circle of confusion" in page
-    sheets = [i for i in Elements(page).of("img") if "all in focus" in str(i["alt"])]
+    sheets = [i for i in Elements(page).of("img") if str(i["alt"]).startswith("Test frames")]
     assert [str(i["src"])[:23] for i in sheets] == ["data:image/jpeg;base64,"]
 
 
@@ -308,3 +309,24 @@ def test_no_secret_of_a_url_reaches_the_page(tmp_path: Path) -> None:
     assert "https://...@example.org/nyu?...#sha256=00" in page
     for text in ("hunter2", "abc123", "alice7"):
         assert text not in page
+
+
+def test_one_image_is_shown_as_every_network_sees_it(tmp_path: Path) -> None:
+    variants = ("full", "depth_only", "deblur_only")
+    tree = write_tree(tmp_path / "tree", variants=variants, frames=4, pictured=4)
+    page = report(tree, tmp_path / "out")
+    start = page.index("One image by every network: ")
+    section = page[start : page.index("</section>", start)]
+    titles = re.findall(r"<figcaption>([^<]*?)\s*<", section)
+    assert titles == [
+        "all in focus", "defocused", "full", "deblur_only", "true depth", "full", "depth_only",
+    ]  # fmt: skip
+    run = pd.read_csv(tree.folder() / "examples.csv", dtype={"frame": str}).set_index("frame")
+    frame = section.split(": ")[1].split("<")[0]
+    assert f"{run.loc[frame, 'psnr']:.2f} dB" in section
+    assert f"{run.loc[frame, 'rmse']:.3f} m" in section
+
+
+def test_one_network_alone_has_nothing_beside_it(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "tree", frames=3, pictured=3)
+    assert "One image by every network" not in report(tree, tmp_path / "out")

@@ -26,6 +26,7 @@ from hded.report.page.figures import (
 )
 from hded.report.page.headline import Fact, headline
 from hded.report.page.pictures import SceneView, build_gallery
+from hded.report.page.side_by_side import SideBySide, compare_systems
 from hded.report.read.runs import Run, Selection, comparable
 from hded.report.tables.blur import Defocused, blur_sentence
 from hded.report.tables.build import MAIN_VARIANT
@@ -87,6 +88,7 @@ class DatasetView:
     errors: Sequence[Picture]
     why_no_errors: str
     cameras: Sequence[CameraView]
+    systems: SideBySide | None
     seeds: int
 
 
@@ -104,6 +106,10 @@ def render_page(
         for name in selection.datasets
     }
     errors = {name: _errors(selection.of(name)) for name in selection.datasets}
+    systems = {
+        name: compare_systems([run for run in _shown(selection) if run.dataset == name])
+        for name in selection.datasets
+    }
     svgs = [
         *(p for some in figures.values() for p in some),
         *(p for some, _ in errors.values() for p in some),
@@ -113,6 +119,7 @@ def render_page(
     rest = 200_000 + 4 * len(params_yaml) + sum(len(p.svg) for p in svgs)
     rest += sum(len(view.sheet) for views in cameras.values() for view in views)
     rest += 600 * sum(len(part.rows) * len(part.columns) for t in tables for part in t.parts)
+    rest += sum(each.characters for each in systems.values() if each is not None)
     main = frozenset(r.name for r in _shown(selection)[: len(selection.datasets)])
     budget = max(LEAST_PICTURE_BYTES, PAGE_BYTES - rest)
     gallery = build_gallery(_shown(selection), main, budget)
@@ -145,6 +152,7 @@ def render_page(
                 errors=errors[name][0],
                 why_no_errors=errors[name][1],
                 cameras=cameras[name],
+                systems=systems[name],
                 seeds=len(selection.seeds),
             )
         )
