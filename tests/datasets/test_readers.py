@@ -838,7 +838,7 @@ def test_a_picture_without_depth_or_the_reverse_is_named(tmp_path, part):
 def test_two_pictures_of_one_name_are_refused(tmp_path):
     folder = write_folder(tmp_path / "own")
     Image.fromarray(own_picture(0)).save(folder / "rgb" / "00.jpg")
-    with pytest.raises(HDEDError, match="differ only in their suffix"):
+    with pytest.raises(HDEDError, match="have one name but for their suffix"):
         own(folder)
 
 

@@ -39,7 +39,7 @@ def check_results(clone: Clone, datasets: dict[str, int]) -> None:
         assert (clone.root / f"data/defocused/{dataset}/paper/store.json").is_file()
         shown = clone.root / "reports/defocus" / dataset / "paper"
         assert len(pd.read_csv(shown / "coc.csv")) > 100
-        assert set(pd.read_csv(shown / "cameras.csv")["name"]) == {"paper", "d3net", "syndof"}
+        assert {"paper", "d3net", "syndof"} <= set(pd.read_csv(shown / "cameras.csv")["name"])
         with Image.open(shown / "contact_sheet.jpg") as sheet:
             assert sheet.width == 1100 and sheet.height > 300
         assert (clone.root / f"data/trained/{dataset}/full/0/weights.pt").is_file()
