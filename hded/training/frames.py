@@ -47,9 +47,9 @@ class TrainingFrames:
 
     With `geometry` crop frames keep their size; with resize they are resized to size_px x size_px,
     images antialiased and depth by nearest neighbour. With `network_input` sharp the network reads
-    the sharp images, which also stand in for the renderings unless these are `stored`. With
-    `stored` False no rendering is read, and no frame is resized: a sampler renders at full size and
-    resizes afterwards.
+    the sharp images. `stored`: whether the renderings are read; None: unless the network reads
+    sharp images. Where they are not, sharp images stand in for them if the network reads these;
+    otherwise no frame is resized: a sampler renders at full size and resizes afterwards.
 
     Raises HDEDError where the frames are smaller than the crops, and where a frame has several
     renderings by one of several cameras.
