@@ -27,6 +27,10 @@ EVALUATION = "evaluation"  # artifact folder: the output of the stage `evaluate`
 OF_TRAINING = ("run.json", "history.csv")  # artifacts: outputs of the stage `train`
 MAX_PARAM_CHARS = 6000
 FIRST_RETRIES = 2  # of the first request, seconds; later requests have MLflow's own, minutes
+NO_DATABASE = (
+    "cannot be opened or created: it is a folder, or lies in one that does not exist or cannot be "
+    "written to; correct MLFLOW_TRACKING_URI, or unset it"
+)
 
 
 class Tracker:
@@ -163,7 +167,10 @@ def _open() -> tuple[Any, str]:
     # the lock prevents that two processes create the database at the same time
     with _mlflow_errors(FIRST_RETRIES), FileLock(root / "mlflow.db.lock"):
         if uri.startswith("sqlite:///"):
-            _create(Path(uri.removeprefix("sqlite:///")))
+            database = Path(uri.removeprefix("sqlite:///"))
+            if database.is_dir():  # MLflow would try for minutes
+                raise HDEDError(f"MLflow at {portable(uri)} {NO_DATABASE}")
+            _create(database)
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         place = (root / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
@@ -215,10 +222,7 @@ def _cause(text: str) -> str:
             "is a folder or no address, and MLflow takes no folders any more; set "
             "MLFLOW_TRACKING_URI to sqlite:////path/to/mlflow.db or http://host:port, or unset it"
         ),
-        "unable to open database file": (
-            "cannot be opened or created: it is a folder, or lies in one that does not exist or "
-            "cannot be written to; correct MLFLOW_TRACKING_URI, or unset it"
-        ),
+        "unable to open database file": NO_DATABASE,
         "file is not a database": (
             "is damaged, or no database; restore it from a copy, or move it away: the next run "
             "creates a new one"

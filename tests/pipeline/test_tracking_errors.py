@@ -1,13 +1,14 @@
 """Each failure of MLflow is one line with its own cause and its own cure."""
 
+import json
 import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-import pytest
 from support.http_server import MisbehavingServer
 from support.imports import ROOT
 from support.servers import free_port
@@ -21,13 +22,15 @@ DELETE = (
 )
 
 
-def run(folder: Path, code: str = CODE, uri: str | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, code: str = CODE, uri: str | None = None, arguments: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
     env |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     env.pop("DVC_ROOT", None)
     env = {k: v for k, v in env.items() if k != "MLFLOW_TRACKING_URI"}
     env |= {} if uri is None else {"MLFLOW_TRACKING_URI": uri}
-    command = [sys.executable, "-W", "ignore", "-c", code]
+    command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
 
 
@@ -37,22 +40,40 @@ def line(done: subprocess.CompletedProcess[str]) -> str:
     return found
 
 
-@pytest.mark.parametrize(
-    ("uri", "words"),
-    [
-        ("file:///tmp/mlruns", "takes no folders any more"),
-        ("mlruns", "takes no folders any more"),
-        ("127.0.0.1:5000", "takes no folders any more"),
-        ("htp://127.0.0.1:5000", "is not an address that MLflow knows"),
-        ("http:/127.0.0.1:5000", "is not an address that MLflow knows"),
-        ("sqlite://mlflow.db", "is not an address that MLflow knows"),
-        ("postgresql://127.0.0.1/runs", "needs a driver that is not installed"),
-        ("sqlite:////tmp", "cannot be opened or created"),
-    ],
-)
-def test_an_address_that_mlflow_does_not_take_is_told_as_such(tmp_path, uri, words):
-    said = line(run(tmp_path, uri=uri))
-    assert words in said and "does not answer" not in said
+ADDRESSES = {
+    "file:///tmp/mlruns": "takes no folders any more",
+    "mlruns": "takes no folders any more",
+    "127.0.0.1:5000": "takes no folders any more",
+    "htp://127.0.0.1:5000": "is not an address that MLflow knows",
+    "http:/127.0.0.1:5000": "is not an address that MLflow knows",
+    "sqlite://mlflow.db": "is not an address that MLflow knows",
+    "postgresql://127.0.0.1/runs": "needs a driver that is not installed",
+    "sqlite:////tmp": "cannot be opened or created",
+}
+# one process for all, since importing MLflow takes seconds
+EACH = """
+import json, os, sys
+from hded.common.errors import HDEDError
+from pipeline.lib.tracking import track
+found = {}
+for uri in json.loads(sys.argv[1]):
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    try:
+        with track("t", {}):
+            pass
+    except HDEDError as error:
+        found[uri] = str(error)
+print(json.dumps(found))
+"""
+
+
+def test_an_address_that_mlflow_does_not_take_is_told_as_such(tmp_path):
+    done = run(tmp_path, EACH, arguments=[json.dumps(list(ADDRESSES))])
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    for uri, words in ADDRESSES.items():
+        assert words in found[uri] and "does not answer" not in found[uri]
+        assert "\n" not in found[uri]
 
 
 def test_a_server_that_is_not_there_does_not_answer(tmp_path):
