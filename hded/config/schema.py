@@ -250,9 +250,9 @@ def _scaled(value: float, digits: int) -> float:
 
 
 class Defocus(Section):
-    """What all renderings share. `camera`: the name of one, or one for each dataset by its name.
+    """The settings that all renderings share.
 
-    A variant may name another camera, or a list of cameras: the network then reads one picture
+    `camera`: the name of one, or one for each dataset by its name. A variant may name another camera, or a list of cameras: the network then reads one picture
     by each of them.
     """
 

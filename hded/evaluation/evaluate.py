@@ -41,7 +41,7 @@ COC_BIN_PX = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SystemInput:
-    """What a system under test is given.
+    """The input of a system under test.
 
     `rgb`: (H, W, 3 S) uint8, the images by S cameras side by side; `lens`: that of the first; None
     where it is not known; `depth_m`: the true depth (H, W), for controls alone.
@@ -175,7 +175,8 @@ def evaluate(
         for row in progress(defocused.indices("test"), desc="evaluate", unit="frame"):
             index = table["frame_index"].iloc[row]
             key = {"frame": table["frame"].iloc[row]}
-            depth_m = scenes.read("depth", index)
+            image = read_system_input(scenes, renderings, int(row))
+            depth_m = image.depth_m
             if table["camera_index"].iloc[row] == 0:
                 truth.update(depth_m.data)
             if several:
@@ -183,8 +184,8 @@ def evaluate(
                 key["focus_distance_m"] = table["focus_distance_m"].iloc[row]
             yield _Frame(
                 key=key,
-                image=read_system_input(scenes, renderings, int(row)),
-                defocused=defocused.read("defocused", row),
+                image=image,
+                defocused=image.rgb[..., :3],
                 coc_px=defocused.read("coc", row).astype(np.float32),
                 depth_m=depth_m,
                 raw_valid=scenes.read("raw_valid", index) if has_raw else None,
@@ -220,7 +221,7 @@ def evaluate(
 
 
 def read_system_input(scenes: Store, renderings: Sequence[Renderings], row: int) -> SystemInput:
-    """Return what a system is given for one row of the renderings' tables."""
+    """Return the input of a system for one row of the renderings' tables."""
     first = renderings[0]
     record: dict[str, Any] = {str(k): v for k, v in first.frames.iloc[row].items()}
     shots = [each.read("defocused", row) for each in renderings]

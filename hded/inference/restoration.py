@@ -18,7 +18,6 @@ from hded.deconvolution import (
 from hded.optics import ThinLens
 
 FIRST_LEVEL, LAST_LEVEL = 49 / 255, 5 / 255  # of the noise that a denoiser removes (IRCNN)
-LEAST_DEPTH_M = 1e-3
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,7 @@ RENDERINGS = Path("data/renderings")  # <dataset>/<variant>.json: which of them 
 TRAINED = Path("data/trained")  # <dataset>/<variant>/<seed>/
 EVALUATED = Path("data/evaluated")  # <dataset>/<variant>/<seed>/
 REPORTS = Path("reports")
-DEFOCUS_REPORT = (
-    REPORTS / "defocus"
-)  # <dataset>/<camera>/: contact sheet, histogram, the input's scores
+DEFOCUS_REPORT = REPORTS / "defocus"  # <dataset>/<camera>/: sheet, histogram, input's scores
 BENCHMARK = REPORTS / "benchmark.json"  # written by `make benchmark`
 # files <dataset>-<variant>-<seed> that `dvc metrics` and `dvc plots` show
 METRICS = REPORTS / "metrics"

@@ -1,4 +1,4 @@
-"""What systems add to the paper's network: encoders, decoders, readouts, shots, second networks."""
+"""The parts that systems add to the paper's network: encoders, decoders, readouts, shots."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a system of Table IV reads, and what it costs."""
+"""The columns of Table IV on a system: its input and its cost."""
 
 import json
 from collections.abc import Callable
