@@ -252,8 +252,8 @@ def _scaled(value: float, digits: int) -> float:
 class Defocus(Section):
     """The settings that all renderings share.
 
-    `camera`: the name of one, or one for each dataset by its name. A variant may name another camera, or a list of cameras: the network then reads one picture
-    by each of them.
+    `camera`: the name of one, or one for each dataset by its name. A variant may name another
+    camera, or a list of cameras: the network then reads one picture by each of them.
     """
 
     camera: CameraNames = ("paper",)
