@@ -10,7 +10,7 @@ Choices:
   change it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -94,6 +94,19 @@ class ThinLens:
         """
         slope, offset = SIGMA_SLOPES[self.sigma_rule]
         return self._gain_px, self.focus_distance_m, self.max_coc_px, slope, offset
+
+
+def recorded_lens(camera: Mapping[str, Any], row: Mapping[Any, Any]) -> ThinLens | None:
+    """Return the lens of one rendering; None where it is not recorded.
+
+    camera: the description that a store's attributes hold; row: the rendering's row in its table,
+    which has what the camera draws for each frame.
+    """
+    drawn = ("focal_length_m", "aperture_m", "focus_distance_m")
+    shared = ("pixel_pitch_m", "max_coc_px", "sigma_rule")
+    found = {key: row.get(key, camera.get(key)) for key in drawn}
+    found |= {key: camera.get(key) for key in shared}
+    return None if any(value is None for value in found.values()) else ThinLens(**found)
 
 
 def sigma_of_coc(coc_px: ArrayLike, rule: SigmaRule = "quarter") -> NDArray[np.float32]:

@@ -24,7 +24,7 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 # The choices of each setting, defined only here; the library's signatures use the same types.
 Encoder = Literal["densenet121", "efficientnet_lite0", "efficientnet_lite2", "unet", "none"]
-Decoder = Literal["transposed", "bilinear", "unet", "pyramid", "plain", "dilated"]
+Decoder = Literal["transposed", "bilinear", "unet", "pyramid", "plain", "dilated", "neumann"]
 Readout = Literal["metres", "log", "ordinal"]
 Context = Literal["none", "spatial_pyramid"]
 Cascade = Literal["none", "depth", "all_in_focus"]
@@ -294,12 +294,14 @@ class Network(Section):
             raise ValueError(
                 f"weights: the encoder {self.encoder} has no published weights; set weights to none"
             )
-        for encoder, decoders in (("unet", ("unet",)), ("none", ("plain", "dilated"))):
+        for encoder, decoders in (("unet", ("unet",)), ("none", ("plain", "dilated", "neumann"))):
             if (self.encoder == encoder) != (self.decoder in decoders):
                 raise ValueError(
                     f"decoder {self.decoder} does not fit the encoder {self.encoder}: "
                     f"{' or '.join(decoders)} goes with the encoder {encoder}"
                 )
+        if self.decoder == "neumann" and self.heads != ["all_in_focus"]:
+            raise ValueError("decoder neumann restores: heads must be [all_in_focus]")
         if self.cascade != "none" and (self.cascade not in self.heads or "depth" not in self.heads):
             raise ValueError(
                 f"cascade {self.cascade}: a second network reads the depth of a first; heads needs "
@@ -318,8 +320,9 @@ class Loss(Section):
     """The terms of the loss and their weights, arguments of `hded.training.losses.HDEDLoss`.
 
     depth = L1 + mu * gradient, or another of the depth losses; deblurring = content + psi * (1 -
-    SSIM); total = depth + lambda * deblurring + consistency * (the defocused image against the
-    estimated sharp one, blurred by the estimated depth). A term with weight 0 is not computed.
+    SSIM) + frequency * (L1 between Fourier transforms); total = depth + lambda * deblurring +
+    consistency * (the defocused image against the estimated sharp one, blurred by the estimated
+    depth). A term with weight 0 is not computed.
     `weighting` is the method that weights the two tasks; lambda is used by `fixed`, and always for
     validation. The defaults are the paper's.
     """
@@ -332,6 +335,7 @@ class Loss(Section):
     gradient: Gradient = "forward"
     content: Content = "charbonnier"
     psi: NonNegative = 4.0
+    frequency: NonNegative = 0.0
     lambda_: Annotated[NonNegative, Field(alias="lambda")] = 0.01
     consistency: NonNegative = 0.0
     weighting: Weighting = "fixed"
@@ -392,7 +396,7 @@ class Restoration(Section):
 
     `method`: none | total_variation | denoiser (the network's own, `network.denoiser`). `depth`:
     the network's estimate, or the true depth, for a control. `weight` of the prior; `iterations`,
-    each with `steps` of conjugate gradients.
+    each with `steps` of conjugate gradients. `precision`: of the denoiser.
     """
 
     method: Literal["none", "total_variation", "denoiser"] = "none"
@@ -400,6 +404,7 @@ class Restoration(Section):
     weight: Positive = 1e-4
     iterations: Count = 5
     steps: Count = 6
+    precision: Precision = "float32"
 
 
 class Evaluate(Section):

@@ -18,7 +18,6 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from hded.blur.lenses import lens_of
 from hded.common.errors import HDEDError
 from hded.common.progress import progress
 from hded.common.resize import resize_bilinear
@@ -32,7 +31,7 @@ from hded.evaluation.protocols import (
     depth_protocols,
     measure_all_in_focus,
 )
-from hded.optics import ThinLens
+from hded.optics import ThinLens, recorded_lens
 from hded.store import Store
 
 DEPTH_BINS = 20
@@ -227,7 +226,7 @@ def read_system_input(scenes: Store, renderings: Sequence[Renderings], row: int)
     shots = [each.read("defocused", row) for each in renderings]
     return SystemInput(
         rgb=shots[0] if len(shots) == 1 else np.concatenate(shots, -1),
-        lens=lens_of(first.attributes["camera"], record),
+        lens=recorded_lens(first.attributes["camera"], record),
         depth_m=scenes.read("depth", record["frame_index"]),
     )
 

@@ -15,6 +15,7 @@ from hded.deconvolution import (
     deconvolve_total_variation,
     deconvolve_with_denoiser,
 )
+from hded.network.torch_io import autocast
 from hded.optics import ThinLens
 
 FIRST_LEVEL, LAST_LEVEL = 49 / 255, 5 / 255  # of the noise that a denoiser removes (IRCNN)
@@ -66,5 +67,7 @@ class Deconvolution:
         assert self.denoiser is not None
         device = next(self.denoiser.parameters()).device
         given = torch.from_numpy(image).movedim(-1, 0)[None].to(device)
-        found = self.denoiser(given, torch.tensor([level], device=device))
-        return found[0].movedim(0, -1).contiguous().cpu().numpy()
+        given = given.contiguous(memory_format=torch.channels_last)  # faster, as are its weights
+        with autocast(device, self.settings.precision):
+            found = self.denoiser(given, torch.tensor([level], device=device))
+        return found[0].float().movedim(0, -1).contiguous().cpu().numpy()

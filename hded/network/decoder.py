@@ -21,6 +21,7 @@ from hded.network.layers import (
     PyramidDecoder,
     UNetDecoder,
 )
+from hded.network.neumann import NeumannDecoder
 
 DROPOUT_BLOCKS = 2  # the two deepest
 PLAIN = {"plain": PLAIN_DILATIONS, "dilated": DENOISER_DILATIONS}
@@ -140,6 +141,8 @@ def build_decoder(
         return PyramidDecoder(encoder_channels, out_channels, dropout, width, image_channels)
     if name == "unet":
         return UNetDecoder(encoder_channels, out_channels, dropout)
+    if name == "neumann":
+        return NeumannDecoder(width, image_channels)
     if name in PLAIN:
         return PlainDecoder(out_channels, PLAIN[name], width, image_channels)
     return TransposedDecoder(encoder_channels, out_channels, dropout)

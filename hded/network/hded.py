@@ -22,9 +22,11 @@ from hded.config.schema import Cascade, Context, Decoder, Encoder, Init, Joint, 
 from hded.network.decoder import build_decoder
 from hded.network.encoder import build_encoder
 from hded.network.layers import Denoiser, SpatialPyramid
+from hded.network.neumann import NeumannDecoder
 from hded.network.readout import DepthReadout
 
 HEADS = ("depth", "all_in_focus")
+SCALE = "all_in_focus_over_"  # and how many times smaller: an estimate at a coarser scale
 STRIDE = 32
 LARGEST_NOISE = 50 / 255  # of the levels that the denoiser is trained for
 
@@ -117,11 +119,18 @@ class HDEDNet(nn.Module):
         `depth`: (B, 1, H, W) [m], not clipped; with an ordinal readout also `depth_logits`,
         (B, K, H, W). `all_in_focus`: (B, 3, H, W), nominally in [-1, 1]. With `sharp`, (B, 3, H, W)
         in [-1, 1], also `denoised`: the denoiser's estimate of it from the image with added noise.
+        With the decoder `neumann`, in training, also `all_in_focus_over_N` (B, 3, H / N, W / N) for
+        N = 4, 2, 1: the estimates of each scale.
         """
         height, width = rgb.shape[-2:]
         padded = pad_to_stride(rgb)
         maps = self._encode(padded)
-        raw = {head: decoder(maps, padded) for head, decoder in self.decoders.items()}
+        raw, estimates = {}, []
+        for head, decoder in self.decoders.items():
+            if self.training and isinstance(decoder, NeumannDecoder):
+                raw[head], estimates = decoder.scales(padded)
+            else:
+                raw[head] = decoder(maps, padded)
         outputs: dict[str, Tensor] = {}
         if self.second is not None:
             depth = self.readout(raw["depth"]) / self.depth_scale_m
@@ -135,6 +144,10 @@ class HDEDNet(nn.Module):
             else:
                 x = self._join(x, padded[:, :3])
             outputs[head] = x[..., :height, :width]
+        for estimate in estimates:
+            factor = padded.shape[-1] // estimate.shape[-1]
+            rows, columns = height // factor, width // factor
+            outputs[f"{SCALE}{factor}"] = estimate[..., :rows, :columns]
         if self.denoiser is not None and sharp is not None:
             level = torch.rand(len(sharp), device=sharp.device) * LARGEST_NOISE
             clean = (sharp + 1) / 2

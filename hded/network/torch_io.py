@@ -1,4 +1,4 @@
-"""Loading of tensor files without executing code that they may contain."""
+"""Loading of tensor files without executing code that they may contain, and mixed precision."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,12 @@ from typing import Any
 import torch
 
 from hded.common.errors import HDEDError, first_line, out_of_memory
+from hded.config.schema import Precision
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Return the context in which a network computes at `precision`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def load_tensors(path: Path) -> Any:

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hded.blur.lenses import stored_lenses
 from hded.common.errors import HDEDError
 from hded.common.progress import progress
 from hded.common.resize import resize_nearest, resize_rgb
 from hded.config.schema import Geometry, NetworkInput
 from hded.network.normalize import copy_to_tensor
+from hded.optics import recorded_lens
 from hded.store import Store
 
 RESIDENT_SHARE = 0.5  # of a GPU's free memory; the rest is left to the network
@@ -150,6 +150,14 @@ def _rows(defocused: Store, indices: NDArray) -> list[NDArray[np.intp]]:
     """Return the rows of each frame's renderings in a store."""
     frame_of = defocused.frames["frame_index"].to_numpy()
     return [np.flatnonzero(frame_of == index) for index in indices]
+
+
+def stored_lenses(defocused: Store) -> Tensor | None:
+    """Return the lens of every rendering in a store, (M, 5) float32; None where it has none."""
+    camera = defocused.attributes["camera"]
+    lenses = [recorded_lens(camera, row) for row in defocused.frames.to_dict("records")]
+    rows = [lens.row() for lens in lenses if lens is not None]
+    return torch.tensor(rows, dtype=torch.float32) if len(rows) == len(lenses) else None
 
 
 def _empty_shot(store: Store, table: Sequence[NDArray[np.intp]], size: tuple[int, int]) -> Shot:

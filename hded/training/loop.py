@@ -23,8 +23,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hded.common.errors import HDEDError
 from hded.common.progress import progress
-from hded.config.schema import Precision, Train
+from hded.config.schema import Train
 from hded.network import HDEDNet
+from hded.network.torch_io import autocast
 from hded.training.batch import Batch
 from hded.training.distributed import Group
 from hded.training.frames import TrainingFrames
@@ -84,11 +85,6 @@ def fit(
         if resume is not None:
             run.restore(resume)
         return run(on_epoch, save, should_stop)
-
-
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Return the context in which a network computes at `precision`."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from hded.blur.lenses import max_sigma_px, need_lenses, sigma_px
 from hded.blur.support import radius_px
 from hded.config.schema import Gradient, Loss
 from hded.metrics.structural_similarity import ssim
+from hded.network.hded import SCALE
 from hded.network.readout import encode_ordinal
 from hded.training.batch import Batch
 from hded.training.loss_weighting import LossWeighting, T
@@ -75,6 +76,16 @@ def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 def mse_image(image: Tensor, reference: Tensor) -> Tensor:
     """Return the mean squared error of images (B, 3, H, W) in [0, 1]."""
     return (image - reference).square().mean()
+
+
+def frequency_distance(image: Tensor, reference: Tensor) -> Tensor:
+    """Return the L1 distance of the Fourier transforms of images (B, 3, H, W) in [0, 1].
+
+    The mean absolute differences of the real parts and of the imaginary parts, added. The
+    transform is not normalised, as in NRKNet: the distance grows with the image's size.
+    """
+    difference = torch.fft.fft2(image.float() - reference.float())
+    return difference.real.abs().mean() + difference.imag.abs().mean()
 
 
 def log_l1_depth(pred: Tensor, gt: Tensor, valid: Tensor) -> Tensor:
@@ -166,6 +177,8 @@ DEPTH_SHARES: dict[str, dict[str, float]] = {
     # of Gur and Wolf (2019)
     "reblur": {"reblur": 1.0, "smoothness": 1e-3, "sharpness": 0.1},
 }
+# of NRKNet: the weight of the estimate at a quarter of the size, at a half, and at full size
+SCALE_WEIGHTS = {4: 0.25, 2: 0.5, 1: 0.75}
 LEAST_SIDE_PX = 32  # of the middle of a crop, where re-blurred images are compared
 
 
@@ -190,7 +203,8 @@ class HDEDLoss(nn.Module):
         if settings.depth == "l1":
             depth["gradient"] = settings.mu
         # the factor of each term in its task's loss
-        self.shares = {"depth": depth, "all_in_focus": {image: 1.0, "ssim": settings.psi}}
+        restored = {image: 1.0, "ssim": settings.psi, "frequency": settings.frequency}
+        self.shares = {"depth": depth, "all_in_focus": {**restored, "scales": 1.0}}
 
     @property
     def needs_defocused(self) -> bool:
@@ -212,6 +226,10 @@ class HDEDLoss(nn.Module):
             terms[name] = content(image, sharp)
             if w.psi:
                 terms["ssim"] = ssim_loss(image, sharp)
+            if w.frequency:
+                terms["frequency"] = frequency_distance(image, sharp)
+            if any(name.startswith(SCALE) for name in outputs):
+                terms["scales"] = self._scales(outputs, sharp)
         total = self.weighting(self.tasks(terms))
         if w.consistency:
             image = (outputs["all_in_focus"] + 1) / 2
@@ -245,6 +263,18 @@ class HDEDLoss(nn.Module):
             "smoothness": smoothness(pred, sharp),
             "sharpness": sharpness_distance(image, reference),
         }
+
+    def _scales(self, outputs: Mapping[str, Tensor], sharp: Tensor) -> Tensor:
+        """Return the weighted losses of the estimates at other scales, against averaged pixels."""
+        _, content = CONTENT[self.settings.content]
+        total = torch.zeros((), device=sharp.device)
+        for factor, weight in SCALE_WEIGHTS.items():
+            image, target = (outputs[f"{SCALE}{factor}"] + 1) / 2, F.avg_pool2d(sharp, factor)
+            total = total + weight * content(image, target)
+            if self.settings.frequency:
+                distance = frequency_distance(image, target)
+                total = total + weight * self.settings.frequency * distance
+        return total
 
     def _reblurred(self, image: Tensor, depth_m: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the re-blurred image and the defocused one, without the margin of a crop.

@@ -19,11 +19,11 @@ from hded.config.schema import Evaluate, Train
 from hded.inference import Predictor
 from hded.inference.restoration import Deconvolution
 from hded.network import HDEDNet
+from hded.network.torch_io import autocast
 from hded.optics import Camera
 from hded.store import Store
 from hded.training.batch import Batch
 from hded.training.build import build_loss, network_arguments
-from hded.training.loop import autocast
 from hded.training.optim import build_optimizer
 from pipeline.lib import provenance
 

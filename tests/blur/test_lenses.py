@@ -1,13 +1,11 @@
 """The lenses in torch against the thin lens in numpy."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 from support.cameras import CAMERAS
 
-from hded.blur.lenses import coc_px, max_sigma_px, sigma_px, stored_lenses
+from hded.blur.lenses import coc_px, max_sigma_px, sigma_px
 from hded.optics import ThinLens
 
 DEPTH_M = np.geomspace(0.3, 60, 200).reshape(1, 1, 10, 20)
@@ -42,7 +40,3 @@ def test_sigma_has_a_gradient_that_moves_depth_towards_the_blur() -> None:
     depth_m = torch.full((1, 1, 1, 1), 3.0, requires_grad=True)
     sigma_px(depth_m, rows).sum().backward()
     assert depth_m.grad is not None and depth_m.grad.item() > 0  # beyond the focus, at 2 m
-
-
-def test_a_store_without_lenses_has_none(stores: SimpleNamespace) -> None:
-    assert stored_lenses(stores.defocused) is None

@@ -427,7 +427,8 @@ def test_a_variants_camera_that_is_not_there_is_named(tmp_path, camera, words):
     ("network", "train", "evaluate", "words"),
     [
         ({"encoder": "unet"}, {}, {}, "unet goes with the encoder unet"),
-        ({"decoder": "plain"}, {}, {}, "plain or dilated goes with the encoder none"),
+        ({"decoder": "plain"}, {}, {}, "plain or dilated or neumann goes with the encoder none"),
+        ({"encoder": "none", "decoder": "neumann"}, {}, {}, "must be [all_in_focus]"),
         ({"encoder": "none", "decoder": "plain", "weights": "imagenet", "width": 1.0}, {}, {},
          "the encoder none has no published weights"),
         ({"cascade": "depth", "heads": ["all_in_focus"]}, {}, {}, "heads needs depth and depth"),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hded.common.errors import HDEDError
 from hded.network import HDEDNet
 from hded.network.layers import convolution_stack
+from hded.network.neumann import BLURS, BlurDictionary, NeumannDecoder
 from hded.network.readout import DepthReadout, decode_ordinal, encode_ordinal
 
 SYSTEMS: dict[str, dict[str, Any]] = {
@@ -31,6 +32,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     },
     "plain": {"heads": ["all_in_focus"], "encoder": "none", "decoder": "plain"},
     "dilated": {"heads": ["all_in_focus"], "encoder": "none", "decoder": "dilated"},
+    "neumann": {"heads": ["all_in_focus"], "encoder": "none", "decoder": "neumann"},
     "denoiser": {
         "heads": ["depth"], "encoder": "efficientnet_lite0", "decoder": "bilinear",
         "denoiser": True,
@@ -55,6 +57,7 @@ def count(module: nn.Module) -> int:
 def test_published_parameter_counts_are_reproduced() -> None:
     whole = {"width": 1.0}
     assert count(HDEDNet(["depth"])) == 24_212_544  # D3-Net
+    assert count(build("neumann", **whole)) == 6_094_170  # NRKNet
     assert count(build("plain", **whole)) == 669_376  # DnCNN of depth 20, in colour
     shallow = nn.Sequential(convolution_stack(3, 64, [1] * 16), nn.Conv2d(64, 3, 3, bias=False))
     assert count(shallow) == 558_400  # and of depth 17
@@ -92,7 +95,7 @@ def test_outputs_have_the_images_size_and_every_parameter_learns(
     assert [n for n, p in network.named_parameters() if p.grad is None] == []
 
 
-@pytest.mark.parametrize("name", ["plain", "dilated", "cascade"])
+@pytest.mark.parametrize("name", ["plain", "dilated", "neumann", "cascade"])
 def test_an_untrained_system_gives_back_its_input(name: str) -> None:
     rgb = picture(name)
     torch.testing.assert_close(build(name).eval()(rgb)["all_in_focus"], rgb[:, :3])
@@ -134,6 +137,53 @@ def test_readouts_start_in_the_middle_of_their_range_or_at_zero() -> None:
     assert log == pytest.approx((0.7 * 10.2) ** 0.5)
     with pytest.raises(HDEDError, match="depth_range_m"):
         DepthReadout("log", 10.0, (2.0, 1.0))
+
+
+def test_a_neumann_series_undoes_the_blur_that_its_weights_state() -> None:
+    torch.manual_seed(0)
+    decoder = NeumannDecoder(1 / 16)
+    with torch.no_grad():  # K = I + (the tenth blur - I), everywhere and for each color
+        decoder.predict.weight.zero_()
+        decoder.predict.bias.zero_()  # pyright: ignore[reportOptionalMemberAccess]
+        for color in range(3):
+            decoder.predict.weight[color, color] = -1
+            decoder.predict.weight[color, 30 + color] = 1
+    rows, columns = torch.meshgrid(torch.arange(48.0), torch.arange(64.0), indexing="ij")
+    sharp = torch.stack([torch.sin(rows / n) * torch.cos(columns / n) for n in (3, 4, 5)])[None]
+    blurred = decoder.blurs(sharp)[:, 30:33]
+    weights = torch.ones(1, 22, 48, 64)
+    errors = [
+        (decoder._series(blurred, weights, terms)[0] - sharp).abs().mean().item()
+        for terms in (0, 1, 3, 8)
+    ]
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.3 * errors[0]
+
+
+def test_the_dictionary_holds_ever_wider_blurs_and_keeps_brightness() -> None:
+    torch.manual_seed(0)
+    point = torch.zeros(1, 3, 65, 65)
+    point[..., 32, 32] = 1
+    images = BlurDictionary()(point)[0].unflatten(0, (BLURS + 1, 3))
+    torch.testing.assert_close(images.sum((2, 3)), torch.ones(BLURS + 1, 3))
+    assert (images.amax((2, 3)).diff(dim=0) < 0).all()
+
+
+def test_each_scale_of_a_neumann_series_is_trained_and_the_state_reaches_the_finest() -> None:
+    network = build("neumann", init="normal").train()
+    rgb = picture("neumann")
+    outputs = network(rgb)
+    sizes = {name: tuple(output.shape[2:]) for name, output in outputs.items()}
+    assert sizes == {
+        "all_in_focus": (64, 96), "all_in_focus_over_4": (16, 24),
+        "all_in_focus_over_2": (32, 48), "all_in_focus_over_1": (64, 96),
+    }  # fmt: skip
+    assert list(network.eval()(rgb)) == ["all_in_focus"]
+    decoder = network.decoders["all_in_focus"]
+    assert isinstance(decoder, NeumannDecoder)
+    features = torch.rand(1, 4, 8, 8)
+    weights, state = decoder.attention(features, None)
+    again, _ = decoder.attention(features, state)
+    assert not torch.allclose(weights, again)
 
 
 def test_the_denoiser_learns_to_take_noise_away() -> None:

@@ -16,7 +16,7 @@ from hded.network.normalize import to_network_range, to_uint8
 from hded.optics import Camera
 from hded.store import open_store, write_store
 from hded.training.batch import Batch
-from hded.training.frames import TrainingFrames
+from hded.training.frames import TrainingFrames, stored_lenses
 from hded.training.samplers import Sampler, build_sampler
 from hded.training.validation import whole_frames
 
@@ -288,3 +288,7 @@ def test_frames_that_are_rendered_on_the_fly_read_no_stored_rendering(rendered, 
 
     blind = SimpleNamespace(frames=rendered.defocused.frames, read=refuse)
     assert drawn(SimpleNamespace(scenes=rendered.scenes, defocused=blind), cameras=rendered.cameras)
+
+
+def test_a_store_without_lenses_has_none(stores: SimpleNamespace) -> None:
+    assert stored_lenses(stores.defocused) is None

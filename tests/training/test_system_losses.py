@@ -1,6 +1,7 @@
 """The losses of other systems, against loops and against the renderer."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from torch import Tensor
 from hded.blur import gaussian_gather
 from hded.common.errors import HDEDError
 from hded.config.schema import Loss
+from hded.network.hded import SCALE
 from hded.network.readout import encode_ordinal
 from hded.training.batch import Batch
 from hded.training.losses import (
     HDEDLoss,
+    frequency_distance,
     log_l1_depth,
     mse_image,
     ordinal_depth,
@@ -162,6 +165,34 @@ def test_smoothness_is_cheap_at_edges_of_the_image_alone() -> None:
     edge[..., 4:] = 1.0
     assert smoothness(depth_m, edge) < 0.5 * smoothness(depth_m, flat)
     assert smoothness(2 * depth_m, flat).item() == pytest.approx(smoothness(depth_m, flat).item())
+
+
+def test_the_distance_of_spectra_is_its_definition() -> None:
+    sharp, _, stored = frame((12, 10))
+    rows, columns = (np.arange(n) for n in (12, 10))
+    dft = [np.exp(-2j * np.pi * np.outer(k, k) / len(k)) for k in (rows, columns)]
+    spectra = [dft[0] @ image[0].double().numpy() @ dft[1] for image in (sharp, stored)]
+    difference: Any = spectra[0] - spectra[1]
+    expected = np.abs(difference.real).mean() + np.abs(difference.imag).mean()
+    assert frequency_distance(sharp, stored).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_estimates_at_other_scales_are_compared_with_averaged_pixels() -> None:
+    sharp, depth_m, stored = frame()
+    batch = batch_of(sharp, depth_m, stored, None)
+    smaller = {n: sharp.unflatten(3, (-1, n)).unflatten(2, (-1, n)).mean((3, 5)) for n in (1, 2, 4)}
+    outputs = {f"{SCALE}{n}": 2 * image - 1 for n, image in smaller.items()}
+    outputs["all_in_focus"] = 2 * sharp - 1
+    loss = HDEDLoss(Loss(content="mse", psi=0, frequency=0.1))
+    terms = loss(outputs, batch)
+    assert set(terms) == {"total", "mse_image", "frequency", "scales"}
+    assert terms["total"].item() == pytest.approx(0, abs=1e-4)
+    for factor, weight in ((4, 0.25), (2, 0.5), (1, 0.75)):
+        wrong = smaller[factor] * 0.9
+        terms = loss({**outputs, f"{SCALE}{factor}": 2 * wrong - 1}, batch)
+        error = mse_image(wrong, smaller[factor])
+        error += 0.1 * frequency_distance(wrong, smaller[factor])
+        assert terms["scales"].item() == pytest.approx(weight * error.item(), rel=1e-2)
 
 
 def test_a_denoised_image_adds_its_mean_squared_error() -> None:
