@@ -11,6 +11,7 @@ from hded.common.errors import HDEDError
 from hded.config.params import load_params
 from hded.report.publish import write_results
 from hded.report.read.runs import read_selection
+from hded.report.tables.speed import read_speeds
 from pipeline.lib import stage
 
 
@@ -25,7 +26,8 @@ def main() -> None:
         stage.EVALUATED, stage.TRAINED, run.datasets, run.variants, run.seeds
     )
     descriptions = {name: variant.description for name, variant in params.variants.items()}
-    write_results(selection, descriptions, stage.REPORTS / "results" / name, params.paper_rows)
+    out = stage.REPORTS / "results" / name
+    write_results(selection, descriptions, out, params.paper_rows, read_speeds(stage.BENCHMARK))
 
 
 if __name__ == "__main__":

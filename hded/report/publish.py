@@ -25,6 +25,7 @@ from hded.report.tables.differences import build_differences
 from hded.report.tables.loss_weighting import build_balance
 from hded.report.tables.model import Table, number
 from hded.report.tables.rendering import to_markdown
+from hded.report.tables.speed import NO_SPEEDS, Speeds
 
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "x"}
 DEPTH_COLUMNS = ("rmse", "abs_rel", "log10", "delta1")
@@ -37,6 +38,7 @@ def write_results(
     descriptions: Mapping[str, str],
     out: Path,
     paper_rows: Mapping[str, str] | None = None,
+    speeds: Speeds = NO_SPEEDS,
 ) -> None:
     """Write out/README.md, summary.csv, per_image.csv, history.csv, errors.csv and plots.png.
 
@@ -44,7 +46,7 @@ def write_results(
     """
     out.mkdir(parents=True, exist_ok=True)
     runs = list(selection.runs)
-    write_text(out / "README.md", _page(selection, descriptions, paper_rows))
+    write_text(out / "README.md", _page(selection, descriptions, paper_rows, speeds))
     write_csv(out / "summary.csv", _summary(runs), float_format="%.6g")
     images = pd.concat([_images(run) for run in runs], ignore_index=True)
     write_csv(out / "per_image.csv", images, float_format="%.6g")
@@ -93,7 +95,10 @@ def _images(run: Run) -> pd.DataFrame:
 
 
 def _page(
-    selection: Selection, descriptions: Mapping[str, str], paper_rows: Mapping[str, str] | None
+    selection: Selection,
+    descriptions: Mapping[str, str],
+    paper_rows: Mapping[str, str] | None,
+    speeds: Speeds,
 ) -> str:
     firsts = [comparable(selection.of(dataset))[0] for dataset in selection.datasets]
     titles = [
@@ -120,7 +125,7 @@ def _page(
         build_differences(selection),
         build_controls(selection, descriptions),
         build_balance(selection),
-        *filter(_was_run, build_tables(selection, descriptions, paper_rows)),
+        *filter(_was_run, build_tables(selection, descriptions, paper_rows, speeds)),
     )
     for table in (table for table in tables if table is not None):
         # shift headings to one level below the page's title

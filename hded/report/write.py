@@ -13,7 +13,7 @@ from hded.report.tables.controls import build_controls
 from hded.report.tables.differences import build_differences
 from hded.report.tables.loss_weighting import build_balance
 from hded.report.tables.rendering import to_csv, to_latex, to_markdown
-from hded.report.tables.speed import build_speed
+from hded.report.tables.speed import build_speed, read_speeds
 
 __all__ = ["write_report"]
 
@@ -59,7 +59,7 @@ def write_report(
     )
     tables = (
         build_architecture(selection.runs),
-        *build_tables(selection, all_variants, paper_rows),
+        *build_tables(selection, all_variants, paper_rows, read_speeds(benchmark)),
         *(table for table in extra if table is not None),
     )
     page = render_page(selection, defocused, tables, all_variants, params_yaml)

@@ -21,6 +21,7 @@ from hded.inference.restoration import Deconvolution
 from hded.network import HDEDNet
 from hded.network.torch_io import autocast
 from hded.optics import Camera
+from hded.report.tables.speed import ONE_IMAGE, SYSTEMS, TRAINING
 from hded.store import Store
 from hded.training.batch import Batch
 from hded.training.build import build_loss, network_arguments
@@ -43,10 +44,10 @@ def measure(scenes: Store, params: Params, dataset: str, device: torch.device) -
         arguments = network_arguments(network, scenes.attributes["max_depth_m"], shots)
         model = HDEDNet(**arguments)
         seconds = _training_step(model, train, lens_camera, device) / train.batch_size
-        rows.append({"name": f"{variant}: training", "seconds": seconds})
+        rows.append({"name": variant + TRAINING, "seconds": seconds})
         size = tuple(scenes.attributes["size"])
         seconds = _picture(model, evaluate, lens_camera, size, device)
-        rows.append({"name": f"{variant}: one picture", "seconds": seconds})
+        rows.append({"name": variant + ONE_IMAGE, "seconds": seconds})
     for row in rows:
         row["frames_per_s"] = 1 / row["seconds"]
         row["ratio"] = rows[0]["seconds"] / row["seconds"]
@@ -59,7 +60,7 @@ def measure(scenes: Store, params: Params, dataset: str, device: torch.device) -
         f"steps and {PICTURES} pictures. On {provenance.hardware(device)}"
     )
     return {
-        "title": "Systems of Table IV",
+        "title": SYSTEMS,
         "baseline": rows[0]["name"],
         "statements": [{"title": "Systems", "text": text}],
         "rows": rows,

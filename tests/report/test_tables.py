@@ -33,7 +33,8 @@ from hded.report.tables.published import (
     published,
 )
 from hded.report.tables.rendering import to_csv, to_latex, to_markdown
-from hded.report.tables.speed import build_speed
+from hded.report.tables.speed import ONE_IMAGE, TRAINING, build_speed, read_speeds
+from hded.report.tables.speed import SYSTEMS as SYSTEMS_SECTION
 
 POOLED = {"pooled", "c1_pooled", "c2_pooled"}
 DIGITS = {"psnr": 2, "psnr_gain": 2}
@@ -324,9 +325,32 @@ def test_table_iv_pairs_each_system_with_its_printed_row_and_says_what_it_costs(
         at = labels.index(printed)
         assert labels[at + 1 : at + 1 + len(ours)] == ours
     facts = {c["column"]: c for c in cells_of(table) if c["row"] == "depth_only"}
+    assert "make benchmark" in facts["samples_per_s"]["note"]
     assert facts["reads"]["text"] == "one defocused"
     assert facts["samples"]["text"] == f"{20 * 36:,}"
     assert facts["parameters"]["value"] == "2592000"
+
+
+def test_table_iv_has_the_speeds_of_the_benchmark_and_the_time_of_what_is_not_trained(
+    many: Tree, tmp_path: Path
+) -> None:
+    path = tmp_path / "benchmark.json"
+    rows = [
+        {"name": name + kind, "seconds": seconds}
+        for name, seconds in (("depth_only", 0.25), ("nrknet", 4.0))
+        for kind in (TRAINING, ONE_IMAGE)
+    ]
+    how = [{"title": "Systems", "text": "On a machine of ours"}]
+    record = {"sections": [{"title": SYSTEMS_SECTION, "rows": rows, "statements": how}]}
+    path.write_text(json.dumps(record))
+    described = {**VARIANTS, "nrknet": "A Neumann series"}
+    table = build_tables(select(many), described, {**SYSTEMS, "nrknet": "x"}, read_speeds(path))[2]
+    cells = {(c["row"], c["column"]): c for c in cells_of(table)}
+    assert cells["depth_only", "samples_per_s"]["text"] == "4.00"
+    assert cells["depth_only", "seconds_per_image"]["text"] == "0.25"
+    assert ("Speed", "On a machine of ours") in table.parts[0].statements
+    note = cells["nrknet", "native.psnr"]["note"]
+    assert "not trained yet" in note and f"about {4 * 20 * 36 / 3600:.1f} h for 720 samples" in note
 
 
 def test_the_operations_are_those_of_the_convolutions() -> None:
@@ -437,7 +461,7 @@ def test_reasons_name_the_head_or_the_selection(many: Tree, single: Tree) -> Non
     third = to_markdown(tables_of(many)["III"])
     assert "no all-in-focus head: depth\\_only restores no image" in third
     assert "no depth head: deblur\\_only estimates no depth" in third
-    assert "not run: variant not in run.variants" in to_markdown(tables_of(single)["II"])
+    assert "not trained yet: variant not in run.variants" in to_markdown(tables_of(single)["II"])
     assert "not run: no official Make3D in run.datasets" in to_markdown(tables_of(single)["IV"])
     assert "the raw file has no rawDepths" in third
 

@@ -25,7 +25,7 @@ from hded.report.tables.columns import (
     MetricColumn,
     main_columns,
 )
-from hded.report.tables.facts import FACTS, Fact
+from hded.report.tables.facts import Fact, facts
 from hded.report.tables.model import Cell, Part, Row, Table, mark_best, missing
 from hded.report.tables.published import (
     PublishedCell,
@@ -33,6 +33,7 @@ from hded.report.tables.published import (
     abs_rel_bound,
     published,
 )
+from hded.report.tables.speed import NO_SPEEDS, Speeds
 
 MAIN_VARIANT = "full"
 LOSS_VARIANTS = ("l1_l1", "l1_charbonnier", "grad_charbonnier", "charbonnier_ssim", MAIN_VARIANT)
@@ -82,11 +83,12 @@ def build_tables(
     selection: Selection,
     descriptions: Mapping[str, str],
     paper_rows: Mapping[str, str] | None = None,
+    speeds: Speeds = NO_SPEEDS,
 ) -> tuple[Table, ...]:
     """Return Tables II, III and IV.
 
     descriptions: one line for every variant of params.yaml; paper_rows: the row of Table IV beside
-    which a variant is shown, for those that have one.
+    which a variant is shown, for those that have one; speeds: for Table IV.
     """
     paper_rows = paper_rows or {MAIN_VARIANT: MAIN_ROW}
     named = {*LOSS_VARIANTS, *HEAD_VARIANTS}
@@ -104,10 +106,10 @@ def build_tables(
         parts: list[Part] = []
         for key in dict.fromkeys((*always, *_official(selection))):
             own = selection.of(key) if key in _official(selection) else []
-            parts += _parts(number, key, own, selection, variants, descriptions, pairs)
+            parts += _parts(number, key, own, selection, variants, descriptions, pairs, speeds)
         for name in (d for d in selection.datasets if d not in _official(selection)):
             own = selection.of(name)
-            parts += _parts(number, "", own, selection, variants, descriptions, pairs)
+            parts += _parts(number, "", own, selection, variants, descriptions, pairs, speeds)
         intro = (*INTRO, *MORE_INTRO.get(number, ()))
         tables.append(Table(number, f"table{position}", title, tuple(parts), intro))
     return tuple(tables)
@@ -126,6 +128,7 @@ def _parts(
     variants: Sequence[str],
     descriptions: Mapping[str, str],
     pairs: Mapping[str, Mapping[str, str]],
+    speeds: Speeds,
 ) -> list[Part]:
     """Return the part with the paper's layout, then one for each further protocol."""
     # a restoration by the true depth is a control, and the ceiling of what stands beside it
@@ -134,26 +137,26 @@ def _parts(
     title = OFFICIAL[key] if key else f"{runs[0].dataset} (own images)"
     protocols = {p.name: p for run in runs for p in run.protocols}
     columns = main_columns(key, runs)
-    facts = FACTS if number == "IV" else ()
+    stated = facts(speeds) if number == "IV" else ()
     ours = {v: [r for r in (*runs, *beside) if r.variant == v] for v in variants}
     ceilings = {run.variant for run in beside}
     rows = [
         *_paired(
-            [_published_row(name, row, columns, facts) for name, row in _printed(number, key)],
+            [_published_row(name, row, columns, stated) for name, row in _printed(number, key)],
             {
-                v: _our_row(v, ours[v], columns, key, selection, descriptions, facts)
+                v: _our_row(v, ours[v], columns, key, selection, descriptions, stated, speeds)
                 for v in variants
             },
             pairs.get(number, {}),
         ),
-        *_baselines(runs, columns, key, facts),
+        *_baselines(runs, columns, key, stated),
     ]
     shown = list(dict.fromkeys(c.protocol for c in columns if c.protocol in protocols))
     part = Part(
         title=title,
-        columns=(*(column.column for column in columns), *(fact.column for fact in facts)),
+        columns=(*(column.column for column in columns), *(fact.column for fact in stated)),
         rows=mark_best(
-            rows, [*(column.higher for column in columns), *(None for _ in facts)], ceilings
+            rows, [*(column.higher for column in columns), *(None for _ in stated)], ceilings
         ),
         warnings=tuple(sample_warning(runs)),
         statements=(
@@ -166,6 +169,7 @@ def _parts(
             *describe_camera(runs),
             *describe_data(runs),
             *describe_networks([run for v in variants for run in ours[v]]),
+            *([("Speed", speeds.how)] if number == "IV" and speeds.how else []),
         ),
     )
     further = []
@@ -255,10 +259,11 @@ def _our_row(
     selection: Selection,
     descriptions: Mapping[str, str],
     facts: Sequence[Fact] = (),
+    speeds: Speeds = NO_SPEEDS,
 ) -> Row:
     detail = descriptions.get(variant, "")
     if not runs:
-        cell = missing(_not_run(variant, key, selection, detail))
+        cell = missing(_not_run(variant, key, selection, detail, speeds))
         return Row("ours", variant, (cell,) * (len(columns) + len(facts)), detail)
     cells = []
     for column in columns:
@@ -268,11 +273,24 @@ def _our_row(
     return Row("ours", variant, tuple(cells), detail)
 
 
-def _not_run(variant: str, key: str, selection: Selection, detail: str) -> str:
-    if variant not in selection.variants:
-        defined = "" if detail else ", nor among the variants of params.yaml"
-        return f"not run: variant not in run.variants{defined}"
-    return _no_dataset(key)
+def _not_run(
+    variant: str,
+    key: str,
+    selection: Selection,
+    detail: str,
+    speeds: Speeds,
+) -> str:
+    if variant in selection.variants:
+        return _no_dataset(key)
+    if not detail:
+        return "not run: variant not in run.variants, nor among the variants of params.yaml"
+    others = [run.training for run in comparable(selection.of(key))] if key else []
+    how = "not trained yet: variant not in run.variants; add it and run `dvc repro`"
+    if not others or variant not in speeds.variants:
+        return how
+    samples = max(training.epochs * training.train_frames for training in others)
+    hours = samples / speeds.variants[variant].samples_per_s / 3600
+    return f"{how}: about {hours:.1f} h for {samples:,} samples where `make benchmark` ran"
 
 
 def _no_dataset(key: str) -> str:

@@ -1,13 +1,14 @@
-"""The columns of Table IV on a system: its input and its cost."""
+"""The columns of Table IV on a system: its input, its cost and its speed."""
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 from hded.network.cost import count_operations
 from hded.report.read.runs import Run
-from hded.report.tables.model import Cell, Column
+from hded.report.tables.model import Cell, Column, missing, number
+from hded.report.tables.speed import Speeds
 
 NUMBERS = {1: "one", 2: "two", 3: "three"}
 
@@ -51,9 +52,29 @@ def _samples(run: Run) -> Cell:
     return Cell(f"{count:,}", str(count))
 
 
+def _speed(speeds: Speeds, name: str, run: Run) -> Cell:
+    if run.variant not in speeds.variants:
+        return missing(NO_SPEED)
+    value = getattr(speeds.variants[run.variant], name)
+    return Cell(number(value, 2), repr(value))
+
+
+NO_SPEED = "not measured by `make benchmark`"
+SPEEDS = {"samples_per_s": "samples/s in training", "seconds_per_image": "s for one image"}
 FACTS = (
     Fact(Column("reads", "reads", "System", numeric=False), _reads),
     Fact(Column("parameters", "parameters [M]", "System"), _parameters),
     Fact(Column("operations", "GFLOP", "System"), _operations),
     Fact(Column("samples", "training samples", "System"), _samples),
 )
+
+
+def facts(speeds: Speeds) -> tuple[Fact, ...]:
+    """Return the columns."""
+    return (
+        *FACTS,
+        *(
+            Fact(Column(name, title, "Speed"), partial(_speed, speeds, name))
+            for name, title in SPEEDS.items()
+        ),
+    )

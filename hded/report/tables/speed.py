@@ -1,5 +1,7 @@
 """The benchmark's figures as a table: speed as a ratio to a named baseline of the same run."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,50 @@ FIGURES = {  # heading, decimals
     "max_error": ("largest error", -1),  # in powers of ten
     "peak_mb": ("peak memory [MB]", 0),
 }
+# how `pipeline.benchmark` names what it measures of a variant for Table IV
+SYSTEMS, TRAINING, ONE_IMAGE = "Systems of Table IV", ": training", ": one image"
 NOT_MEASURED = "not measured for this row"
+
+
+@dataclass(frozen=True, slots=True)
+class SystemSpeed:
+    """The speed of a variant in training, and the time that one image takes."""
+
+    samples_per_s: float
+    seconds_per_image: float
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """The speeds of variants, and one sentence on how they were measured."""
+
+    variants: Mapping[str, SystemSpeed]
+    how: str
+
+
+NO_SPEEDS = Speeds({}, "")
+
+
+def read_speeds(path: Path | None) -> Speeds:
+    """Return the speeds that `make benchmark` measured for Table IV.
+
+    Raises HDEDError as `build_speed` does.
+    """
+    if path is None or not path.exists():
+        return NO_SPEEDS
+    seconds: dict[str, float] = {}
+    how = ""
+    for section in JsonObject(path)["sections"]:
+        section = JsonObject(path, section)
+        if section["title"] == SYSTEMS:
+            rows = [JsonObject(path, row) for row in section["rows"]]
+            seconds = {row["name"]: row["seconds"] for row in rows}
+            how = " ".join(statement["text"] for statement in section["statements"])
+    names = [name.removesuffix(TRAINING) for name in seconds if name.endswith(TRAINING)]
+    speeds = {
+        name: SystemSpeed(1 / seconds[name + TRAINING], seconds[name + ONE_IMAGE]) for name in names
+    }
+    return Speeds(speeds, how)
 
 
 def build_speed(path: Path | None) -> Table | None:
