@@ -28,6 +28,7 @@ class BlurCount:
 
     max_coc_px: float
     sigma_rule: SigmaRule
+    softness_px: float = 0.0
     edges: NDArray[np.float64] = field(init=False)
     counts: NDArray[np.int64] = field(init=False)
     sums: dict[str, float] = field(init=False)
@@ -42,7 +43,7 @@ class BlurCount:
     def add(self, coc_px: NDArray[np.float32], depth_m: NDArray[np.float32]) -> None:
         """Add one frame (H, W); pixels without valid depth do not count."""
         coc = coc_px[depth_m > 0]
-        sigma = sigma_of_coc(coc, self.sigma_rule)
+        sigma = sigma_of_coc(coc, self.sigma_rule, self.softness_px)
         self.counts += np.histogram(coc, self.edges)[0]
         self.sums["sigma"] += float(sigma.sum(dtype=np.float64))
         self.sums["coc"] += float(np.abs(coc).sum(dtype=np.float64))
@@ -141,7 +142,8 @@ def contact_sheet(scenes: Store, defocused: Store, rows: Sequence[int]) -> Figur
         shown = axes[1].imshow(masked, cmap="RdBu_r", vmin=-limit, vmax=limit)
         axes[2].imshow(defocused.read("defocused", row))
         axes[0].set_title(f"{record['frame']}: all in focus", loc="left", fontsize=8)
-        sigma = sigma_of_coc(coc, camera["sigma_rule"])[depth > 0]
+        softness_px = camera.get("softness_px", 0.0)
+        sigma = sigma_of_coc(coc, camera["sigma_rule"], softness_px)[depth > 0]
         mean = sigma.mean() if sigma.size else 0.0
         axes[1].set_title(
             f"focus at {record['focus_distance_m']:.3g} m, mean sigma {mean:.2f} px",

@@ -4,8 +4,9 @@
 
 The store data/defocused/<dataset>/<camera> has one rendering of a frame for each focus
 distance: `defocused` (uint8) and `coc`, the signed circle of confusion in px (float16: within 0.01
-px at 29 px). Its frames.csv has each rendering's lens, and for test frames the PSNR and SSIM of the
-rendering itself.
+px at 29 px). Test images have the camera's noise and compression; training images do not, since
+training draws these anew for each sample. Its frames.csv has each rendering's lens, and for test
+frames the PSNR and SSIM of the rendering itself.
 reports/defocus/<dataset>/<camera> gets a contact sheet, a histogram of CoC, the blur of this and
 every other camera against depth, and the defocused input's scores.
 """
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hded.blur.render import list_renderings, render_defocused
+from hded.blur.render import list_renderings, render_defocused, sensor_rng
 from hded.common.errors import HDEDError
 from hded.common.files import finite, replacing, write_csv, write_json
 from hded.common.progress import progress
@@ -32,7 +33,7 @@ from hded.defocus_diagnostics import (
     pick_for_sheet,
 )
 from hded.metrics import psnr, ssim
-from hded.optics import Camera, describe_cameras
+from hded.optics import IDEAL, Camera, describe_cameras
 from hded.store import Store, open_store, write_store
 from pipeline.lib import fingerprint, stage
 from pipeline.lib.tracking import flatten, track
@@ -53,7 +54,8 @@ def main() -> None:
     table = list_renderings(scenes.frames, cameras)
     size = tuple(scenes.attributes["size"])
     arrays = {"defocused": ((*size, 3), np.uint8), "coc": (size, np.float16)}
-    blur = BlurCount(camera["max_coc_px"], camera["sigma_rule"])
+    softness_px = camera.get("softness_px", 0.0)
+    blur = BlurCount(camera["max_coc_px"], camera["sigma_rule"], softness_px)
     records = progress(
         _records(scenes, table, cameras, settings, blur),
         total=len(table),
@@ -88,12 +90,15 @@ def _records(
         rgb, depth = scenes.read("rgb", index), scenes.read("depth", index)
         rng = np.random.default_rng([settings.seed, index])
         lens = cameras[row["camera_index"]].lens(depth, width_px, rng)
+        # training draws noise and compression anew for each sample
+        test = row["split"] == "test"
+        sensor = cameras[row["camera_index"]].sensor if test else IDEAL
+        noise = sensor_rng(settings.seed, index, row["camera_index"])
         try:
-            image, coc = render_defocused(rgb, depth, lens, settings.renderer)
+            image, coc = render_defocused(rgb, depth, lens, settings.renderer, sensor, noise)
         except HDEDError as error:
             raise HDEDError(f"frame {row['frame']}: {error}") from error
         blur.add(coc, depth)
-        test = row["split"] == "test"
         yield {
             "defocused": image,
             "coc": coc.astype(np.float16),

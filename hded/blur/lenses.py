@@ -1,29 +1,35 @@
 """Depth to blur for a batch of lenses in torch, differentiable: the twin of `hded.optics.ThinLens`.
 
-A lens is a row of five numbers, `ThinLens.row`; a batch of them is a tensor (B, 5).
+A lens is a row of six numbers, `ThinLens.row`; a batch of them is a tensor (B, 6).
 """
 
 from torch import Tensor
 
 from hded.common.errors import HDEDError
 
+TINY = 1e-12
+
 
 def coc_px(depth_m: Tensor, lenses: Tensor) -> Tensor:
-    """Return the signed CoC [px] of depth_m (B, 1, H, W), all of it positive, by lenses (B, 5)."""
-    gain, focus_m, limit, _, _ = _columns(lenses)
+    """Return the signed CoC [px] of depth_m (B, 1, H, W), all of it positive, by lenses (B, 6)."""
+    gain, focus_m, limit, _, _, _ = _columns(lenses)
     return (gain * (1 - focus_m / depth_m)).clamp(-limit, limit)
 
 
 def sigma_px(depth_m: Tensor, lenses: Tensor) -> Tensor:
-    """Return sigma [px] of depth_m (B, 1, H, W), all of it positive, by lenses (B, 5)."""
-    _, _, _, slope, offset = _columns(lenses)
-    return slope * (coc_px(depth_m, lenses).abs() - offset).clamp(min=0)
+    """Return sigma [px] of depth_m (B, 1, H, W), all of it positive, by lenses (B, 6)."""
+    _, _, _, slope, offset, softness = _columns(lenses)
+    sigma = slope * (coc_px(depth_m, lenses).abs() - offset).clamp(min=0)
+    if not softness.any():
+        return sigma
+    # the root of 0 has no finite gradient
+    return (sigma.square() + softness.square()).clamp(min=TINY).sqrt()
 
 
 def max_sigma_px(lenses: Tensor) -> float:
-    """Return the largest sigma [px] that any of the lenses (B, 5) gives."""
-    _, _, limit, slope, offset = lenses.unbind(-1)
-    return float((slope * (limit - offset).clamp(min=0)).max())
+    """Return the largest sigma [px] that any of the lenses (B, 6) gives."""
+    _, _, limit, slope, offset, softness = lenses.unbind(-1)
+    return float((slope * (limit - offset).clamp(min=0)).hypot(softness).max())
 
 
 def need_lenses(lenses: Tensor | None, key: str) -> Tensor:

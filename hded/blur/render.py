@@ -1,4 +1,4 @@
-"""Render a defocused image: depth -> circle of confusion -> blur -> 8 bits."""
+"""Render a defocused image: depth -> circle of confusion -> blur -> noise -> 8 bits -> JPEG."""
 
 from collections.abc import Sequence
 
@@ -7,24 +7,35 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hded.blur import gaussian_gather, layered_blur
-from hded.optics import Camera, Renderer, ThinLens, sigma_of_coc
+from hded.blur.holes import fill_holes
+from hded.optics import IDEAL, Camera, Renderer, Sensor, ThinLens, sigma_of_coc
+
+SENSOR_STREAM = 1  # tells these random numbers from those that draw the lens
 
 
 def render_defocused(
-    rgb: NDArray[np.uint8], depth_m: NDArray[np.float32], lens: ThinLens, renderer: Renderer
+    rgb: NDArray[np.uint8],
+    depth_m: NDArray[np.float32],
+    lens: ThinLens,
+    renderer: Renderer,
+    sensor: Sensor = IDEAL,
+    rng: np.random.Generator | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return the defocused image (H, W, 3) and its signed CoC (H, W) [px].
 
-    rgb: (H, W, 3), all in focus; depth_m: (H, W), 0 where unknown, where the image stays sharp.
-    `gather`: each pixel averages its neighbourhood; `layered`: occlusion is respected.
+    rgb: (H, W, 3), all in focus; depth_m: (H, W), 0 where unknown, where the nearest known depth
+    counts. `gather`: each pixel averages its neighbourhood; `layered`: occlusion is respected.
+    sensor: adds noise and compression, drawn by `rng`.
     """
-    coc = lens.coc_px(depth_m)
-    sigma = sigma_of_coc(coc, lens.sigma_rule)
-    if renderer == "layered":
-        image = layered_blur(rgb, coc, sigma)
-    else:
-        image = gaussian_gather(rgb, sigma)
-    return np.rint(image * 255).astype(np.uint8), coc
+    coc = lens.coc_px(fill_holes(depth_m))
+    sigma = sigma_of_coc(coc, lens.sigma_rule, lens.softness_px)
+    image = layered_blur(rgb, coc, sigma) if renderer == "layered" else gaussian_gather(rgb, sigma)
+    return sensor.expose(image, rng or np.random.default_rng(0)), coc
+
+
+def sensor_rng(seed: int, frame: int, shot: int = 0) -> np.random.Generator:
+    """Return what draws the noise of a test image: by the frame, and by the camera's place."""
+    return np.random.default_rng([seed, frame, shot, SENSOR_STREAM])
 
 
 def list_renderings(frames: pd.DataFrame, cameras: Sequence[Camera]) -> pd.DataFrame:

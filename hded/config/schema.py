@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
-from hded.optics import SENSOR_WIDTH_M, Camera, Renderer, SigmaRule
+from hded.optics import SENSOR_WIDTH_M, Camera, Renderer, Sensor, SigmaRule, Subsampling
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -117,10 +117,35 @@ class Convert(Section):
 
 def _focal_lengths(value: Any) -> Any:
     """Validate a focal length [mm], or a list of several."""
-    lengths = value if isinstance(value, list | tuple) else [value]
-    if not lengths or not all(map(_is_length, lengths)):
-        raise ValueError(f"{value!r} is not a focal length; give millimetres above 0, or a list")
-    return tuple(map(float, lengths)) if lengths is value else float(lengths[0])
+    return _one_or_several(value, "a focal length; give millimetres above 0, or a list")
+
+
+def _f_numbers(value: Any) -> Any:
+    """Validate an f-number, or a list of several; None where the aperture is stated otherwise."""
+    if value is None:
+        return None
+    return _one_or_several(value, "an f-number; give a number above 0, or a list")
+
+
+def _one_or_several(value: Any, what: str) -> Any:
+    numbers = value if isinstance(value, list | tuple) else [value]
+    if not numbers or not all(map(_is_length, numbers)):
+        raise ValueError(f"{value!r} is not {what}")
+    return tuple(map(float, numbers)) if numbers is value else float(numbers[0])
+
+
+def _ends(value: Any) -> Any:
+    """Validate a number, or a list of the two ends between which one is drawn."""
+    ends = value if isinstance(value, list | tuple) else (value, value)
+    numbers = [isinstance(end, int | float) and not isinstance(end, bool) for end in ends]
+    if len(ends) != 2 or not all(numbers) or not ends[0] <= ends[1]:
+        raise ValueError(
+            f"{value!r}: give a number, or a list of two that ascend, between which one is drawn"
+        )
+    return tuple(ends)
+
+
+Ends = Annotated[Any, PlainValidator(_ends)]  # becomes a tuple of two
 
 
 def _is_length(value: Any) -> bool:
@@ -162,6 +187,35 @@ def _focus(value: Any) -> Any:
     return value if value is not distances else tuple(distances)
 
 
+class Noise(Section):
+    """The noise of a camera's sensor in linear light, see `hded.optics.sensor`."""
+
+    shot: Ends = (0.0, 0.0)
+    read: Ends = (0.0, 0.0)
+
+    @model_validator(mode="after")
+    def _in_range(self) -> "Noise":
+        for name in ("shot", "read"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high < 1:
+                raise ValueError(f"{name} {high if low >= 0 else low} must be within 0 and 1")
+        return self
+
+
+class Jpeg(Section):
+    """The JPEG compression of a camera: its quality, 1 to 100, and the subsampling of colours."""
+
+    quality: Ends
+    subsampling: Subsampling = "4:2:0"
+
+    @model_validator(mode="after")
+    def _in_range(self) -> "Jpeg":
+        low, high = self.quality
+        if not (isinstance(low, int) and isinstance(high, int) and 1 <= low <= high <= 100):
+            raise ValueError(f"quality {list(self.quality)} must be whole numbers within 1 and 100")
+        return self
+
+
 class CameraSettings(Section):
     """A camera in a photographer's terms.
 
@@ -170,18 +224,22 @@ class CameraSettings(Section):
     aperture at which its largest CoC is `max_coc_px`. `focus_distance_m`: a number; a list, for one
     rendering of each frame at each distance; or `random`, drawn for each frame from its own depths.
     `sensor_width_mm` is that of the image's original width; `pixel_pitch_um` instead of it does not
-    depend on the image.
+    depend on the image. `softness_px`: see `hded.optics.ThinLens`; `noise` and `jpeg`: see
+    `hded.optics.Sensor`, each a number or the two ends between which one is drawn for each image.
     """
 
     focal_length_mm: Annotated[Any, PlainValidator(_focal_lengths)]
     focal_weights: Annotated[list[Positive], Field(min_length=2)] | None = None
     aperture_mm: Positive | None = None
-    f_number: Positive | None = None
+    f_number: Annotated[Any, PlainValidator(_f_numbers)] = None
     focus_distance_m: Annotated[Any, PlainValidator(_focus)]
     sensor_width_mm: Positive | None = None
     pixel_pitch_um: Positive | None = None
     max_coc_px: Annotated[float, Field(gt=0, le=1000)] = 29.0
     sigma_rule: SigmaRule = "quarter"
+    softness_px: Annotated[float, Field(ge=0, le=10)] = 0.0
+    noise: Noise = Noise()
+    jpeg: Jpeg | None = None
 
     @model_validator(mode="after")
     def _possible(self) -> "CameraSettings":
@@ -198,7 +256,7 @@ class CameraSettings(Section):
             )
         for camera in self.build(""):
             aperture_m = camera.aperture_m or math.inf
-            f_number = camera.f_number or min(camera.focal_lengths_m) / aperture_m
+            f_number = min(camera.f_numbers or [min(camera.focal_lengths_m) / aperture_m])
             if 0 < f_number < FASTEST:
                 raise ValueError(
                     f"f/{f_number:.3g} is brighter than any lens (f/{FASTEST:g} is the limit in "
@@ -211,6 +269,14 @@ class CameraSettings(Section):
                     f"{longest_m:g} m; choose a larger distance"
                 )
         return self
+
+    @property
+    def sensor(self) -> Sensor:
+        """Return the camera's noise and compression."""
+        ends = {"shot": self.noise.shot, "read": self.noise.read}
+        if self.jpeg is None:
+            return Sensor(**ends)
+        return Sensor(**ends, quality=self.jpeg.quality, subsampling=self.jpeg.subsampling)
 
     def build(self, name: str, focus_distance_m: float | None = None) -> tuple[Camera, ...]:
         """Return the camera of that name, once for each focus distance.
@@ -232,6 +298,8 @@ class CameraSettings(Section):
             else _metres(self.sensor_width_mm),
             max_coc_px=self.max_coc_px,
             sigma_rule=self.sigma_rule,
+            softness_px=self.softness_px,
+            sensor=self.sensor,
         )
         focus = self.focus_distance_m if focus_distance_m is None else focus_distance_m
         return tuple(

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hded.blur.render import list_renderings, render_defocused
+from hded.blur.render import list_renderings, render_defocused, sensor_rng
 from hded.optics import NOT_DEFOCUSED, Camera, Renderer, describe_cameras
 from hded.store import Store
 
@@ -78,5 +78,8 @@ class ControlRenderings:
             return {"defocused": rgb, "coc": np.zeros(depth_m.shape, np.float32)}
         width_px = self._store.attributes["image_width_px"]
         lens = self._camera.lens(depth_m, width_px, np.random.default_rng(frame))
-        image, coc = render_defocused(rgb, depth_m, lens, self._renderer)
+        noise = sensor_rng(0, frame)
+        image, coc = render_defocused(
+            rgb, depth_m, lens, self._renderer, self._camera.sensor, noise
+        )
         return {"defocused": image, "coc": coc}

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from hded.blur.holes import fill_holes
 from hded.common.errors import HDEDError
 from hded.common.resize import resize_bilinear
 from hded.config.schema import Restoration
@@ -43,9 +44,10 @@ class Deconvolution:
     ) -> NDArray[np.uint8]:
         """Return the all-in-focus image (H, W, 3) of a defocused one.
 
-        depth_m: (h, w), enlarged to the image's size where it is smaller; 0 where unknown, which
-        counts as in focus.
+        depth_m: (h, w), enlarged to the image's size where it is smaller; 0 where unknown, where
+        the nearest known depth counts.
         """
+        depth_m = fill_holes(depth_m)
         if depth_m.shape != defocused.shape[:2]:
             depth_m = resize_bilinear(depth_m, defocused.shape[:2])
         sigma = lens.sigma_px(depth_m)

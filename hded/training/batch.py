@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hded.blur.batch import gaussian_gather_batch
+from hded.blur.render import SENSOR_STREAM
 from hded.network.normalize import to_network_range
+from hded.optics import Sensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,7 @@ class Batch:
     - `sharp` (B, 3, H, W): all in focus
     - `defocused` (B, 3, H, W): by the first camera
     - `depth_m` (B, 1, H, W), and `valid` (bool) where it is known
-    - `lenses` (B, S, 5): see `hded.blur.lenses`; None where they are not known
+    - `lenses` (B, S, 6): see `hded.blur.lenses`; None where they are not known
     - `indices`: the frames' rows in the store
     """
 
@@ -40,12 +43,36 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Exposure:
+    """What a sample's noise is drawn by, and where its crop lies in the whole image [px]."""
+
+    seed: tuple[int, ...]
+    corner: tuple[int, int]
+
+
+def expose(images: Tensor, sensor: Sensor, exposures: Sequence[Exposure], shot: int) -> Tensor:
+    """Return 8-bit images (B, H, W, 3) of values in [0, 1] with the noise of a camera.
+
+    shot: the camera's place, since each has noise of its own. It is computed on the CPU.
+    """
+    if sensor.ideal:
+        return (images * 255).round().to(torch.uint8)
+    arrays = images.cpu().numpy()
+    noisy = [
+        sensor.expose(array, np.random.default_rng([*e.seed, shot, SENSOR_STREAM]), e.corner)
+        for array, e in zip(arrays, exposures, strict=True)
+    ]
+    return torch.from_numpy(np.stack(noisy)).to(images.device)
+
+
+@dataclass(frozen=True, slots=True)
 class SharpBatch:
     """A batch that is yet to be defocused: `to` renders it on the device that trains.
 
     `surroundings` (B, H + 2 margin, W + 2 margin, 3) uint8: the sharp crops and what lies around
     them, which takes part in their blur; `sigma_px` (B, S, H, W), at most `max_sigma_px`, for each
-    of S cameras; `depth_m` (B, 1, H, W); `lenses` (B, S, 5).
+    of S cameras; `depth_m` (B, 1, H, W); `lenses` (B, S, 6); `sensors`: those of the cameras, and
+    `exposures`: one for each sample.
     """
 
     surroundings: Tensor
@@ -54,9 +81,11 @@ class SharpBatch:
     lenses: Tensor
     indices: tuple[int, ...]
     max_sigma_px: float
+    sensors: Sequence[Sensor]
+    exposures: Sequence[Exposure]
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch, blurred on `device` and rounded to 8 bits as stored renderings are."""
+        """Return the batch, blurred on `device` and exposed to 8 bits as stored renderings are."""
         around, sigma, depth_m, lenses = (
             tensor.to(device, non_blocking=True)
             for tensor in (self.surroundings, self.sigma_px, self.depth_m, self.lenses)
@@ -64,9 +93,10 @@ class SharpBatch:
         margin = (around.shape[1] - sigma.shape[-2]) // 2
         unit = around.movedim(-1, -3).float() * (1 / 255)
         shots = []
-        for of_camera in sigma.unbind(1):
+        for shot, (of_camera, sensor) in enumerate(zip(sigma.unbind(1), self.sensors, strict=True)):
             blurred = gaussian_gather_batch(unit, of_camera, margin, max_sigma_px=self.max_sigma_px)
-            shots.append((blurred * 255).round() / 127.5 - 1)
+            exposed = expose(blurred.movedim(1, -1), sensor, self.exposures, shot)
+            shots.append(to_network_range(exposed))
         inside = slice(margin, around.shape[1] - margin), slice(margin, around.shape[2] - margin)
         sharp = around[:, *inside].movedim(-1, -3).float() / 127.5 - 1
         rgb = shots[0] if len(shots) == 1 else torch.cat(shots, 1)

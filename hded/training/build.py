@@ -78,7 +78,7 @@ def build_fit(
     frames = TrainingFrames(scenes, defocused, training, *how, stored=reads and not anew)
     validation = None
     if len(held_out):
-        validation = TrainingFrames(scenes, defocused, held_out, *how, stored=reads)
+        validation = TrainingFrames(scenes, defocused, held_out, *how, stored=reads, exposed=True)
     if loss.needs_defocused and not anew:
         need_lenses(frames.shots[0].lenses, "train.loss: reblur")
     sampler = build_sampler(frames, cameras if anew else ())

@@ -13,12 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hded.blur.holes import fill_holes
+from hded.blur.render import sensor_rng
 from hded.common.errors import HDEDError
 from hded.common.progress import progress
 from hded.common.resize import resize_nearest, resize_rgb
 from hded.config.schema import Geometry, NetworkInput
 from hded.network.normalize import copy_to_tensor
-from hded.optics import recorded_lens
+from hded.optics import IDEAL, Sensor, recorded_lens, recorded_sensor
 from hded.store import Store
 
 RESIDENT_SHARE = 0.5  # of a GPU's free memory; the rest is left to the network
@@ -28,20 +30,23 @@ RESIDENT_SHARE = 0.5  # of a GPU's free memory; the rest is left to the network
 class Shot:
     """The stored renderings by one camera.
 
-    `images` (M, H, W, 3) uint8; the rows `rows[i]` are the renderings of frame i; `lenses` (M, 5):
-    see `hded.blur.lenses`; None where the store has none.
+    `images` (M, H, W, 3) uint8; the rows `rows[i]` are the renderings of frame i; `lenses` (M, 6):
+    see `hded.blur.lenses`; None where the store has none; `sensor`: whose noise and compression the
+    images still lack.
     """
 
     images: Tensor
     rows: list[range]
     lenses: Tensor | None
+    sensor: Sensor = IDEAL
 
 
 class TrainingFrames:
     """Frames of a dataset in memory, with their stored renderings.
 
     - `sharp`: (N, H, W, 3) uint8, all in focus
-    - `depth_m`: (N, H, W) float32, 0 where unknown; `host_depth_m`: the same, never on a GPU
+    - `depth_m`: (N, H, W) float32, 0 where unknown; `host_depth_m`: the same, never on a GPU;
+      `blur_depth_m`: the same without holes, for rendering
     - `shots`: the renderings by each camera, one element for each of the stores `defocused`
     - `indices`: (N,) the frames' rows in the store
 
@@ -49,10 +54,12 @@ class TrainingFrames:
     images antialiased and depth by nearest neighbour. With `network_input` sharp the network reads
     the sharp images. `stored`: whether the renderings are read; None: unless the network reads
     sharp images. Where they are not, sharp images stand in for them if the network reads these;
-    otherwise no frame is resized: a sampler renders at full size and resizes afterwards.
+    otherwise no frame is resized: a sampler renders at full size and resizes afterwards. `exposed`:
+    the stored renderings get the noise and the compression of their camera once, as validation
+    needs; otherwise a sampler adds them to each crop.
 
-    Raises HDEDError where the frames are smaller than the crops, and where a frame has several
-    renderings by one of several cameras.
+    Raises HDEDError where the frames are smaller than the crops, where a frame has several
+    renderings by one of several cameras, and where noise would have to be added after a resize.
     """
 
     def __init__(
@@ -65,6 +72,7 @@ class TrainingFrames:
         network_input: NetworkInput = "defocused",
         *,
         stored: bool | None = None,
+        exposed: bool = False,
     ) -> None:
         height, width = scenes.arrays["rgb"].shape[1:3]
         if geometry == "crop" and min(height, width) < size_px:
@@ -85,6 +93,12 @@ class TrainingFrames:
                 "training: a network that reads a picture by each of several cameras needs one "
                 "rendering of each frame by each; give every camera one focus distance"
             )
+        sensors = [recorded_sensor(store.attributes["camera"]) for store in defocused if read]
+        if geometry == "resize" and not exposed and not all(sensor.ideal for sensor in sensors):
+            raise HDEDError(
+                "training: the camera's noise and compression come before an image is resized; use "
+                "train.refocus: on_the_fly, or train.geometry: crop"
+            )
         self.shots: list[Shot] = []
         bar = progress(self.indices, desc="load frames", unit="frame", disable=count < 100)
         for i, index in enumerate(bar):
@@ -95,15 +109,23 @@ class TrainingFrames:
                 size = sharp.shape[:2]
                 self.sharp = torch.empty((count, *size, 3), dtype=torch.uint8)
                 self.depth_m = torch.empty((count, *size), dtype=torch.float32)
-                self.host_depth_m = self.depth_m
-                for store, table in zip(defocused, tables, strict=read):
-                    self.shots.append(_empty_shot(store, table, size))
+                self.host_depth_m = self.blur_depth_m = self.depth_m
+                for store, table, sensor in zip(defocused, tables, sensors, strict=read):
+                    shot = _empty_shot(store, table, size)
+                    shot.sensor = IDEAL if exposed else sensor
+                    self.shots.append(shot)
             self.sharp[i] = copy_to_tensor(sharp)
             self.depth_m[i] = copy_to_tensor(depth_m)
-            for store, table, shot in zip(defocused, tables, self.shots, strict=read):
-                for place, row in zip(shot.rows[i], table[i], strict=True):
-                    image = self.resize(store.read("defocused", row))
-                    shot.images[place] = copy_to_tensor(image)
+            for s, (store, table) in enumerate(zip(defocused, tables, strict=read)):
+                for place, row in zip(self.shots[s].rows[i], table[i], strict=True):
+                    image = store.read("defocused", row)
+                    if exposed and not sensors[s].ideal:
+                        rng = sensor_rng(0, int(row), s)
+                        image = sensors[s].expose(image / np.float32(255), rng)
+                    self.shots[s].images[place] = copy_to_tensor(self.resize(image))
+        if anew and (self.depth_m <= 0).any():
+            holes = [fill_holes(depth.numpy()) for depth in self.depth_m]
+            self.blur_depth_m = torch.from_numpy(np.stack(holes))
         if self.reads_sharp and not self.shots:
             self.shots = [Shot(self.sharp, [range(i, i + 1) for i in range(count)], None)]
 
@@ -111,7 +133,7 @@ class TrainingFrames:
         return len(self.indices)
 
     def lenses(self, rows: Sequence[Sequence[int]]) -> Tensor | None:
-        """Return the lenses (B, S, 5) of B samples' renderings, each a row for every shot."""
+        """Return the lenses (B, S, 6) of B samples' renderings, each a row for every shot."""
         known = [shot.lenses for shot in self.shots]
         found = [lenses for lenses in known if lenses is not None]
         if len(found) < len(known):
@@ -129,11 +151,13 @@ class TrainingFrames:
     def move_to(self, device: torch.device) -> bool:
         """Move the frames to a GPU if they take less than half of its free memory.
 
-        Returns whether they were moved. Frames that are rendered before they are resized stay on
-        the host, where that is done.
+        Returns whether they were moved. Frames that are rendered before they are resized, and those
+        to which noise is added, stay on the host, where that is done.
         """
         if device.type != "cuda" or (not self.stored and self.geometry == "resize"):
             return False
+        if not all(shot.sensor.ideal for shot in self.shots):
+            return False  # noise is added on the host
         tensors = [self.sharp, self.depth_m]
         tensors += [shot.images for shot in self.shots if shot.images is not self.sharp]
         needed = sum(t.numel() * t.element_size() for t in tensors)
@@ -153,7 +177,7 @@ def _rows(defocused: Store, indices: NDArray) -> list[NDArray[np.intp]]:
 
 
 def stored_lenses(defocused: Store) -> Tensor | None:
-    """Return the lens of every rendering in a store, (M, 5) float32; None where it has none."""
+    """Return the lens of every rendering in a store, (M, 6) float32; None where it has none."""
     camera = defocused.attributes["camera"]
     lenses = [recorded_lens(camera, row) for row in defocused.frames.to_dict("records")]
     rows = [lens.row() for lens in lenses if lens is not None]

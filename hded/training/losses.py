@@ -121,7 +121,7 @@ def surface_depth(pred: Tensor, gt: Tensor, valid: Tensor) -> tuple[Tensor, Tens
 
 
 def reblur(image: Tensor, depth_m: Tensor, lenses: Tensor) -> Tensor:
-    """Return image (B, 3, H, W) in [0, 1], blurred by depth_m (B, 1, H, W) through lenses (B, 5).
+    """Return image (B, 3, H, W) in [0, 1], blurred by depth_m (B, 1, H, W) through lenses (B, 6).
 
     Differentiable. Depth below 0.1 m counts as 0.1 m.
     """

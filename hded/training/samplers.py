@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hded.blur.render import render_defocused
+from hded.blur.render import SENSOR_STREAM, render_defocused
 from hded.blur.support import border_indices, radius_px
 from hded.network.normalize import copy_to_tensor
 from hded.optics import Camera, ThinLens, sigma_of_coc
-from hded.training.batch import Batch, SharpBatch, to_batch
+from hded.training.batch import Batch, Exposure, SharpBatch, expose, to_batch
 from hded.training.frames import TrainingFrames
 
 T = TypeVar("T")
@@ -37,6 +37,7 @@ class Draw(Generic[T]):
     sources: tuple[T, ...]
     window: tuple[slice, slice]
     flipped: bool
+    exposure: Exposure
 
 
 class Sampler(ABC, Generic[T]):
@@ -91,7 +92,12 @@ class Sampler(ABC, Generic[T]):
             top = int(rng.integers(height - frames.size_px + 1))
             left = int(rng.integers(width - frames.size_px + 1))
             window = slice(top, top + frames.size_px), slice(left, left + frames.size_px)
-        return Draw(i, sources, window, bool(rng.random() < hflip))
+        flipped = bool(rng.random() < hflip)
+        top, left = window[0].start or 0, window[1].start or 0
+        if flipped and window is not WHOLE:  # the crop of a mirrored image
+            left = frames.sharp.shape[2] - window[1].stop
+        exposure = Exposure((seed, epoch, int(frames.indices[i])), (top, left))
+        return Draw(i, sources, window, flipped, exposure)
 
     @abstractmethod
     def _choose(self, i: int, rng: np.random.Generator) -> tuple[T, ...]:
@@ -113,10 +119,13 @@ class StoredSampler(Sampler[int]):
 
     def _load(self, draws: Sequence[Draw[int]]) -> Batch:
         frames = self.frames
-        shots = [
-            _stack([shot.images[d.sources[s]][d.window] for d in draws], draws)
-            for s, shot in enumerate(frames.shots)
-        ]
+        exposures = [d.exposure for d in draws]
+        shots = []
+        for s, shot in enumerate(frames.shots):
+            images = _stack([shot.images[d.sources[s]][d.window] for d in draws], draws)
+            if not shot.sensor.ideal:
+                images = expose(images / 255, shot.sensor, exposures, s)
+            shots.append(images)
         return to_batch(
             shots,
             _stack([frames.sharp[d.frame][d.window] for d in draws], draws),
@@ -137,8 +146,11 @@ class LensSampler(Sampler[ThinLens]):
     def __init__(self, frames: TrainingFrames, cameras: Sequence[Sequence[Camera]]) -> None:
         super().__init__(frames)
         self.cameras = tuple(map(tuple, cameras))
+        self.sensors = tuple(foci[0].sensor for foci in self.cameras)
         self.max_sigma_px = max(
-            float(sigma_of_coc(c.max_coc_px, c.sigma_rule)) for foci in cameras for c in foci
+            float(sigma_of_coc(c.max_coc_px, c.sigma_rule, c.softness_px))
+            for foci in cameras
+            for c in foci
         )
 
     def _choose(self, i: int, rng: np.random.Generator) -> tuple[ThinLens, ...]:
@@ -163,13 +175,14 @@ class CropLensSampler(LensSampler):
             rows, columns = (i.to(frames.sharp.device, non_blocking=True) for i in (rows, columns))
             around.append(frames.sharp[d.frame][rows[:, None], columns])
             depth.append(frames.depth_m[d.frame][d.window])
-            lens_depth_m = frames.host_depth_m[d.frame][d.window].numpy()
+            lens_depth_m = frames.blur_depth_m[d.frame][d.window].numpy()
             of_cameras = np.stack([lens.sigma_px(lens_depth_m) for lens in d.sources], -1)
             sigma.append(torch.from_numpy(of_cameras))
         depth_m = _stack(depth, draws)[:, None]
         return SharpBatch(
             _stack(around, draws), _stack(sigma, draws).movedim(-1, 1), depth_m,
             self._lenses(draws), self._indices(draws), self.max_sigma_px,
+            self.sensors, [d.exposure for d in draws],
         )  # fmt: skip
 
 
@@ -180,7 +193,11 @@ class ResizeLensSampler(LensSampler):
         frames, samples = self.frames, []
         for d in draws:
             sharp, depth_m = frames.sharp[d.frame].numpy(), frames.depth_m[d.frame].numpy()
-            shots = [render_defocused(sharp, depth_m, lens, "gather")[0] for lens in d.sources]
+            shots = []
+            for s, (lens, sensor) in enumerate(zip(d.sources, self.sensors, strict=True)):
+                rng = np.random.default_rng([*d.exposure.seed, s, SENSOR_STREAM])
+                image, _ = render_defocused(sharp, depth_m, lens, "gather", sensor, rng)
+                shots.append(image)
             arrays = *shots, sharp, depth_m
             samples.append([copy_to_tensor(frames.resize(array)) for array in arrays])
         *shots, sharp, depth_m = (_stack(each, draws) for each in zip(*samples, strict=True))

@@ -9,6 +9,7 @@ from PIL import Image
 from support.cameras import CAMERAS
 
 from hded.blur import gaussian_gather_reference
+from hded.blur.holes import fill_holes
 from hded.blur.render import list_renderings, render_defocused
 from hded.defocus_diagnostics import (
     BlurCount,
@@ -53,10 +54,46 @@ def frames(count: int = 3) -> pd.DataFrame:
 def test_a_picture_is_the_reference_blur_rounded_to_bytes():
     rgb, depth = scene()
     picture, coc = render_defocused(rgb, depth, lens(), "gather")
+    depth = fill_holes(depth)
     exact = gaussian_gather_reference(rgb, lens().sigma_px(depth)) * 255
     assert picture.dtype == np.uint8
     assert np.abs(picture - exact).max() <= 0.5 + 255e-4
     np.testing.assert_array_equal(coc, lens().coc_px(depth))
+
+
+@pytest.mark.parametrize("invalid", [0.0, -1.0, np.nan, np.inf])
+def test_a_hole_has_the_depth_of_a_nearest_valid_pixel(invalid: float):
+    rng = np.random.default_rng(0)
+    depth = rng.choice([1.5, 4.0], (12, 16)).astype(np.float32)
+    depth[rng.random(depth.shape) < 0.3] = invalid
+    hole = ~(np.isfinite(depth) & (depth > 0))
+    filled = fill_holes(depth)
+    np.testing.assert_array_equal(filled[~hole], depth[~hole])
+    valid = np.argwhere(~hole)
+    for y, x in np.argwhere(hole):
+        distance = ((valid - (y, x)) ** 2).sum(1)
+        nearest = {float(depth[tuple(p)]) for p in valid[distance == distance.min()]}
+        assert float(filled[y, x]) in nearest  # several may be equally near
+    for whole in (np.full((4, 5), 2.0, np.float32), np.full((4, 5), invalid, np.float32)):
+        assert fill_holes(whole) is whole
+
+
+def test_a_hole_is_no_sharp_island():
+    rgb, depth = scene()
+    depth[:] = 6.0
+    filled, _ = render_defocused(rgb, depth, lens(), "gather")
+    depth[8:20, 8:20] = 0
+    np.testing.assert_array_equal(render_defocused(rgb, depth, lens(), "gather")[0], filled)
+
+
+def test_softness_adds_to_the_blur_in_squares_and_blurs_what_is_in_focus():
+    soft = lens(softness_px=0.43)
+    depth = np.array([1.5, 2.0, 6.0], np.float32)
+    expected = np.sqrt(lens().sigma_px(depth).astype(float) ** 2 + 0.43**2)
+    np.testing.assert_allclose(soft.sigma_px(depth), expected, rtol=1e-6)
+    rgb, _ = scene()
+    picture, coc = render_defocused(rgb, np.full(rgb.shape[:2], 2.0, np.float32), soft, "gather")
+    assert not coc.any() and (picture != rgb).any()
 
 
 @pytest.mark.parametrize("renderer", ["gather", "layered"])

@@ -20,6 +20,7 @@ from support.cameras import CAMERAS, PAPER, SYNDOF
 from hded.common.errors import HDEDError
 from hded.config.params import Params, load_params
 from hded.config.schema import Loss
+from hded.optics import Sensor
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -356,6 +357,16 @@ def test_a_focus_inside_the_focal_length_of_ones_own_lens_is_refused(tmp_path):
         ({"focal_length_mm": []}, "is not a focal length"),
         ({"focal_length_mm": 0.07}, "check the units: lengths are in millimetres"),
         ({"aperture_mm": 4480.0}, "brighter than any lens"),
+        ({"aperture_mm": None, "f_number": [2.8, 0.3]}, "brighter than any lens"),
+        ({"aperture_mm": None, "f_number": [2.8, "f/4"]}, "is not an f-number"),
+        ({"softness_px": -1.0}, "softness_px"),
+        ({"noise": {"shot": [0.1, 0.01]}}, "a list of two that ascend"),
+        ({"noise": {"read": 2.0}}, "read 2.0 must be within 0 and 1"),
+        ({"noise": {"iso": 3200}}, "noise.iso"),
+        ({"jpeg": {"quality": 0}}, "quality [0, 0] must be whole numbers within 1 and 100"),
+        ({"jpeg": {"quality": 90.5}}, "must be whole numbers"),
+        ({"jpeg": {"quality": 90, "subsampling": "4:1:1"}}, "subsampling"),
+        ({"jpeg": 90}, "cameras.paper.jpeg"),
     ],
 )
 def test_a_camera_that_contradicts_itself_is_refused(tmp_path, changes, words):
@@ -374,6 +385,26 @@ def test_a_camera_is_stated_as_a_photographer_does(tmp_path):
     assert lens.focal_length_m == 0.035 and lens.aperture_m == pytest.approx(0.0125)
     assert lens.pixel_pitch_m == pytest.approx(0.0236 / 645)
     assert (lens.focus_distance_m, lens.max_coc_px, lens.sigma_rule) == (1.7, 12.0, "syndof")
+
+
+def test_a_camera_has_noise_and_compression_and_may_draw_its_f_number(tmp_path):
+    own = {
+        "focal_length_mm": 35, "f_number": [2, 2.8, 4], "focus_distance_m": 1.7,
+        "sensor_width_mm": 23.6, "softness_px": 0.4, "noise": {"shot": [1e-4, 1e-2], "read": 0.002},
+        "jpeg": {"quality": [75, 95], "subsampling": "4:4:4"},
+    }  # fmt: skip
+    (camera,) = load(tmp_path, with_value("cameras.mine", own)).camera("mine")
+    assert camera.sensor == Sensor(
+        shot=(1e-4, 1e-2), read=(0.002, 0.002), quality=(75, 95), subsampling="4:4:4"
+    )
+    lenses = [camera.lens(np.empty(0), 645, np.random.default_rng(n)) for n in range(30)]
+    assert {round(lens.f_number, 6) for lens in lenses} == {2, 2.8, 4}
+    assert {lens.softness_px for lens in lenses} == {0.4} and camera.draws
+    described = camera.describe(645)
+    assert described["f_number"] is None and described["aperture_m"] is None
+    assert described["softness_px"] == 0.4
+    plain = load(tmp_path, COMMITTED).camera("paper")[0].describe(645)
+    assert not plain.keys() & {"noise", "jpeg", "softness_px"}  # as before these settings existed
 
 
 def test_a_list_of_focus_distances_is_a_camera_for_each(tmp_path):

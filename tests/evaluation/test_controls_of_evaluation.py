@@ -8,6 +8,7 @@ import torch
 from support.stores import write_stores
 
 from hded.blur import gaussian_gather_reference
+from hded.blur.holes import fill_holes
 from hded.evaluation.controls import ControlRenderings
 from hded.evaluation.evaluate import SystemInput, evaluate
 from hded.optics import Camera
@@ -30,14 +31,13 @@ def test_a_frame_is_taken_through_the_lens_that_the_test_asks_for(tiny):
     assert retaken.attributes["camera"]["focus_distance_m"] == 4.0
     for index in (0, 9, 3):
         lens = FAR.lens(tiny.depth[index], SIZE[1], np.random.default_rng(0))
-        sigma = lens.sigma_px(tiny.depth[index])
+        depth_m = fill_holes(tiny.depth[index])
+        sigma = lens.sigma_px(depth_m)
         expected = gaussian_gather_reference(tiny.rgb[index], sigma)
         found = retaken.read("defocused", index)
         assert found.dtype == np.uint8 and (found != tiny.rgb[index]).any()
         np.testing.assert_allclose(found, 255 * expected, rtol=0, atol=0.51)
-        np.testing.assert_allclose(
-            retaken.read("coc", index), lens.coc_px(tiny.depth[index]), atol=0.01
-        )
+        np.testing.assert_allclose(retaken.read("coc", index), lens.coc_px(depth_m), atol=0.01)
 
 
 def test_without_a_camera_the_sharp_image_is_the_picture(tiny):

@@ -15,14 +15,17 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from support.cameras import PAPER
 from support.report_fixtures import VARIANTS, Tree, write_tree
 
 from hded.common.errors import HDEDError
 from hded.network.cost import count_operations
+from hded.optics import Sensor
 from hded.report.read.runs import Selection, read_selection
 from hded.report.tables.architecture import build_architecture
 from hded.report.tables.blur import build_cameras, build_focus, read_defocused
 from hded.report.tables.build import NO_BOUND, NOT_PRINTED, PAIRS, build_tables
+from hded.report.tables.captions import camera_sentence
 from hded.report.tables.facts import FACTS
 from hded.report.tables.model import Cell, Column, Part, Row, Table, mark_best, measured, number
 from hded.report.tables.published import (
@@ -589,3 +592,11 @@ def test_numbers_are_formatted_without_surprises() -> None:
     assert measured([math.inf, math.inf], 2).text == "∞"
     assert measured([math.nan], 2).text == "–"
     assert measured([1.0, 2.0], 1).text == "1.5 ± 0.7"
+
+
+def test_a_camera_is_told_with_its_noise_and_compression() -> None:
+    sensor = Sensor(shot=(1e-4, 1e-2), read=(0.002, 0.002), quality=(75, 95))
+    text = camera_sentence(replace(PAPER, softness_px=0.43, sensor=sensor).describe(640))
+    assert "sigma = |CoC|/4 with 0.43 px of softness" in text
+    assert "shot noise 0.0001 to 0.01, read noise 0.002, JPEG 75 to 95 at 4:2:0" in text
+    assert "noise" not in camera_sentence(PAPER.describe(640))

@@ -1,5 +1,7 @@
 """Training samples: where they are cut, and what they depend on."""
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +15,7 @@ from hded.blur.render import list_renderings, render_defocused
 from hded.common.errors import HDEDError
 from hded.config.schema import Geometry
 from hded.network.normalize import to_network_range, to_uint8
-from hded.optics import Camera
+from hded.optics import Camera, Sensor
 from hded.store import open_store, write_store
 from hded.training.batch import Batch
 from hded.training.frames import TrainingFrames, stored_lenses
@@ -280,6 +282,106 @@ def test_a_camera_that_draws_its_lens_takes_each_sample_anew(rendered):
     assert torch.equal(blurred, torch.cat([b.defocused for b in again]))
     difference = (blurred - torch.cat([b.sharp for b in batches])).abs().mean((1, 2, 3))
     assert len(set(difference.tolist())) == len(difference)
+
+
+def noisy(**changes) -> Camera:
+    sensor = Sensor(shot=(1e-3, 1e-2), read=(1e-3, 1e-2), **changes)
+    return replace(cameras(2.0)[0], sensor=sensor)
+
+
+@pytest.fixture(scope="module")
+def noisy_store(rendered: SimpleNamespace, tmp_path_factory) -> SimpleNamespace:
+    return stored_by(noisy(quality=(70, 90)), rendered, tmp_path_factory.mktemp("noisy"))
+
+
+def stored_by(camera: Camera, rendered: SimpleNamespace, folder: Path) -> SimpleNamespace:
+    """The same frames by a camera with noise and compression, which their store still lacks."""
+    records = []
+    for index in range(4):
+        rgb, depth = rendered.scenes.read("rgb", index), rendered.scenes.read("depth", index)
+        image, coc = render_defocused(rgb, depth, camera.example((1, 5), SIZE[1]), "gather")
+        records.append({"defocused": image, "coc": coc.astype(np.float16)})
+    arrays = {"defocused": ((*SIZE, 3), np.uint8), "coc": (SIZE, np.float16)}
+    table = list_renderings(rendered.scenes.frames, [camera])
+    write_store(folder / "store", table, arrays, records, {"camera": camera.sensor.describe()})
+    defocused = open_store(folder / "store")
+    return SimpleNamespace(scenes=rendered.scenes, defocused=defocused, cameras=[camera])
+
+
+def test_noise_is_drawn_anew_for_each_epoch_and_the_same_again(noisy_store):
+    first, again = drawn(noisy_store, epochs=2), drawn(noisy_store, epochs=2)
+    for one, other in zip(first, again, strict=True):
+        assert torch.equal(one.defocused, other.defocused)
+    whole = sampler(noisy_store, [0], "crop", 60)  # crops of nearly the whole frame
+    seen = []
+    for epoch in (1, 2):
+        (batch,) = whole.batches(1, seed=0, epoch=epoch, hflip=0.0)
+        seen.append(to_uint8(batch.to(CPU).defocused)[0][:, 13:47].astype(int))
+    stored = noisy_store.defocused.read("defocused", 0)[:60].astype(int)
+    assert np.abs(seen[0] - seen[1]).mean() > 1
+    assert not any(np.array_equal(seen[0], stored[:, x : x + 34]) for x in range(27))
+
+
+def test_stored_and_fresh_renderings_get_the_same_noise(rendered, tmp_path):
+    """Up to the rounding of the stored one, which the curve of sRGB enlarges in dark places."""
+    raw = stored_by(noisy(), rendered, tmp_path)
+    fresh = drawn(raw, cameras=raw.cameras)
+    for stored, rendered_anew in zip(drawn(raw), fresh, strict=True):
+        assert torch.equal(stored.sharp, rendered_anew.sharp)
+        difference = (stored.defocused - rendered_anew.defocused).abs() * 127.5
+        assert difference.median() <= 1.01 and difference.mean() < 1
+        noise = (stored.defocused - stored.sharp).abs() * 127.5
+        assert noise.mean() > 5
+
+
+def test_validation_sees_one_noise_and_it_is_not_the_clean_image(noisy_store):
+    frames = [
+        TrainingFrames(
+            noisy_store.scenes, [noisy_store.defocused], np.arange(4), "crop", 32, exposed=exposed
+        )
+        for exposed in (True, True, False)
+    ]
+    assert torch.equal(frames[0].shots[0].images, frames[1].shots[0].images)
+    assert not torch.equal(frames[0].shots[0].images, frames[2].shots[0].images)
+
+
+def test_noise_does_not_come_after_a_resize(noisy_store):
+    with pytest.raises(HDEDError, match="on_the_fly"):
+        sampler(noisy_store, range(4), "resize", 32)
+    fresh = sampler(noisy_store, range(4), "resize", 32, noisy_store.cameras)
+    first, again, other = (
+        next(fresh.batches(4, seed=0, epoch=epoch, hflip=0.0)).to(CPU) for epoch in (1, 1, 2)
+    )
+    assert torch.equal(first.defocused, again.defocused)
+    places = [other.indices.index(index) for index in first.indices]
+    assert torch.equal(first.sharp, other.sharp[places])
+    assert not torch.equal(first.defocused, other.defocused[places])
+
+
+def test_rendered_on_the_fly_a_hole_is_blurred_as_in_the_store(tmp_path: Path):
+    scenes = write_stores(tmp_path / "holes", splits=["train"] * 2, size=SIZE)
+    camera = cameras(2.0)[0]
+    depth = scenes.depth.copy()
+    depth[:, 10:30, 20:40] = 0
+    store = SimpleNamespace(
+        frames=scenes.scenes.frames, attributes=scenes.scenes.attributes,
+        arrays=scenes.scenes.arrays,
+        read=lambda name, i: depth[i] if name == "depth" else scenes.scenes.read(name, i),
+    )  # fmt: skip
+    holed = SimpleNamespace(scenes=store, defocused=scenes.defocused)
+    fresh = sampler(holed, range(2), "crop", 32, [camera])
+    for epoch in range(1, 6):
+        for batch in fresh.batches(2, seed=0, epoch=epoch, hflip=0.0):
+            images = to_uint8(batch.to(CPU).defocused)
+            for image, index, valid in zip(images, batch.indices, batch.to(CPU).valid, strict=True):
+                lens = camera.lens(depth[index], SIZE[1], np.random.default_rng(0))
+                whole, _ = render_defocused(scenes.rgb[index], depth[index], lens, "gather")
+                windows = np.lib.stride_tricks.sliding_window_view(whole, (32, 32), (0, 1))
+                found = (windows == image.transpose(2, 0, 1)).all((2, 3, 4))
+                assert found.any()
+                y, x = np.argwhere(found)[0]
+                expected = depth[index][y : y + 32, x : x + 32] > 0
+                np.testing.assert_array_equal(valid[0].numpy(), expected)
 
 
 def test_frames_that_are_rendered_on_the_fly_read_no_stored_rendering(rendered, monkeypatch):

@@ -79,9 +79,26 @@ def camera_sentence(camera: Mapping[str, Any]) -> str:
     ]
     if camera.get("f_number") is not None:
         parts[1] += f" (f/{camera['f_number']:.3g})"
+    if camera.get("softness_px"):
+        parts[-1] += f" with {camera['softness_px']:g} px of softness"
+    parts += _sensor_parts(camera)
     if camera.get("renderer"):
         parts.append(f"renderer {camera['renderer']}")
     return ", ".join(parts)
+
+
+def _sensor_parts(camera: Mapping[str, Any]) -> Iterable[str]:
+    """Return the noise and the compression of a camera's images, where there are any."""
+
+    def ends(values: Sequence[float]) -> str:
+        low, high = values
+        return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+    for name, values in camera.get("noise", {}).items():
+        if values[1]:
+            yield f"{name} noise {ends(values)}"
+    if jpeg := camera.get("jpeg"):
+        yield f"JPEG {ends(jpeg['quality'])} at {jpeg['subsampling']}"
 
 
 def describe_data(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:

@@ -1,0 +1,69 @@
+"""What the stage `defocus` stores of each frame."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from support.cameras import PAPER
+
+from hded.blur.render import list_renderings, render_defocused
+from hded.config.schema import Defocus
+from hded.defocus_diagnostics import BlurCount
+from hded.evaluation.controls import ControlRenderings
+from hded.metrics import psnr
+from hded.optics import Sensor
+from pipeline.defocus import _records
+
+NOISY = replace(PAPER, sensor=Sensor(read=(0.01, 0.05), quality=(60, 90)))
+
+
+def stored(stores: SimpleNamespace) -> list[dict]:
+    table = list_renderings(stores.scenes.frames, [NOISY])
+    return list(_records(stores.scenes, table, [NOISY], Defocus(), BlurCount(29.0, "quarter")))
+
+
+def test_test_images_have_noise_and_training_images_get_theirs_in_training(
+    stores: SimpleNamespace,
+) -> None:
+    for index, record in enumerate(stored(stores)):
+        rgb, depth = stores.scenes.read("rgb", index), stores.scenes.read("depth", index)
+        lens = NOISY.lens(
+            depth, stores.scenes.attributes["image_width_px"], np.random.default_rng()
+        )
+        clean, _ = render_defocused(rgb, depth, lens, "gather")
+        difference = np.abs(record["defocused"].astype(int) - clean)
+        if stores.scenes.frames["split"].iloc[index] == "train":
+            assert not difference.any()
+        else:
+            assert difference.mean() > 1
+            # what the report calls the input's own score is that of the noisy image
+            assert record["psnr"] == pytest.approx(psnr(record["defocused"], rgb))
+
+
+def test_the_noise_of_a_frame_is_the_same_again_and_differs_between_frames(
+    stores: SimpleNamespace,
+) -> None:
+    one, two = stored(stores), stored(stores)
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a["defocused"], b["defocused"])
+    noise = []
+    for index in stores.scenes.indices("test"):
+        rgb, depth = stores.scenes.read("rgb", index), stores.scenes.read("depth", index)
+        lens = NOISY.lens(
+            depth, stores.scenes.attributes["image_width_px"], np.random.default_rng()
+        )
+        clean, _ = render_defocused(rgb, depth, lens, "gather")
+        noise.append(one[index]["defocused"].astype(int) - clean)
+    assert not np.array_equal(noise[0], noise[1])
+
+
+def test_a_control_by_another_focus_distance_has_the_cameras_noise(
+    stores: SimpleNamespace,
+) -> None:
+    plain, noisy = (ControlRenderings(stores.scenes, camera) for camera in (PAPER, NOISY))
+    row = int(noisy.indices("test")[0])
+    image = noisy.read("defocused", row)
+    assert np.abs(image.astype(int) - plain.read("defocused", row)).mean() > 1
+    again = ControlRenderings(stores.scenes, NOISY)
+    np.testing.assert_array_equal(image, again.read("defocused", row))
