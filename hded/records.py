@@ -107,17 +107,23 @@ class EvaluationRecord(Record):
     median_depth_m: float  # of the training frames: the constant prediction to compare with
     truth: str  # hash of the test frames' depth, because equal names may denote different frames
     frames: int
+    robustness_frames: int  # test images that were also degraded
     skipped: tuple[str, ...]
     control: str  # how the test frames differ from the dataset's; "" where they do not
     protocols: tuple[Protocol, ...]
 
 
 class Metrics(Record):
-    """metrics.json: every aggregate, and those of each focus distance where there are several."""
+    """metrics.json: every aggregate, and those of subsets of the test images.
+
+    `focus`: of each focus distance, where there are several; `robustness`: of degraded images, by
+    the name of the degradation.
+    """
 
     depth: Scores
     all_in_focus: Scores
     focus: dict[str, dict[Kind, Scores]] = {}
+    robustness: dict[str, dict[Kind, Scores]] = {}
 
 
 def to_json(record: Record) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from hded.config.schema import Evaluate, Restoration
 from hded.evaluation.controls import ControlRenderings, Renderings
 from hded.evaluation.evaluate import Evaluation, Predict, SystemInput, evaluate
 from hded.evaluation.gallery import pick_examples, write_example
+from hded.evaluation.robustness import DEGRADATIONS, DegradedRenderings
 from hded.inference import Predictor, load_predictor
 from hded.inference.restoration import Deconvolution
 from hded.records import (
@@ -67,6 +68,21 @@ def main() -> None:
         predict, scenes, renderings,
         heads=heads, size_px=size_px, batch_size=how.batch_size,
     )  # fmt: skip
+    degraded = 0 if control else min(how.robustness_frames, len(defocused.indices("test")))
+    robustness = {}
+    for degradation in DEGRADATIONS if degraded else ():
+        inputs = [
+            DegradedRenderings(each, degradation, degraded, shot)
+            for shot, each in enumerate(renderings)
+        ]
+        found = evaluate(
+            predict, scenes, inputs,
+            heads=heads, size_px=size_px, batch_size=how.batch_size,
+            median_m=result.median_depth_m,
+        )  # fmt: skip
+        robustness[degradation.name] = {k: found.metrics[k] for k in ("depth", "all_in_focus")}
+    if degraded:
+        result.metrics["robustness"] = robustness
     out.mkdir(parents=True, exist_ok=True)
     write_csv(out / "depth.csv", result.depth)
     if "all_in_focus" in heads:
@@ -92,6 +108,7 @@ def main() -> None:
         median_depth_m=result.median_depth_m,
         truth=result.truth,
         frames=len(defocused.indices("test")),
+        robustness_frames=degraded,
         skipped=tuple(attributes["skipped"]),
         control=control,
         protocols=tuple(Protocol(**block) for block in result.protocols),

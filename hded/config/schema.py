@@ -480,7 +480,8 @@ class Evaluate(Section):
 
     `examples`: number of test renderings that the report shows, including best, median and worst.
     `network_input: sharp` and `focus_distance_m` are for controls: all-in-focus images, or images
-    with another focus distance than in training. `restoration`: how the all-in-focus image is
+    with another focus distance than in training. `robustness_frames`: number of test renderings
+    that are also degraded by noise and compression. `restoration`: how the all-in-focus image is
     computed where that is not the network's. `batch_size`: number of images that the network
     gets at once on `device`.
     """
@@ -488,6 +489,7 @@ class Evaluate(Section):
     examples: Annotated[int, Field(ge=3)] = 6
     network_input: NetworkInput = "defocused"
     focus_distance_m: Positive | None = None
+    robustness_frames: Annotated[int, Field(ge=0)] = 0
     restoration: Restoration = Restoration()
     batch_size: Count = 1
     device: Device = "auto"

@@ -133,6 +133,7 @@ def evaluate(
     heads: tuple[str, ...],
     size_px: int | None,
     batch_size: int = 1,
+    median_m: float | None = None,
 ) -> Evaluation:
     """Evaluate `predict` on the test frames under every protocol of the dataset.
 
@@ -140,8 +141,9 @@ def evaluate(
     renderings by a camera, one for each focus distance, counts once for each of them.
 
     heads: the outputs of `predict`. size_px: side of the input of a network with the geometry
-    `resize`, None for any other. batch_size: number of images that `predict` gets at once. Raises
-    HDEDError, naming the frame, for a predicted depth that is not finite.
+    `resize`, None for any other. batch_size: number of images that `predict` gets at once.
+    median_m: of the training frames; None computes it. Raises HDEDError, naming the frame, for a
+    predicted depth that is not finite.
     """
     attributes, defocused = scenes.attributes, renderings[0]
     native: tuple[int, int] = tuple(attributes["size"])
@@ -163,7 +165,7 @@ def evaluate(
         protocols=[p for p in every if has_raw or not p.raw],
         sizes=sizes if "all_in_focus" in heads else [],
         native=native,
-        median_m=median_depth_m(scenes),
+        median_m=median_depth_m(scenes) if median_m is None else median_m,
         by_depth=ErrorCurve(np.linspace(0, attributes["max_depth_m"], DEPTH_BINS + 1)),
         by_coc=ErrorCurve(np.arange(-np.ceil(max_coc), np.ceil(max_coc) + 1, COC_BIN_PX)),
     )

@@ -25,6 +25,7 @@ from hded.report.tables.differences import build_differences
 from hded.report.tables.loss_weighting import build_balance
 from hded.report.tables.model import Table, number
 from hded.report.tables.rendering import to_markdown
+from hded.report.tables.robustness import build_robustness
 from hded.report.tables.speed import NO_SPEEDS, Speeds
 
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "x"}
@@ -125,6 +126,7 @@ def _page(
         build_differences(selection),
         build_controls(selection, descriptions),
         build_balance(selection),
+        build_robustness(selection),
         *filter(_was_run, build_tables(selection, descriptions, paper_rows, speeds)),
     )
     for table in (table for table in tables if table is not None):

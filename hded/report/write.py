@@ -13,6 +13,7 @@ from hded.report.tables.controls import build_controls
 from hded.report.tables.differences import build_differences
 from hded.report.tables.loss_weighting import build_balance
 from hded.report.tables.rendering import to_csv, to_latex, to_markdown
+from hded.report.tables.robustness import build_robustness
 from hded.report.tables.speed import build_speed, read_speeds
 
 __all__ = ["write_report"]
@@ -56,6 +57,7 @@ def write_report(
         build_controls(selection, all_variants),
         build_balance(selection),
         build_differences(selection),
+        build_robustness(selection),
     )
     tables = (
         build_architecture(selection.runs),

@@ -36,6 +36,7 @@ from hded.report.tables.published import (
     published,
 )
 from hded.report.tables.rendering import to_csv, to_latex, to_markdown
+from hded.report.tables.robustness import build_robustness
 from hded.report.tables.speed import ONE_IMAGE, TRAINING, build_speed, read_speeds
 from hded.report.tables.speed import SYSTEMS as SYSTEMS_SECTION
 
@@ -600,3 +601,25 @@ def test_a_camera_is_told_with_its_noise_and_compression() -> None:
     assert "sigma = |CoC|/4 with 0.43 px of softness" in text
     assert "shot noise 0.0001 to 0.01, read noise 0.002, JPEG 75 to 95 at 4:2:0" in text
     assert "noise" not in camera_sentence(PAPER.describe(640))
+
+
+def test_robustness_is_a_table_of_every_network_under_every_degradation(many: Tree) -> None:
+    table = build_robustness(select(many))
+    assert table is not None
+    nyu = table.parts[0]
+    groups = [column.group for column in nyu.columns]
+    assert groups == ["RMSE [m] ↓"] * 6 + ["PSNR [dB] ↑"] * 6
+    rows = {row.label: dict(zip((c.key for c in nyu.columns), row.cells, strict=True))
+            for row in nyu.rows}  # fmt: skip
+    runs = select(many).of("nyu", "full")
+    clean = statistics.mean(run.metrics["depth"]["headline"]["network"]["rmse"] for run in runs)
+    assert float(rows["full"]["clean.rmse"].value) == pytest.approx(clean)
+    assert float(rows["full"]["noise 4.rmse"].value) == pytest.approx(2 * clean)
+    assert rows["full"]["clean.rmse"].seeds == 2
+    assert rows["depth_only"]["noise 2.psnr"].notes == ("the network has no head for this metric",)
+    degraded = rows["the degraded input itself"]
+    assert float(degraded["noise 4.psnr"].value) == pytest.approx(
+        0.9 * float(degraded["clean.psnr"].value)
+    )
+    assert float(rows["training-median depth"]["clean.rmse"].value) > 0
+    assert ("Images", "2 evenly spaced test images") in nyu.statements

@@ -26,6 +26,7 @@ from hded.evaluation.protocols import (
     depth_protocols,
     measure_all_in_focus,
 )
+from hded.evaluation.robustness import DEGRADATIONS
 from hded.optics import ThinLens
 from hded.records import (
     Architecture,
@@ -240,6 +241,13 @@ class Cell:
             scores = {str(m): aggregate_all_in_focus(group) for m, group in rows.groupby("method")}
             gain = {k: v - scores["input"][k] for k, v in scores["network"].items()}
             metrics["all_in_focus"][str(name)] = {**scores, "gain": gain}
+        metrics["robustness"] = {
+            d.name: {
+                "depth": _worse(metrics["depth"], "rmse", 1 + d.noise / 4),
+                "all_in_focus": _worse(metrics["all_in_focus"], "psnr", 1 - d.noise / 40),
+            }
+            for d in DEGRADATIONS
+        }
         write_json(out / "metrics.json", to_json(Metrics.model_validate(metrics)))
         blocks = [
             {
@@ -278,6 +286,7 @@ class Cell:
             median_depth_m=median_m,
             truth="0123456789abcdef0123",
             frames=len(scenes),
+            robustness_frames=2,
             skipped=(),
             control="",
             protocols=tuple(Protocol(**block) for block in blocks),
@@ -428,3 +437,14 @@ def save_image(path: Path, array: NDArray) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _worse(scores: Mapping[str, Any], metric: str, factor: float) -> dict[str, Any]:
+    """Scores whose metric is multiplied, under every protocol and of every method."""
+    return {
+        protocol: {
+            method: {**values, metric: factor * values[metric]}
+            for method, values in methods.items()
+        }
+        for protocol, methods in scores.items()
+    }

@@ -68,6 +68,8 @@ class Run:
     protocols: tuple[Protocol, ...]
     metrics: Mapping[str, Scores]  # by kind
     focus: Mapping[str, Mapping[Any, Scores]]  # by focus distance [m], if several; then by kind
+    robustness_frames: int
+    robustness: Mapping[str, Mapping[Any, Scores]]  # by degradation, then by kind
     measured: Mapping[str, int]  # depth protocol -> number of images with a valid pixel
     scenes: tuple[Scene, ...]
     by_depth: pd.DataFrame | None
@@ -221,6 +223,7 @@ def read_run(folder: Path, trained: Path) -> Run:
         **fields,
         metrics={DEPTH: metrics.depth, ALL_IN_FOCUS: metrics.all_in_focus},
         focus=metrics.focus,
+        robustness=metrics.robustness,
         measured=measured,
         scenes=_read_scenes(folder),
         by_depth=_read_curve(folder / "error_by_depth.csv", heads),
