@@ -20,9 +20,10 @@ from hded.config.schema import Evaluate, Restoration
 from hded.evaluation.controls import ControlRenderings, Renderings
 from hded.evaluation.evaluate import Evaluation, Predict, SystemInput, evaluate
 from hded.evaluation.gallery import pick_examples, write_example
-from hded.evaluation.robustness import DEGRADATIONS, DegradedRenderings
+from hded.evaluation.robustness import DegradedRenderings
 from hded.inference import Predictor, load_predictor
 from hded.inference.restoration import Deconvolution
+from hded.optics.sensor import DEGRADATIONS
 from hded.records import (
     EvaluationRecord,
     Metrics,

@@ -1,12 +1,10 @@
 """Test images with noise and compression: how much of a network's accuracy is left.
 
-Every network gets the same degraded images: what is drawn at random follows from the frame. Noise
-is Gaussian, on sRGB values, as is usual in tests of restoration; compression is JPEG with 4:2:0.
-It comes on top of what the camera of the test images does.
+Every network gets the same degraded images: what is drawn at random follows from the frame. The
+degradation comes on top of what the camera of the test images does.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,40 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hded.evaluation.controls import Renderings
-from hded.optics.sensor import add_srgb_noise, compress
+from hded.optics.sensor import Degradation
 
 ROBUSTNESS_STREAM = 2  # tells these random numbers from those of lens and sensor
-
-
-@dataclass(frozen=True, slots=True)
-class Degradation:
-    """Gaussian noise of a standard deviation in counts of 255, or JPEG of a quality, or neither."""
-
-    noise: float = 0.0
-    quality: int | None = None
-
-    @property
-    def name(self) -> str:
-        """Return `clean`, `noise 2` or `JPEG 75`."""
-        if self.quality is not None:
-            return f"JPEG {self.quality}"
-        return f"noise {self.noise:g}" if self.noise else "clean"
-
-    def apply(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Return the degraded image (H, W, 3)."""
-        if self.noise:
-            image = add_srgb_noise(image, self.noise / 255, rng)
-        return image if self.quality is None else compress(image, self.quality)
-
-
-DEGRADATIONS = (
-    Degradation(),
-    Degradation(noise=1),
-    Degradation(noise=2),
-    Degradation(noise=4),
-    Degradation(quality=95),
-    Degradation(quality=75),
-)
 
 
 class DegradedRenderings:

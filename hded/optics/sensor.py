@@ -136,6 +136,41 @@ def compress(
     return np.asarray(Image.open(stream))[top:, left:].copy()
 
 
+@dataclass(frozen=True, slots=True)
+class Degradation:
+    """What is done to a test image for the table of robustness.
+
+    Gaussian noise on sRGB values, of a standard deviation in counts of 255, as is usual in tests of
+    restoration; or JPEG of a quality, at 4:2:0; or neither.
+    """
+
+    noise: float = 0.0
+    quality: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Return `clean`, `noise 2` or `JPEG 75`."""
+        if self.quality is not None:
+            return f"JPEG {self.quality}"
+        return f"noise {self.noise:g}" if self.noise else "clean"
+
+    def apply(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Return the degraded image (H, W, 3)."""
+        if self.noise:
+            image = add_srgb_noise(image, self.noise / 255, rng)
+        return image if self.quality is None else compress(image, self.quality)
+
+
+DEGRADATIONS = (
+    Degradation(),
+    Degradation(noise=1),
+    Degradation(noise=2),
+    Degradation(noise=4),
+    Degradation(quality=95),
+    Degradation(quality=75),
+)
+
+
 def to_linear(image: NDArray[np.floating]) -> NDArray[np.float32]:
     """Return the linear light of sRGB values in [0, 1]."""
     x = np.asarray(image, np.float32)

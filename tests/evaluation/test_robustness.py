@@ -7,8 +7,8 @@ import pytest
 
 from hded.evaluation.controls import ControlRenderings
 from hded.evaluation.evaluate import evaluate
-from hded.evaluation.robustness import DEGRADATIONS, DegradedRenderings
-from hded.optics.sensor import compress
+from hded.evaluation.robustness import DegradedRenderings
+from hded.optics.sensor import DEGRADATIONS, compress
 
 BY_NAME = {degradation.name: degradation for degradation in DEGRADATIONS}
 

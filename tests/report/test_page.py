@@ -21,7 +21,7 @@ from hded.report.page.figures import coc_figure
 from hded.report.write import write_report
 
 NASTY = "<script>alert('x')</script> & \"q\""
-TABLES = ("table1", "table2", "table3", "table4", "cameras", "balance", "differences")
+TABLES = ("table1", "table2", "table3", "table4", "cameras", "balance", "differences", "robustness")
 FILES = ["index.html", *(f"tables/{name}.{s}" for name in TABLES for s in ("csv", "md", "tex"))]
 
 

@@ -26,8 +26,8 @@ from hded.evaluation.protocols import (
     depth_protocols,
     measure_all_in_focus,
 )
-from hded.evaluation.robustness import DEGRADATIONS
 from hded.optics import ThinLens
+from hded.optics.sensor import DEGRADATIONS
 from hded.records import (
     Architecture,
     EvaluationRecord,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from hded.evaluation.robustness import DEGRADATIONS
+from hded.optics.sensor import DEGRADATIONS
 from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run, Selection, comparable
 from hded.report.tables.captions import dataset_title, describe_camera, sample_warning
 from hded.report.tables.model import Cell, Column, Part, Row, Table, measured, missing
