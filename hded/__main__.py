@@ -1,7 +1,7 @@
 """Apply a trained network to photos, or export it as ONNX.
 
-    hded predict IMAGE... --checkpoint weights.pt --out DIR
-    hded export --checkpoint weights.pt --out network.onnx
+    hded predict IMAGE... --checkpoint weights.safetensors --out DIR
+    hded export --checkpoint weights.safetensors --out network.onnx
 
 `predict` writes, for IMAGE.jpg: IMAGE_depth.png (16-bit, millimetres), IMAGE_depth_preview.png and
 IMAGE_all_in_focus.png, at the photo's own size.
@@ -47,7 +47,10 @@ def main() -> None:
     export.set_defaults(command=_export)
     for command, out in ((predict, "folder for the results"), (export, "the .onnx file to write")):
         command.add_argument(
-            "--checkpoint", required=True, type=Path, help="the weights.pt of a trained network"
+            "--checkpoint",
+            required=True,
+            type=Path,
+            help="the weights.safetensors of a trained network",
         )
         command.add_argument("--out", required=True, type=Path, help=out)
         command.add_argument(

@@ -23,6 +23,7 @@ from hded.evaluation.gallery import pick_examples, write_example
 from hded.evaluation.robustness import DegradedRenderings
 from hded.inference import Predictor, load_predictor
 from hded.inference.restoration import Deconvolution
+from hded.network.files import NAME
 from hded.optics.sensor import DEGRADATIONS
 from hded.records import (
     EvaluationRecord,
@@ -61,7 +62,7 @@ def main() -> None:
     defocused = renderings[0]
     device = resolve_device(how.device, "evaluate.device")
     limit_threads()
-    predictor = load_predictor(trained / "weights.pt", device)
+    predictor = load_predictor(trained / NAME, device)
     predict, heads = _system(predictor, how)
     run = read_record(TrainingRecord, trained / "run.json")
     size_px = predictor.size_px if predictor.geometry == "resize" else None

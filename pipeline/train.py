@@ -2,9 +2,9 @@
 
     python -m pipeline.train --dataset nyu --variant full --seed 0
 
-Writes weights.pt, history.csv and run.json, whose run id lets later stages log to the same MLflow
-run. Checkpoints lie in data/checkpoints, outside DVC's outs. After a crash the stage continues from
-the last checkpoint, in the same MLflow run; a fit that is done is not repeated.
+Writes weights.safetensors, history.csv and run.json, whose run id lets later stages log to the same
+MLflow run. Checkpoints lie in data/checkpoints, outside DVC's outs. After a crash the stage
+continues from the last checkpoint, in the same MLflow run; a fit that is done is not repeated.
 """
 
 import os
@@ -22,7 +22,7 @@ from hded.common.errors import HDEDError, hide_secrets
 from hded.common.files import write_csv, write_json
 from hded.config.params import Params, load_params
 from hded.config.schema import Network, Train
-from hded.inference import save_weights
+from hded.network import files
 from hded.network.weights import find_weights
 from hded.records import TrainingRecord, read_record, to_json
 from hded.store import open_store
@@ -198,16 +198,20 @@ def _write(job: Job, done: Mapping[str, Any], tracker: Tracker) -> None:
     out.mkdir(parents=True, exist_ok=True)
     record = _record(job, done, tracker)
     model = done["record"]["model"]
-    save_weights(
-        out / "weights.pt", done["state"], model, train.geometry, train.size_px,
-        list(job.settings["cameras"].values()),
-    )  # fmt: skip
+    header = files.Header(
+        network=model,
+        geometry=train.geometry,
+        size_px=train.size_px,
+        cameras=tuple(job.settings["cameras"].values()),
+        data={"dataset": args.dataset, "source": job.data["source"]},
+    )
+    files.save_network(out / files.NAME, done["state"], header)
     history = pd.DataFrame(done["history"])
     write_csv(out / "history.csv", history)
     curve = stage.plot_path(stage.CURVES, args.dataset, args.variant, args.seed, ".csv")
     write_csv(curve, history)
     write_json(out / "run.json", to_json(record))
-    log_model(tracker, out / "weights.pt", record.model.heads)
+    log_model(tracker, out / files.NAME, record.model.heads)
     # MLflow's own duration counts neither the parts before an interruption nor the pause
     tracker.metrics({"train_seconds": record.wall_s})
     tracker.dataset(**job.data, context="training", frames=record.train_frames)

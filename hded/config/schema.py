@@ -335,7 +335,9 @@ class Network(Section):
     `depth_scale_m` null: the dataset's largest depth; `depth_range_m` null: from 0.7 m to just
     beyond it.
 
-    `weights` of the encoder: `none`, `imagenet`, a path or a URL (see `hded.network.weights`).
+    `weights` at the start: `none`, `imagenet`, a path or a URL (see `hded.network.weights`);
+    `weights_for`: whether they are the encoder's, or those of a whole network of the same kind that
+    this program trained.
     """
 
     encoder: Encoder = "densenet121"
@@ -353,12 +355,19 @@ class Network(Section):
     output: Output = "linear"
     init: Init = "identity"
     weights: Annotated[str, Field(min_length=1)] = "none"
+    weights_for: Literal["encoder", "network"] = "encoder"
 
     @model_validator(mode="after")
     def _possible(self) -> "Network":
+        if self.weights_for == "network" and self.weights in ("none", "imagenet"):
+            raise ValueError(
+                f"weights_for: network needs the file of a trained network, and weights is "
+                f"{self.weights}; give its path"
+            )
         if self.weights == "imagenet" and self.width != 1:
             raise ValueError(f"weights: imagenet needs width 1.0, not {self.width}")
-        if self.weights != "none" and self.encoder not in WITH_WEIGHTS:
+        own = self.weights == "none" or self.weights_for == "network"
+        if not own and self.encoder not in WITH_WEIGHTS:
             raise ValueError(
                 f"weights: the encoder {self.encoder} has no published weights; set weights to none"
             )

@@ -1,5 +1,5 @@
 """Inference with a trained network: on images, on photographs of any size, and as ONNX."""
 
-from hded.inference.predictor import Predictor, load_predictor, save_weights
+from hded.inference.predictor import Predictor, load_predictor
 
-__all__ = ["Predictor", "load_predictor", "save_weights"]
+__all__ = ["Predictor", "load_predictor"]

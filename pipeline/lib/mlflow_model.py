@@ -12,7 +12,7 @@ from pipeline.lib.tracking import Tracker
 
 
 def log_model(tracker: Tracker, weights: Path, heads: Sequence[str]) -> None:
-    """Log the file of `save_weights` as the run's artifact `model`, with the code that it needs."""
+    """Log the file of a trained network as the run's artifact `model`, with the code it needs."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import pyfunc
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from hded.blur.render import list_renderings
 from hded.common.errors import HDEDError
+from hded.config.schema import Geometry
 from hded.evaluation import evaluate as evaluate_module
 from hded.evaluation.evaluate import (
     ErrorCurve,
@@ -26,9 +27,10 @@ from hded.evaluation.evaluate import (
     evaluate,
     median_depth_m,
 )
-from hded.inference import load_predictor, save_weights
+from hded.inference import load_predictor
 from hded.metrics import DEPTH_METRICS
 from hded.network import HDEDNet
+from hded.network.files import Header, save_network
 from hded.optics import Camera
 from hded.store import open_store, write_store
 from pipeline.evaluate import summarise
@@ -254,7 +256,10 @@ def test_a_batch_gives_what_each_image_gives_alone(stores, tmp_path):
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.normal_(module.weight, 0, 0.05)
     arguments = {"heads": list(BOTH_HEADS), "width": 0.05, "dropout": 0.0}
-    save_weights(tmp_path / "w.pt", network.state_dict(), arguments, "crop", 64)
+    save_network(
+        tmp_path / "w.pt", network.state_dict(),
+        Header(network=arguments, geometry="crop", size_px=64),
+    )  # fmt: skip
     predictor = load_predictor(tmp_path / "w.pt")
     images = list(stores.defocused_rgb[:3])
     for image, outputs in zip(images, predictor.batch(images), strict=True):
@@ -472,13 +477,14 @@ def test_a_diverged_network_is_named_as_such(stores, value):
 ARGUMENTS = {"heads": ["depth", "all_in_focus"], "width": 1 / 32, "depth_scale_m": 8.0}
 
 
-def saved(path: Path, geometry="crop", size_px: int = 32, **arguments) -> HDEDNet:
+def saved(path: Path, geometry: Geometry = "crop", size_px: int = 32, **arguments) -> HDEDNet:
     torch.manual_seed(0)
     network = HDEDNet(**{**ARGUMENTS, **arguments}).eval()
     if arguments.get("init") == "normal":  # so narrow that it starts at next to nothing
         for decoder in network.decoders.values():
             decoder.get_submodule("predict").weight.data.normal_(0, 1e4)  # pyright: ignore
-    save_weights(path, network.state_dict(), {**ARGUMENTS, **arguments}, geometry, size_px)  # pyright: ignore[reportArgumentType]
+    header = Header(network={**ARGUMENTS, **arguments}, geometry=geometry, size_px=size_px)
+    save_network(path, network.state_dict(), header)
     return network
 
 
@@ -543,7 +549,8 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, monkeypatch, kin
     elif kind == "foreign":
         torch.save({"state_dict": {}}, path)
     else:
-        save_weights(path, HDEDNet(width=1 / 16).state_dict(), ARGUMENTS, "crop", 32)
+        header = Header(network=ARGUMENTS, geometry="crop", size_px=32)
+        save_network(path, HDEDNet(width=1 / 16).state_dict(), header)
     with pytest.raises(HDEDError, match=r"weights\.pt") as caught:
         load_predictor(path)
     assert "\n" not in str(caught.value)

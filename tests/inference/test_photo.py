@@ -26,9 +26,10 @@ from support.servers import free_port, serving
 from hded.common.errors import HDEDError
 from hded.common.resize import resize_bilinear, resize_rgb
 from hded.config.schema import Geometry
-from hded.inference import Predictor, load_predictor, save_weights
+from hded.inference import Predictor, load_predictor
 from hded.inference.photo import estimate, preview, read_photo
 from hded.network import HDEDNet
+from hded.network.files import Header, read_network, save_network
 from hded.network.normalize import to_network_range
 
 ARGUMENTS = {"heads": ["depth", "all_in_focus"], "width": 1 / 16, "depth_scale_m": 10.0}
@@ -45,7 +46,8 @@ def weights(path: Path, geometry: Geometry = "crop", size_px: int = 64, **argume
             weight = decoder.get_parameter("predict.weight")
             noise = torch.randn(weight.shape, generator=generator)
             weight.copy_((0.01 if head == "depth" else 0.02) * noise)
-    save_weights(path, network.state_dict(), arguments, geometry, size_px)
+    header = Header(network=arguments, geometry=geometry, size_px=size_px)
+    save_network(path, network.state_dict(), header)
     return path
 
 
@@ -246,9 +248,9 @@ def test_depth_beyond_16_bits_and_below_zero_is_clipped(crop):
 
 
 def test_depth_that_16_bits_cannot_hold_is_said(crop, tmp_path):
-    content = torch.load(crop, weights_only=True)
-    content["network"]["depth_scale_m"] = 1e9
-    torch.save(content, tmp_path / "far.pt")
+    header, state = read_network(crop)
+    network = {**header.network, "depth_scale_m": 1e9}
+    save_network(tmp_path / "far.pt", state, header.model_copy(update={"network": network}))
     Image.fromarray(photo(40, 40)).save(tmp_path / "a.png")
     for checkpoint, said in ((crop, False), (tmp_path / "far.pt", True)):
         done = command(
@@ -271,9 +273,9 @@ def test_what_is_no_checkpoint_is_named_in_one_line(tmp_path, content):
 @pytest.mark.parametrize("head", ["depth", "all_in_focus"])
 def test_a_network_that_diverged_gives_no_picture(tmp_path, head):
     path = weights(tmp_path / "weights.pt")
-    content = torch.load(path, weights_only=True)
-    content["state_dict"][f"decoders.{head}.predict.weight"][:] = torch.nan
-    torch.save(content, path)
+    header, state = read_network(path)
+    state[f"decoders.{head}.predict.weight"][:] = torch.nan
+    save_network(path, state, header)
     with pytest.raises(HDEDError, match=f"{head.replace('_', '-')} head .* diverged"):
         load_predictor(path)(photo(40, 40))
 

@@ -15,7 +15,8 @@ from hded.common.errors import HDEDError
 from hded.network import HDEDNet
 from hded.network.densenet import DenseNetEncoder
 from hded.network.encoder import build_encoder
-from hded.network.weights import DENSENET121, find_weights, load_weights
+from hded.network.files import Header, save_network
+from hded.network.weights import DENSENET121, find_weights, load_weights, load_whole
 
 TINY = 1 / 32
 
@@ -62,6 +63,57 @@ def test_a_network_of_this_program_gives_its_encoder(tmp_path):
     assert trained.encoder is not None
     for name, tensor in trained.encoder.state_dict().items():
         assert torch.equal(fresh.state_dict()[name], tensor)
+
+
+def test_a_file_of_a_trained_network_gives_its_encoder(tmp_path):
+    torch.manual_seed(1)
+    trained, fresh = HDEDNet(width=TINY), DenseNetEncoder(TINY)
+    header = Header(network={"heads": ["depth"]}, geometry="crop", size_px=64)
+    save_network(tmp_path / "w.safetensors", trained.state_dict(), header)
+    assert not load_weights(fresh, tmp_path / "w.safetensors").new
+    assert trained.encoder is not None
+    for name, tensor in trained.encoder.state_dict().items():
+        assert torch.equal(fresh.state_dict()[name], tensor)
+
+
+def whole(**changes) -> tuple[HDEDNet, dict]:
+    arguments = {
+        "heads": ["depth", "all_in_focus"], "width": TINY, "depth_scale_m": 10.0, "dropout": 0.0,
+        **changes,
+    }  # fmt: skip
+    return HDEDNet(**arguments), arguments
+
+
+def test_a_whole_network_goes_on_where_it_stopped(tmp_path):
+    torch.manual_seed(1)
+    trained, arguments = whole()
+    header = Header(network=arguments, geometry="crop", size_px=64)
+    save_network(tmp_path / "w.safetensors", trained.state_dict(), header)
+    fresh, asked = whole(dropout=0.5)  # which has no weights
+    loaded = load_whole(fresh, asked, tmp_path / "w.safetensors")
+    assert loaded.loaded == len(trained.state_dict()) and not loaded.new
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(fresh.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"depth_scale_m": 80.0}, "depth_scale_m 10.0, not 80.0"),
+        ({"heads": ["depth"]}, "heads"),
+        ({"width": 2 * TINY}, "width"),
+    ],
+)
+def test_a_network_of_another_kind_is_not_continued(tmp_path, changes, named):
+    trained, arguments = whole()
+    header = Header(network=arguments, geometry="crop", size_px=64)
+    save_network(tmp_path / "w.safetensors", trained.state_dict(), header)
+    fresh, asked = whole(**changes)
+    before = {name: t.clone() for name, t in fresh.state_dict().items()}
+    with pytest.raises(HDEDError) as caught:
+        load_whole(fresh, asked, tmp_path / "w.safetensors")
+    assert named in str(caught.value) and "\n" not in str(caught.value)
+    assert all(torch.equal(t, before[name]) for name, t in fresh.state_dict().items())
 
 
 @pytest.mark.parametrize("how", ["shape", "missing", "other network"])

@@ -17,6 +17,7 @@ from support.clones import Clone, stages_run
 
 from hded.common.errors import HDEDError
 from hded.common.files import is_hidden
+from hded.network.files import NAME, read_network
 from hded.store import open_store
 
 KILLS = 5  # of each stage
@@ -30,7 +31,7 @@ PLACES = (
     "data/evaluated", "reports",
 )  # fmt: skip
 # what a stage leaves that says when and in which run, beside what was found
-OF_THE_RUN = {"run.json", "history.csv", "weights.pt", "index.html", "nyu-full-0.csv"}
+OF_THE_RUN = {"run.json", "history.csv", NAME, "index.html", "nyu-full-0.csv"}
 
 
 def make(root: Path) -> Clone:
@@ -56,8 +57,7 @@ def history(clone: Clone) -> pd.DataFrame:
 
 
 def state(clone: Clone) -> dict[str, torch.Tensor]:
-    path = clone.root / "data/trained/nyu/full/0/weights.pt"
-    return torch.load(path, weights_only=True)["state_dict"]
+    return read_network(clone.root / "data/trained/nyu/full/0" / NAME)[1]
 
 
 def start(clone: Clone, stage: str) -> subprocess.Popen[bytes]:

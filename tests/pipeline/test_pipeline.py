@@ -12,6 +12,8 @@ from mlflow import MlflowClient
 from PIL import Image
 from support.clones import Clone, stages_run
 
+from hded.network.files import NAME, read_network
+
 # MLflow's own, of SQLAlchemy
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 STAGES = ("download", "convert", "defocus", "renderings", "train", "evaluate", "report")
@@ -42,7 +44,7 @@ def check_results(clone: Clone, datasets: dict[str, int]) -> None:
         assert {"paper", "d3net", "syndof"} <= set(pd.read_csv(shown / "cameras.csv")["name"])
         with Image.open(shown / "contact_sheet.jpg") as sheet:
             assert sheet.width == 1100 and sheet.height > 300
-        assert (clone.root / f"data/trained/{dataset}/full/0/weights.pt").is_file()
+        assert (clone.root / f"data/trained/{dataset}/full/0/weights.safetensors").is_file()
         rows = pd.read_csv(clone.root / f"data/evaluated/{dataset}/full/0/depth.csv")
         assert rows["frame"].nunique() == 3
         assert set(rows["method"]) == {"network", "median"}
@@ -239,10 +241,7 @@ def test_controls_are_trained_or_tested_without_the_blur_that_the_network_knows(
         runs = {v: json.loads((trained / v / "0/run.json").read_text()) for v in VARIANTS}
         assert runs["full"]["run_id"] != runs["wrong_focus"]["run_id"]
         assert runs["full"]["wall_s"] == runs["wrong_focus"]["wall_s"] > 0
-        states = {
-            v: torch.load(trained / v / "0/weights.pt", weights_only=True)["state_dict"]
-            for v in VARIANTS
-        }
+        states = {v: read_network(trained / v / "0" / NAME)[1] for v in VARIANTS}
         for name, tensor in states["full"].items():
             assert torch.equal(tensor, states["wrong_focus"][name])
         sharp = states["sharp_input"]

@@ -15,6 +15,8 @@ from ruamel.yaml import YAML
 from support.imports import ROOT
 from support.stores import write_stores
 
+from hded.network.files import NAME, read_network
+
 TINY = {
     "width": 0.04,
     "dropout": 0.5,  # torch's generator takes part in every step
@@ -86,7 +88,7 @@ class Project:
 
     def result(self) -> tuple[Mapping[str, torch.Tensor], pd.DataFrame]:
         out = self.root / "data/trained/nyu/full/0"
-        weights = torch.load(out / "weights.pt", weights_only=True)["state_dict"]
+        weights = read_network(out / NAME)[1]
         return weights, pd.read_csv(out / "history.csv").drop(columns=TIMES)
 
     def mlflow_runs(self) -> list[Any]:

@@ -18,6 +18,7 @@ from support.fit import TRAIN, Project
 from support.servers import free_port, serving
 
 from hded.common.errors import HDEDError
+from hded.network.files import NAME, read_network
 from hded.training.checkpoint import KEPT_KEYS, Checkpoints
 
 # MLflow's own, of SQLAlchemy
@@ -190,9 +191,9 @@ def test_a_fit_taken_up_by_another_variant_is_told_in_a_run_of_its_own(undisturb
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     epochs = client.get_metric_history(last.info.run_id, "train/total")
     assert [metric.step for metric in epochs] == list(range(1, TRAIN["epochs"] + 1))
-    weights = torch.load(tmp_path / "data/trained/nyu/wrong_focus/0/weights.pt", weights_only=True)
+    _, weights = read_network(tmp_path / "data/trained/nyu/wrong_focus/0" / NAME)
     expected = undisturbed.result()[0]
-    assert all(torch.equal(expected[name], t) for name, t in weights["state_dict"].items())
+    assert all(torch.equal(expected[name], t) for name, t in weights.items())
 
 
 @pytest.mark.slow
