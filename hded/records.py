@@ -51,6 +51,7 @@ class TrainingRecord(Record):
     """run.json: one trained network, the settings and the data it came from, and its MLflow run."""
 
     fit: str  # key of the fit, see pipeline.lib.fingerprint
+    dataset: str  # whose images trained the network
     model: Architecture
     train: dict[str, Any]  # the section `train` of params.yaml, with the variant's changes
     weights: str  # of the encoder at the start: none, imagenet, a path or an address

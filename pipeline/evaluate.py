@@ -47,7 +47,7 @@ def main() -> None:
     trained, out = stage.TRAINED / cell, stage.EVALUATED / cell
     scenes = open_store(stage.FRAMES / args.dataset)
     _, _, how = params.variant(args.variant)
-    names = params.camera_names(args.variant, args.dataset)
+    names = params.test_camera_names(args.variant, args.dataset)
     stores = [stage.DEFOCUSED / args.dataset / name for name in names]
     renderings: list[Renderings] = [open_store(store) for store in stores]
     refocused = params.test_cameras(args.variant, args.dataset, how)
@@ -57,6 +57,8 @@ def main() -> None:
         control = f"tested on images focused at {how.focus_distance_m:g} m"
     elif how.network_input == "sharp":
         renderings = [ControlRenderings(scenes, None)]
+    elif names != (trained_by := params.camera_names(args.variant, args.dataset)):
+        control = f"trained through {' and '.join(trained_by)}"
     if how.restoration.method != "none" and how.restoration.depth == "ground_truth":
         control = "restored with the true depth"
     defocused = renderings[0]

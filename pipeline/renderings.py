@@ -2,9 +2,9 @@
 
     python -m pipeline.renderings --dataset nyu
 
-Writes <variant>.json for every selected variant: its cameras, with a digest of each one's store.
-Training and evaluation depend on this file instead of on all renderings, so a further camera runs
-them again only for the variants that read its pictures.
+Writes <variant>.json for every selected variant: the cameras of its training and of its test
+images, with a digest of each one's store. Training and evaluation depend on this file instead of on
+all renderings, so a further camera runs them again only for the variants that read its pictures.
 """
 
 from hded.common.files import write_json
@@ -19,11 +19,23 @@ def main() -> None:
     out = stage.RENDERINGS / dataset
     out.mkdir(parents=True, exist_ok=True)
     for variant in params.run.variants:
-        stores = {
-            name: fingerprint.of_data(stage.DEFOCUSED / dataset / name)
-            for name in params.camera_names(variant, dataset)
+        trained_on = params.training_dataset(variant, dataset)
+        read = {
+            "train": (trained_on, params.camera_names(variant, trained_on)),
+            "test": (dataset, params.test_camera_names(variant, dataset)),
         }
-        write_json(out / f"{variant}.json", stores)
+        # the frames of another dataset are no dependency of the stages that read this file
+        content = {
+            use: {
+                "dataset": whose,
+                "frames": None if whose == dataset else fingerprint.of_data(stage.FRAMES / whose),
+                "cameras": {
+                    name: fingerprint.of_data(stage.DEFOCUSED / whose / name) for name in names
+                },
+            }
+            for use, (whose, names) in read.items()
+        }
+        write_json(out / f"{variant}.json", content)
 
 
 if __name__ == "__main__":

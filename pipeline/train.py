@@ -75,10 +75,11 @@ def main() -> None:
 def _job(args: Namespace, params: Params) -> Job:
     """Return what the command line and params.yaml ask for; opens the stores."""
     network, train, _ = params.variant(args.variant)
-    names = params.camera_names(args.variant, args.dataset)
-    stores = [stage.DEFOCUSED / args.dataset / name for name in names]
-    scenes, defocused = open_store(stage.FRAMES / args.dataset), [*map(open_store, stores)]
-    stores = [stage.FRAMES / args.dataset, *stores]
+    dataset = params.training_dataset(args.variant, args.dataset)
+    names = params.camera_names(args.variant, dataset)
+    stores = [stage.DEFOCUSED / dataset / name for name in names]
+    scenes, defocused = open_store(stage.FRAMES / dataset), [*map(open_store, stores)]
+    stores = [stage.FRAMES / dataset, *stores]
     weights = None
     if network.weights != "none":
         name = str(stage.local_weights(network.weights) or network.weights)
@@ -90,7 +91,7 @@ def _job(args: Namespace, params: Params) -> Job:
         "train": train.model_dump(by_alias=True, exclude={"checkpoint_minutes"}),
         "cameras": cameras,
     }
-    who = {"dataset": args.dataset, "seed": args.seed}
+    who = {"dataset": dataset, "seed": args.seed}
     key = fingerprint.of_fit(settings | who, [*stores, *([weights] if weights else [])])
     tags = {
         **{name: str(value) for name, value in who.items()},
@@ -109,7 +110,7 @@ def _job(args: Namespace, params: Params) -> Job:
     )  # fmt: skip
     checkpoints = Checkpoints(stage.checkpoints(), key, _in_place())
     data = {
-        "name": args.dataset,
+        "name": dataset,
         "digest": fingerprint.of_data(*stores),
         "source": scenes.attributes["source"],
         "camera": "+".join(names),
@@ -168,6 +169,7 @@ def _record(job: Job, done: Mapping[str, Any], tracker: Tracker) -> TrainingReco
     """Return run.json's content for a fit that is done."""
     run = {
         "fit": job.key,
+        "dataset": job.data["name"],
         "hardware": done["hardware"],
         "run_id": tracker.run_id,
         "run_name": job.name,
@@ -203,7 +205,7 @@ def _write(job: Job, done: Mapping[str, Any], tracker: Tracker) -> None:
         geometry=train.geometry,
         size_px=train.size_px,
         cameras=tuple(job.settings["cameras"].values()),
-        data={"dataset": args.dataset, "source": job.data["source"]},
+        data={"dataset": job.data["name"], "source": job.data["source"]},
     )
     files.save_network(out / files.NAME, done["state"], header)
     history = pd.DataFrame(done["history"])

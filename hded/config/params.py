@@ -113,14 +113,30 @@ class Params(Section):
         """Return the row of the paper's Table IV for each variant that has one."""
         return {name: v.paper_row for name, v in self.variants.items() if v.paper_row is not None}
 
+    def training_dataset(self, variant: str, dataset: str) -> str:
+        """Return the dataset whose images train a variant's network that is tested on `dataset`."""
+        return self.variants[variant].train_on or dataset
+
     def camera_names(self, variant: str, dataset: str) -> tuple[str, ...]:
-        """Return the cameras by whose pictures a variant's network is trained and tested.
+        """Return the cameras by whose pictures of a dataset a variant's network is trained.
 
         There is one, or several for a network that reads a picture by each of them.
         """
         chosen, where = self.variants[variant].camera, f"variants.{variant}.camera"
         if chosen is None:
             chosen, where = self.defocus.camera, "defocus.camera"
+        return self._rendered(chosen, where, dataset)
+
+    def test_camera_names(self, variant: str, dataset: str) -> tuple[str, ...]:
+        """Return the cameras by whose pictures of a dataset a variant's network is tested."""
+        _, _, evaluate = self.variant(variant)
+        if evaluate.camera is None:
+            return self.camera_names(variant, dataset)
+        where = f"variants.{variant}.evaluate.camera"
+        return self._rendered(evaluate.camera, where, dataset)
+
+    def _rendered(self, chosen: Any, where: str, dataset: str) -> tuple[str, ...]:
+        """Return the names of a dataset's cameras; raises HDEDError where one is not rendered."""
         if isinstance(chosen, Mapping):
             if dataset not in chosen:
                 raise HDEDError(f"params.yaml: {where}: names no camera for the dataset {dataset}")
@@ -153,7 +169,7 @@ class Params(Section):
         if focus_m is None:
             return None
         found = []
-        for name in self.camera_names(variant, dataset):
+        for name in self.test_camera_names(variant, dataset):
             where = f"params.yaml: variants.{variant}.evaluate: cameras.{name}."
             changed = {**self.cameras[name].model_dump(), "focus_distance_m": focus_m}
             found += _validate(CameraSettings, changed, where).build(name)
@@ -178,9 +194,24 @@ def load_params(path: Path) -> Params:
         _, _, evaluate = params.variant(name)
         if name in params.run.variants:
             for dataset in params.run.datasets:
-                params.camera_names(name, dataset)
+                _check_cameras(params, name, dataset)
                 params.test_cameras(name, dataset, evaluate)
     return params
+
+
+def _check_cameras(params: Params, variant: str, dataset: str) -> None:
+    """Raise HDEDError where a variant's cameras or its training images are not in `run`."""
+    trained_on = params.training_dataset(variant, dataset)
+    where = f"params.yaml: variants.{variant}"
+    if trained_on not in params.run.datasets:
+        raise HDEDError(f"{where}.train_on: {trained_on!r} is not in run.datasets; add it there")
+    trained = params.camera_names(variant, trained_on)
+    tested = params.test_camera_names(variant, dataset)
+    if len(trained) != len(tested):
+        raise HDEDError(
+            f"{where}: the network reads {len(trained)} pictures, by {' and '.join(trained)}; "
+            f"evaluate.camera has {len(tested)}, give as many"
+        )
 
 
 def _check_loss(network: Network, train: Train, where: str) -> None:

@@ -490,7 +490,8 @@ class Evaluate(Section):
     `examples`: number of test renderings that the report shows, including best, median and worst.
     `network_input: sharp` and `focus_distance_m` are for controls: all-in-focus images, or images
     with another focus distance than in training. `robustness_frames`: number of test renderings
-    that are also degraded by noise and compression. `restoration`: how the all-in-focus image is
+    that are also degraded by noise and compression. `camera`: the cameras of the test images, as in
+    `Defocus`; null: those of the training images. `restoration`: how the all-in-focus image is
     computed where that is not the network's. `batch_size`: number of images that the network
     gets at once on `device`.
     """
@@ -498,6 +499,7 @@ class Evaluate(Section):
     examples: Annotated[int, Field(ge=3)] = 6
     network_input: NetworkInput = "defocused"
     focus_distance_m: Positive | None = None
+    camera: CameraNames | None = None
     robustness_frames: Annotated[int, Field(ge=0)] = 0
     restoration: Restoration = Restoration()
     batch_size: Count = 1
@@ -509,6 +511,8 @@ class Evaluate(Section):
             raise ValueError(
                 "network_input: sharp has no focus distance; leave focus_distance_m null"
             )
+        if self.network_input == "sharp" and self.camera is not None:
+            raise ValueError("network_input: sharp is by no camera; leave camera null")
         if self.network_input == "sharp" and self.restoration.method != "none":
             raise ValueError(
                 "restoration: there is nothing to restore with network_input: sharp; set its "
@@ -521,12 +525,14 @@ class Variant(Section):
     """A named set of changes to `network`, `train` and `evaluate`, and perhaps another camera.
 
     `paper_row`: the row of the paper's Table IV beside which the variant is shown. `camera`: see
-    `Defocus`; null: that of `defocus`.
+    `Defocus`; null: that of `defocus`. `train_on`: the dataset whose images train the network,
+    which is then tested on every dataset; null: each dataset has a network of its own.
     """
 
     description: str
     paper_row: str | None = None
     camera: CameraNames | None = None
+    train_on: Name | None = None
     network: dict[str, Any] = {}
     train: dict[str, Any] = {}
     evaluate: dict[str, Any] = {}

@@ -454,6 +454,43 @@ def test_a_variants_camera_that_is_not_there_is_named(tmp_path, camera, words):
     assert "variants.full.camera" in message and words in message
 
 
+def test_a_network_may_be_tested_on_another_dataset_and_through_another_camera(tmp_path):
+    def change(content: Any) -> None:
+        content["run"].update(
+            datasets=["nyu", "make3d"], cameras=["paper", "d3net"], variants=["full"]
+        )
+        content["variants"]["full"].update(train_on="nyu", evaluate={"camera": {
+            "nyu": "paper", "make3d": "d3net",
+        }})  # fmt: skip
+
+    params = load(tmp_path, edited(change))
+    assert params.training_dataset("full", "make3d") == "nyu"
+    assert params.training_dataset("l1_l1", "make3d") == "make3d"
+    assert params.camera_names("full", "make3d") == ("paper",)
+    assert params.test_camera_names("full", "make3d") == ("d3net",)
+    assert params.test_camera_names("full", "nyu") == ("paper",)
+    assert params.test_camera_names("l1_l1", "nyu") == ("paper",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"train_on": "make3d"}, "variants.full.train_on: 'make3d' is not in run.datasets"),
+        ({"evaluate": {"camera": "d3net"}}, "evaluate.camera: nothing is rendered by the camera"),
+        ({"evaluate": {"camera": ["paper", "paper_f8"]}}, "reads 1 pictures, by paper"),
+        ({"evaluate": {"camera": "paper", "network_input": "sharp"}}, "leave camera null"),
+        ({"evaluate": {"camera": 3}}, "evaluate.camera"),
+    ],
+)
+def test_a_test_elsewhere_that_cannot_be_is_refused(tmp_path, changes, words):
+    def change(content: Any) -> None:
+        cameras = ["paper", "paper_f8"]
+        content["run"].update(datasets=["nyu"], cameras=cameras, variants=["full"])
+        content["variants"]["full"].update(changes)
+
+    assert words in refusal(tmp_path, edited(change))
+
+
 @pytest.mark.parametrize(
     ("network", "train", "evaluate", "words"),
     [

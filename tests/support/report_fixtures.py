@@ -398,6 +398,7 @@ class Cell:
         pd.DataFrame(rows).to_csv(out / "history.csv", index=False)
         record = TrainingRecord(
             fit="0123456789abcdef0123",
+            dataset=self.dataset,
             model=Architecture(
                 heads=self.heads, width=0.25, depth_scale_m=self.far_m, dropout=0.0, joint="add",
                 output="linear", init="identity", encoder="densenet121", decoder="transposed",

@@ -270,6 +270,8 @@ def _our_row(
         values = [value for run in runs if (value := column.value(run, "network")) is not None]
         cells.append(column.cell(values) if values else missing(why_not(column, runs[0])))
     cells += [fact.cell(runs[0]) for fact in facts]
+    if (trained_on := runs[0].training.dataset) != runs[0].dataset:
+        detail = "; ".join(filter(None, (detail, f"trained on {trained_on}")))
     return Row("ours", variant, tuple(cells), detail)
 
 

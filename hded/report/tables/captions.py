@@ -118,7 +118,7 @@ def describe_networks(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
         t = run.training
         text = (
             f"{network_title(t)}, width {t.model.width:g} ({t.parameters:,} parameters), "
-            f"{t.epochs} epochs on {t.train_frames} frames, "
+            f"{t.epochs} epochs on {t.train_frames} frames of {t.dataset}, "
             f"weights of epoch {_best_epochs(runs, run)}, geometry {run.geometry}"
         )
         kinds.setdefault(text, []).append(run.variant)
