@@ -31,7 +31,7 @@ def main() -> None:
     folder = raw_files.provide(dataset, entry)
     with ExitStack() as stack:
         raw = _open(dataset, entry, folder, stack).subset(params.convert.subset)
-        for split in ("train", "test"):
+        for split in _needed(raw):
             if split not in set(raw.frames["split"]):
                 raise HDEDError(f"{folder}: no {split} frame; both splits are needed")
         for line in raw.skipped:
@@ -39,6 +39,8 @@ def main() -> None:
         arrays = {"rgb": ((*raw.size, 3), np.uint8), "depth": (raw.size, np.float32)}
         if raw.has_raw_valid:
             arrays["raw_valid"] = (raw.size, np.bool_)
+        if raw.has_photographs:
+            arrays["defocused"] = ((*raw.size, 3), np.uint8)
         facts = _Facts(dataset, raw)
         bar = progress(facts, total=len(raw.frames), desc=f"convert {dataset}", unit="frame")
         attributes = {
@@ -48,6 +50,7 @@ def main() -> None:
             "size": list(raw.size),
             "image_width_px": raw.image_width_px,
             "max_depth_m": raw.max_depth_m,
+            "truths": list(raw.truths),
             "skipped": raw.skipped,
         }
         write_store(stage.FRAMES / dataset, raw.frames, arrays, bar, attributes)
@@ -73,7 +76,7 @@ class _Facts:
                 self._nearest = min(self._nearest, float(valid.min()))
                 self._farthest = max(self._farthest, float(valid.max()))
             yield record
-        for split in ("train", "test"):
+        for split in _needed(self._raw) if "depth" in self._raw.truths else ():
             if not self._known[split]:
                 notes = "".join(f"; {line}" for line in self._notes())
                 raise HDEDError(
@@ -86,11 +89,12 @@ class _Facts:
         frames, (height, width) = self._raw.frames, self._raw.size
         counts = Counter(frames["split"])
         share = self._known.total() / (len(frames) * height * width)
+        known = f"depth known in {share:.1%} of the pixels, {self._nearest:.3g} to "
+        known += f"{self._farthest:.3g} m"
         parts = [
             f"{len(frames)} frames of {height}x{width}, {counts['train']} train and "
             f"{counts['test']} test",
-            f"depth known in {share:.1%} of the pixels, {self._nearest:.3g} to "
-            f"{self._farthest:.3g} m",
+            known if share else "no depth",
             *self._notes(),
         ]
         return f"{self._dataset}: {'; '.join(parts)}"
@@ -101,8 +105,18 @@ class _Facts:
 
 def _open(dataset: str, entry: Download, folder: Path, stack: ExitStack) -> RawFrames:
     if entry.source == "folder":
-        return open_folder(folder, depth_unit_m=entry.depth_unit_m, max_depth_m=entry.max_depth_m)
+        return open_folder(
+            folder,
+            depth_unit_m=entry.depth_unit_m,
+            max_depth_m=entry.max_depth_m,
+            max_residual=entry.max_residual,
+        )
     return DATASETS[dataset].open(folder, stack)
+
+
+def _needed(raw: RawFrames) -> tuple[str, ...]:
+    """Return the splits that must have frames: photographs may be there for a test alone."""
+    return ("test",) if raw.has_photographs else ("train", "test")
 
 
 def _source_kind(entry: Download) -> str:

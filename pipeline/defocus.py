@@ -2,6 +2,9 @@
 
     python -m pipeline.defocus --dataset nyu --camera paper
 
+A camera that took the photographs of a folder (`photographs`) renders nothing there: its images are
+the photographs.
+
 The store data/defocused/<dataset>/<camera> has one rendering of a frame for each focus
 distance: `defocused` (uint8) and `coc`, the signed circle of confusion in px (float16: within 0.01
 px at 29 px). Test images have the camera's noise and compression; training images do not, since
@@ -19,7 +22,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hded.blur.render import list_renderings, render_defocused, sensor_rng
+from hded.blur.holes import fill_holes
+from hded.blur.render import (
+    describe_photographs,
+    list_renderings,
+    render_defocused,
+    sensor_rng,
+)
 from hded.common.errors import HDEDError
 from hded.common.files import finite, replacing, write_csv, write_json
 from hded.common.progress import progress
@@ -47,10 +56,10 @@ def main() -> None:
     settings = params.defocus
     cameras = params.camera(args.camera, "--camera")
     scenes = open_store(stage.FRAMES / dataset)
-    camera = {
-        **describe_cameras(cameras, scenes.attributes["image_width_px"]),
-        "renderer": settings.renderer,
-    }
+    width_px = scenes.attributes["image_width_px"]
+    camera = {**describe_cameras(cameras, width_px), "renderer": settings.renderer}
+    if cameras[0].photographs and "defocused" in scenes.arrays:
+        camera = describe_photographs(cameras, width_px)
     table = list_renderings(scenes.frames, cameras)
     size = tuple(scenes.attributes["size"])
     arrays = {"defocused": ((*size, 3), np.uint8), "coc": (size, np.float16)}
@@ -64,9 +73,7 @@ def main() -> None:
     )
     write_store(stage.DEFOCUSED / cell, table, arrays, records, {"camera": camera})
     every = {args.camera: cameras} | {name: params.camera(name) for name in params.cameras}
-    blurs = camera_table(
-        every, scenes.attributes["image_width_px"], scenes.attributes["max_depth_m"]
-    )
+    blurs = camera_table(every, width_px, scenes.attributes["max_depth_m"])
     _show(
         dataset,
         stage.DEFOCUS_REPORT / cell,
@@ -85,6 +92,7 @@ def _records(
     blur: BlurCount,
 ) -> Iterator[dict[str, Any]]:
     width_px = scenes.attributes["image_width_px"]
+    known = "all_in_focus" in scenes.attributes["truths"]
     for row in table.to_dict("records"):
         index = row["frame_index"]
         rgb, depth = scenes.read("rgb", index), scenes.read("depth", index)
@@ -94,10 +102,13 @@ def _records(
         test = row["split"] == "test"
         sensor = cameras[row["camera_index"]].sensor if test else IDEAL
         noise = sensor_rng(settings.seed, index, row["camera_index"])
-        try:
-            image, coc = render_defocused(rgb, depth, lens, settings.renderer, sensor, noise)
-        except HDEDError as error:
-            raise HDEDError(f"frame {row['frame']}: {error}") from error
+        if cameras[0].photographs and "defocused" in scenes.arrays:
+            image, coc = scenes.read("defocused", index), lens.coc_px(fill_holes(depth))
+        else:
+            try:
+                image, coc = render_defocused(rgb, depth, lens, settings.renderer, sensor, noise)
+            except HDEDError as error:
+                raise HDEDError(f"frame {row['frame']}: {error}") from error
         blur.add(coc, depth)
         yield {
             "defocused": image,
@@ -105,8 +116,8 @@ def _records(
             "focal_length_m": lens.focal_length_m,
             "aperture_m": lens.aperture_m,
             "focus_distance_m": lens.focus_distance_m,
-            "psnr": psnr(image, rgb) if test else math.nan,
-            "ssim": ssim(image, rgb) if test else math.nan,
+            "psnr": psnr(image, rgb) if test and known else math.nan,
+            "ssim": ssim(image, rgb) if test and known else math.nan,
         }
 
 

@@ -18,7 +18,13 @@ from hded.common.threads import limit_threads
 from hded.config.params import load_params
 from hded.config.schema import Evaluate, Restoration
 from hded.evaluation.controls import ControlRenderings, Renderings
-from hded.evaluation.evaluate import Evaluation, Predict, SystemInput, evaluate
+from hded.evaluation.evaluate import (
+    Evaluation,
+    Predict,
+    SystemInput,
+    evaluate,
+    median_depth_m,
+)
 from hded.evaluation.gallery import pick_examples, write_example
 from hded.evaluation.robustness import DegradedRenderings
 from hded.inference import Predictor, load_predictor
@@ -68,9 +74,12 @@ def main() -> None:
     predict, heads = _system(predictor, how)
     run = read_record(TrainingRecord, trained / "run.json")
     size_px = predictor.size_px if predictor.geometry == "resize" else None
+    median_m = None
+    if not len(scenes.indices("train")):  # photographs for a test alone
+        median_m = median_depth_m(open_store(stage.FRAMES / run.dataset))
     result = evaluate(
         predict, scenes, renderings,
-        heads=heads, size_px=size_px, batch_size=how.batch_size,
+        heads=heads, size_px=size_px, batch_size=how.batch_size, median_m=median_m,
     )  # fmt: skip
     degraded = 0 if control else min(how.robustness_frames, len(defocused.indices("test")))
     robustness = {}
@@ -89,6 +98,8 @@ def main() -> None:
         result.metrics["robustness"] = robustness
     out.mkdir(parents=True, exist_ok=True)
     write_csv(out / "depth.csv", result.depth)
+    if "all_in_focus" not in scenes.attributes["truths"]:
+        heads = tuple(head for head in heads if head != "all_in_focus")
     if "all_in_focus" in heads:
         write_csv(out / "all_in_focus.csv", result.all_in_focus)
     if "depth" in heads:

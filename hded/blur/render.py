@@ -1,6 +1,8 @@
 """Render a defocused image: depth -> circle of confusion -> blur -> noise -> 8 bits -> JPEG."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,8 +10,10 @@ from numpy.typing import NDArray
 
 from hded.blur import gaussian_gather, layered_blur
 from hded.blur.holes import fill_holes
+from hded.common.errors import HDEDError
 from hded.optics import IDEAL, Camera, Renderer, Sensor, ThinLens, sigma_of_coc
 
+PHOTOGRAPHS = "none: photographs"  # in place of a renderer
 SENSOR_STREAM = 1  # tells these random numbers from those that draw the lens
 
 
@@ -31,6 +35,20 @@ def render_defocused(
     sigma = sigma_of_coc(coc, lens.sigma_rule, lens.softness_px)
     image = layered_blur(rgb, coc, sigma) if renderer == "layered" else gaussian_gather(rgb, sigma)
     return sensor.expose(image, rng or np.random.default_rng(0)), coc
+
+
+def describe_photographs(cameras: Sequence[Camera], image_width_px: int) -> dict[str, Any]:
+    """Return the description of the camera that took photographs, of which each frame has one.
+
+    What it does to an image, noise and compression among it, is in the photographs already.
+    """
+    if len(cameras) > 1:
+        raise HDEDError(
+            f"cameras.{cameras[0].name}: photographs have one focus distance each; give one, not "
+            f"{len(cameras)}"
+        )
+    described = replace(cameras[0], sensor=IDEAL).describe(image_width_px)
+    return {**described, "renderer": PHOTOGRAPHS}
 
 
 def sensor_rng(seed: int, frame: int, shot: int = 0) -> np.random.Generator:

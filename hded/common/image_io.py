@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 from hded.common.errors import HDEDError, first_line
 
 ORIENTATION = 0x0112  # the EXIF tag
+SWAPPED = (5, 6, 7, 8)  # its values that swap width and height
 
 
 def open_image(path: Path | BinaryIO) -> Image.Image:
@@ -21,6 +22,19 @@ def open_image(path: Path | BinaryIO) -> Image.Image:
     # damaged files make pillow, zlib and struct raise many kinds of errors
     except Exception as error:
         raise _unreadable(path, error) from error
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Return the size (H, W) of the image of `open_upright`, from the file's header alone."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            swapped = image.getexif().get(ORIENTATION, 1) in SWAPPED
+    except FileNotFoundError:
+        raise HDEDError(f"{path}: no such file") from None
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    return (width, height) if swapped else (height, width)
 
 
 def open_upright(path: Path | BinaryIO) -> Image.Image:

@@ -98,7 +98,8 @@ class Download(Section):
     """The source of a dataset's raw files.
 
     `source`: sample | official | folder (a user's own images at `path`), or the path of a folder
-    or a URL under which the official files lie.
+    or a URL under which the official files lie. Of a folder: `depth_unit_m`, metres of one count of
+    its depth images; `max_depth_m`; `max_residual`: see `hded.datasets.folder`.
     """
 
     source: Annotated[str, Field(min_length=1)]
@@ -107,6 +108,7 @@ class Download(Section):
     path: str | None = None
     depth_unit_m: Positive = 0.001
     max_depth_m: Positive = 10.0
+    max_residual: Positive | None = None
 
 
 class Convert(Section):
@@ -226,6 +228,8 @@ class CameraSettings(Section):
     `sensor_width_mm` is that of the image's original width; `pixel_pitch_um` instead of it does not
     depend on the image. `softness_px`: see `hded.optics.ThinLens`; `noise` and `jpeg`: see
     `hded.optics.Sensor`, each a number or the two ends between which one is drawn for each image.
+    `photographs`: it took the defocused photographs of a folder that has any; images of other
+    datasets are rendered.
     """
 
     focal_length_mm: Annotated[Any, PlainValidator(_focal_lengths)]
@@ -240,6 +244,7 @@ class CameraSettings(Section):
     softness_px: Annotated[float, Field(ge=0, le=10)] = 0.0
     noise: Noise = Noise()
     jpeg: Jpeg | None = None
+    photographs: bool = False
 
     @model_validator(mode="after")
     def _possible(self) -> "CameraSettings":
@@ -300,6 +305,7 @@ class CameraSettings(Section):
             sigma_rule=self.sigma_rule,
             softness_px=self.softness_px,
             sensor=self.sensor,
+            photographs=self.photographs,
         )
         focus = self.focus_distance_m if focus_distance_m is None else focus_distance_m
         return tuple(

@@ -25,6 +25,10 @@ class RawFrames:
     has_raw_valid: whether the frames have the array `raw_valid`.
     read(i): the arrays of frame i by name: `rgb` uint8 (H, W, 3), `depth` float32 (H, W) in metres
     with 0 for invalid depth, and `raw_valid` bool (H, W), true where the sensor measured.
+    truths: what the frames hold the truth of, depth and all_in_focus, or one of them. Of another,
+    `rgb` is the defocused photograph, or `depth` is 0 everywhere.
+    has_photographs: whether the frames have the array `defocused` uint8 (H, W, 3), photographs
+    that a camera defocused.
     skipped: one line "name: reason" for each frame that could not be read.
     notes: what else the reader met, counted, complete once every frame was read.
 
@@ -38,6 +42,8 @@ class RawFrames:
     max_depth_m: float
     has_raw_valid: bool
     read: Callable[[int], dict[str, NDArray]]
+    truths: tuple[str, ...] = ("depth", "all_in_focus")
+    has_photographs: bool = False
     skipped: list[str] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
 

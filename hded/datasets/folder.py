@@ -1,13 +1,22 @@
-"""A user's own images: `rgb/` (png, jpg) and `depth/` (16-bit png), paired by name.
+"""A user's own images: `rgb/` (png, jpg), `depth/` (16-bit png), `defocused/`, paired by name.
 
-`train.txt` and `test.txt` define the splits, one name per line; frames in neither are left out.
-Without these lists, every fifth frame, in the order of names, is a test frame.
+A folder with `rgb/` and `depth/` is defocused by the renderer. A folder with `defocused/` holds
+photographs that a camera defocused, and in `rgb/` the same scenes all in focus, in `depth/` their
+depth; one of these two may be missing, and is then not evaluated. Where the names of a scene's
+files differ, `pairs.csv` has a row for each scene and a column of file names for each folder.
+
+`train.txt` and `test.txt` define the splits, one name per line; frames in neither are left out. So
+do folders `train/` and `test/`, each with the folders above. With neither, every fifth frame, in
+the order of names, is a test frame.
 
 Depth is registered to the image as it is stored: where the image's EXIF orientation turns it, its
 depth is turned with it. Depth whose size fits the upright image only is taken as upright.
 """
 
+import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -17,66 +26,249 @@ from PIL import Image
 
 from hded.common.errors import HDEDError
 from hded.common.files import composed, is_hidden, read_text
-from hded.common.image_io import open_image, open_turned, open_upright, turned
+from hded.common.image_io import (
+    SWAPPED,
+    open_image,
+    open_turned,
+    open_upright,
+    turned,
+    upright_size,
+)
+from hded.common.progress import progress
 from hded.datasets.base import RawFrames
+from hded.datasets.registration import Registration, register
 
 TEST_EVERY = 5
-PICTURES = ("rgb", "depth")  # folders
-SUFFIXES = {"rgb": (".png", ".jpg", ".jpeg"), "depth": (".png",)}
+PICTURES = ("rgb", "depth", "defocused")  # folders
+SUFFIXES = {
+    "rgb": (".png", ".jpg", ".jpeg"),
+    "depth": (".png",),
+    "defocused": (".png", ".jpg", ".jpeg"),
+}
 LISTS = {"train": "train.txt", "test": "test.txt"}
-SWAPPED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+PAIRS = "pairs.csv"
 SHOWN = 5  # names that an error lists
+CHANNELS = ("red", "green", "blue")
 
 
-def open_folder(folder: Path, *, depth_unit_m: float, max_depth_m: float) -> RawFrames:
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The files of one scene; `rgb` and `depth` may be missing beside a defocused photograph."""
+
+    rgb: Path | None = None
+    depth: Path | None = None
+    defocused: Path | None = None
+
+    @property
+    def picture(self) -> Path:
+        """Return the photograph to which depth belongs."""
+        path = self.defocused or self.rgb
+        assert path is not None
+        return path
+
+
+def open_folder(
+    folder: Path,
+    *,
+    depth_unit_m: float,
+    max_depth_m: float,
+    max_residual: float | None = None,
+) -> RawFrames:
     """Open `folder`; depth of 0 or above `max_depth_m` is invalid.
 
-    depth_unit_m: metres per unit of the depth images (0.001 for millimetres).
-    Raises HDEDError for a missing folder, an image without depth, and a file that is not a readable
-    image of the right kind.
+    depth_unit_m: metres per unit of the depth images (0.001 for millimetres). max_residual: each
+    all-in-focus photograph is registered to its defocused one (`hded.datasets.registration`), and
+    pairs with a larger residual are left out, by name; None takes the pairs as they are.
+    Raises HDEDError for a missing folder, an image without its partner, images of different sizes,
+    and a file that is not a readable image of the right kind.
     """
     notes: Counter[str] = Counter()
-    images, depths = (_by_stem(folder / name, SUFFIXES[name], notes) for name in PICTURES)
-    if odd := sorted(images.keys() ^ depths.keys()):
-        raise HDEDError(
-            f"{folder}: {_listed(odd)} in only one of rgb/ and depth/; each image needs a depth "
-            "image of the same name"
-        )
-    frames = _split(folder, sorted(images))
-    first = np.asarray(open_upright(images[frames["frame"].iloc[0]]))
+    frames, files = _find(folder, notes)
+    size = _common_size(folder, files)
+    skipped: list[str] = []
+    registrations: dict[str, Registration] = {}
+    margin = 0
+    if max_residual is not None:
+        registrations = _register(folder, files)
+        good = [name for name, found in registrations.items() if found.residual <= max_residual]
+        skipped = [
+            f"{name}: not registered, residual {found.residual:.3f} above {max_residual:g}"
+            for name, found in registrations.items()
+            if name not in good
+        ]
+        frames = frames[frames["frame"].isin(good)].reset_index(drop=True)
+        if frames.empty:
+            raise HDEDError(
+                f"{folder}: no pair can be registered: all residuals are above {max_residual:g}"
+            )
+        margin = max(registrations[name].margin_px for name in frames["frame"])
+        frames = pd.concat([frames, _columns(frames, registrations)], axis=1)
+    if margin and 2 * margin >= min(size):
+        raise HDEDError(f"{folder}: nothing is left of a frame that is moved by {margin} px")
+    inside = slice(margin, size[0] - margin), slice(margin, size[1] - margin)
 
     def read(i: int) -> dict[str, NDArray]:
         name = frames["frame"].iloc[i]
-        rgb, depth = _registered(images[name], depths[name], depth_unit_m, notes)
+        found = _read(files[name], depth_unit_m, notes)
+        if name in registrations:
+            found["rgb"] = registrations[name].apply(found["rgb"])
+        depth = found["depth"]
         far = int(np.count_nonzero(depth > max_depth_m))
         if far == depth.size:
             notes[f"frames with all depth beyond max_depth_m {max_depth_m:g} m"] += 1
-        return {"rgb": rgb, "depth": np.where(depth <= max_depth_m, depth, np.float32(0))}
+        found["depth"] = np.where(depth <= max_depth_m, depth, np.float32(0))
+        return {name: np.ascontiguousarray(array[inside]) for name, array in found.items()}
 
+    first = next(iter(files.values()))
     return RawFrames(
         format="folder",
         frames=frames,
-        size=first.shape[:2],
+        size=(size[0] - 2 * margin, size[1] - 2 * margin),
         # the sensor's long side, whichever way the camera was held
-        image_width_px=max(first.shape[:2]),
+        image_width_px=max(size),
         max_depth_m=max_depth_m,
         has_raw_valid=False,
         read=read,
+        truths=tuple(
+            truth
+            for truth, path in (("depth", first.depth), ("all_in_focus", first.rgb))
+            if path is not None
+        ),
+        has_photographs=first.defocused is not None,
+        skipped=skipped,
         notes=notes,
     )
 
 
 def list_files(folder: Path) -> list[Path]:
     """Return the files below `folder` that `open_folder` reads, where they exist."""
-    lists = [folder / name for name in LISTS.values()]
+    parts = [folder, *(folder / split for split in LISTS)]
+    lists = [folder / name for name in LISTS.values()] + [part / PAIRS for part in parts]
     images = [
         path
+        for part in parts
         for name in PICTURES
-        if (folder / name).is_dir()
-        for path in _visible(folder / name)
+        if (part / name).is_dir()
+        for path in _visible(part / name)
         if path.suffix.lower() in SUFFIXES[name]
     ]
     return [path for path in lists if path.is_file()] + images
+
+
+def _find(folder: Path, notes: Counter[str]) -> tuple[pd.DataFrame, dict[str, _Files]]:
+    """Return the table of frames, and each frame's files by its name."""
+    parts = {split: folder / split for split in LISTS if (folder / split).is_dir()}
+    if not parts:
+        files = _paired(folder, notes)
+        return _split(folder, sorted(files)), files
+    if mixed := [name for name in (*PICTURES, *LISTS.values()) if (folder / name).exists()]:
+        raise HDEDError(f"{folder}: has {', '.join(parts)} and {mixed[0]}; keep one kind of split")
+    every: dict[str, _Files] = {}
+    rows = []
+    for split, part in parts.items():
+        files = _paired(part, notes)
+        if both := sorted(every.keys() & files.keys()):
+            raise HDEDError(f"{folder}: {_listed(both)} in train/ and in test/; rename one")
+        every |= files
+        rows += [(name, split, "") for name in sorted(files)]
+    kinds = {tuple(getattr(f, kind) is None for kind in PICTURES) for f in every.values()}
+    if len(kinds) > 1:
+        raise HDEDError(f"{folder}: train/ and test/ must have the same of {', '.join(PICTURES)}")
+    return pd.DataFrame(rows, columns=["frame", "split", "scene"]), every
+
+
+def _paired(folder: Path, notes: Counter[str]) -> dict[str, _Files]:
+    """Return the files of each scene in a folder, by the scene's name."""
+    kinds = [name for name in PICTURES if (folder / name).is_dir()]
+    if "defocused" not in kinds:
+        kinds = ["rgb", "depth"]
+    elif kinds == ["defocused"]:
+        raise HDEDError(f"{folder}: has defocused/ alone; it needs rgb/ or depth/ beside it")
+    found = {name: _by_stem(folder / name, SUFFIXES[name], notes) for name in kinds}
+    if (folder / PAIRS).is_file():
+        return _listed_pairs(folder / PAIRS, found)
+    names = set().union(*found.values())
+    if odd := sorted(name for name in names if any(name not in of for of in found.values())):
+        where = " and ".join(f"{kind}/" for kind in kinds)
+        raise HDEDError(
+            f"{folder}: {_listed(odd)} in only one of {where}; each image needs a depth "
+            "image of the same name"
+            if kinds == ["rgb", "depth"]
+            else f"{folder}: {_listed(odd)} not in all of {where}; give equal names, or {PAIRS}"
+        )
+    return {name: _Files(**{kind: of[name] for kind, of in found.items()}) for name in names}
+
+
+def _listed_pairs(path: Path, found: dict[str, dict[str, Path]]) -> dict[str, _Files]:
+    """Return the files of each scene that pairs.csv lists; it is named by its first photograph."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise HDEDError(f"{path}: cannot be read as a table ({error})") from error
+    if set(table.columns) != set(found):
+        raise HDEDError(
+            f"{path}: has the columns {', '.join(table.columns)}; give {', '.join(found)}"
+        )
+    files: dict[str, _Files] = {}
+    for row in table.to_dict("records"):
+        pair = {}
+        for kind, of in found.items():
+            stem = composed(PurePosixPath(str(row[kind])).stem)
+            if stem not in of:
+                raise HDEDError(f"{path}: {row[kind]!r} is not in {kind}/; correct the line")
+            pair[kind] = of[stem]
+        one = _Files(**pair)
+        name = composed(one.picture.stem)
+        if name in files:
+            raise HDEDError(f"{path}: {name} is listed twice")
+        files[name] = one
+    if not files:
+        raise HDEDError(f"{path}: lists no pair")
+    return files
+
+
+def _common_size(folder: Path, files: dict[str, _Files]) -> tuple[int, int]:
+    """Return the size of all pictures; raises HDEDError that names those of another size."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for of in files.values():
+        for path in filter(None, (of.defocused, of.rgb)):
+            sizes[path.relative_to(folder).as_posix()] = upright_size(path)
+    common, _ = Counter(sizes.values()).most_common(1)[0]
+    if other := sorted(name for name, size in sizes.items() if size != common):
+        height, width = sizes[other[0]]
+        raise HDEDError(
+            f"{folder}: {_listed(other)} not {common[0]}x{common[1]} as the others ({other[0]}: "
+            f"{height}x{width}); all frames of a dataset share one size: resize or remove them"
+        )
+    return common
+
+
+def _register(folder: Path, files: dict[str, _Files]) -> dict[str, Registration]:
+    """Register each all-in-focus photograph to its defocused one."""
+    if any(of.rgb is None or of.defocused is None for of in files.values()):
+        raise HDEDError(f"{folder}: registration needs rgb/ and defocused/; set it to null")
+
+    def one(of: _Files) -> Registration:
+        assert of.rgb is not None and of.defocused is not None
+        return register(*(np.asarray(open_upright(path)) for path in (of.rgb, of.defocused)))
+
+    names = sorted(files)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(one, (files[name] for name in names))
+        bar = progress(found, total=len(names), desc="register", unit="pair")
+        return dict(zip(names, bar, strict=True))
+
+
+def _columns(frames: pd.DataFrame, registrations: dict[str, Registration]) -> pd.DataFrame:
+    """Return what was done to each frame's truth, as columns of its table."""
+    rows = []
+    for name in frames["frame"]:
+        found = registrations[name]
+        row = dict(zip(("shift_down_px", "shift_right_px"), found.shift_px, strict=True))
+        row |= {f"gain_{c}": v for c, v in zip(CHANNELS, found.gain, strict=True)}
+        row |= {f"offset_{c}": v for c, v in zip(CHANNELS, found.offset, strict=True)}
+        rows.append({**row, "residual": found.residual})
+    return pd.DataFrame(rows)
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -160,13 +352,22 @@ def _listed(names: list[str]) -> str:
     return f"{shown} {'is' if len(names) == 1 else 'are'}"
 
 
-def _registered(
-    rgb_path: Path, depth_path: Path, unit_m: float, notes: Counter[str]
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return an image and its depth [m], both upright; raise HDEDError where their sizes differ."""
-    image, turn = open_turned(rgb_path)
-    rgb, stored = np.asarray(image), _depth(depth_path)
-    upright = rgb.shape[:2]
+def _read(files: _Files, unit_m: float, notes: Counter[str]) -> dict[str, NDArray]:
+    """Return a scene's arrays, all upright.
+
+    What is missing stands in: the defocused photograph for the one in focus, unknown depth.
+    """
+    image, turn = open_turned(files.picture)
+    picture = np.asarray(image)
+    found: dict[str, NDArray] = {"rgb": picture}
+    if files.defocused is not None:
+        found["defocused"] = picture
+        if files.rgb is not None:
+            found["rgb"] = np.asarray(open_upright(files.rgb))
+    if files.depth is None:
+        return found | {"depth": np.zeros(picture.shape[:2], np.float32)}
+    stored = _depth(files.depth)
+    upright = picture.shape[:2]
     before = upright[::-1] if turn in SWAPPED else upright
     if stored.size == before[::-1] and turn != 1:
         stored = turned(stored, turn)
@@ -174,10 +375,11 @@ def _registered(
     depth = np.asarray(stored)
     if depth.shape != upright:
         raise HDEDError(
-            f"{depth_path}: {depth.shape[0]}x{depth.shape[1]}, its image "
-            f"{upright[0]}x{upright[1]}; depth must be registered to the image"
+            f"{files.depth}: {depth.shape[0]}x{depth.shape[1]}, its image "
+            f"{upright[0]}x{upright[1]}; depth must be registered to the image: resize it to "
+            "the image's size, by nearest neighbour"
         )
-    return rgb, (depth * unit_m).astype(np.float32)
+    return found | {"depth": (depth * unit_m).astype(np.float32)}
 
 
 def _depth(path: Path) -> Image.Image:

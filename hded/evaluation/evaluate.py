@@ -148,7 +148,9 @@ def evaluate(
     attributes, defocused = scenes.attributes, renderings[0]
     native: tuple[int, int] = tuple(attributes["size"])
     network_size = (size_px, size_px) if size_px else None
-    every = depth_protocols(attributes["format"], attributes["max_depth_m"])
+    every = depth_protocols(
+        attributes["format"], attributes["max_depth_m"], photographs="defocused" in scenes.arrays
+    )
     if network_size:
         side = f"{size_px}x{size_px}"
         every += tuple(
@@ -163,7 +165,7 @@ def evaluate(
     sizes = [network_size] if network_size else list(dict.fromkeys([native, PAPER_SIZE]))
     evaluator = _FrameEvaluator(
         protocols=[p for p in every if has_raw or not p.raw],
-        sizes=sizes if "all_in_focus" in heads else [],
+        sizes=sizes if "all_in_focus" in heads and "all_in_focus" in attributes["truths"] else [],
         native=native,
         median_m=median_depth_m(scenes) if median_m is None else median_m,
         by_depth=ErrorCurve(np.linspace(0, attributes["max_depth_m"], DEPTH_BINS + 1)),

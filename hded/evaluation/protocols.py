@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from hded.common.errors import HDEDError
 from hded.common.resize import resize_bilinear, resize_nearest, resize_rgb
@@ -20,6 +21,9 @@ from hded.metrics import DEPTH_METRICS, IMAGE_METRICS, depth_errors, psnr, ssim
 
 MIN_DEPTH_M = 1e-3
 PAPER_SIZE = (256, 256)
+# a depth sensor's edges are ragged by about so much, measured on DFD-indoor
+EDGE_PX, EDGE_STEP = 15, 1.1
+NEAR_M = (0.5, 5.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +31,8 @@ class DepthProtocol:
     """One way to compare predicted depth [m] with the ground truth of one dataset.
 
     A pixel is valid where mask_above_m < ground truth < mask_below_m and, with `raw`, the sensor
-    measured it. The prediction is clipped to the range `clip_m`; then `cap_m` is the upper limit of
+    measured it; with `edge_px`, none counts that is so near an edge of the true depth or a hole in
+    it. The prediction is clipped to the range `clip_m`; then `cap_m` is the upper limit of
     both the prediction and the ground truth. `size` (H, W) is the size at which they are compared,
     None for the dataset's native size. With `pooled`, all pixels of all images have equal weight;
     otherwise all images have.
@@ -43,6 +48,7 @@ class DepthProtocol:
     size: tuple[int, int] | None = None
     pooled: bool = False
     raw: bool = False
+    edge_px: int = 0
 
     @property
     def per_image(self) -> "DepthProtocol":
@@ -69,6 +75,8 @@ class DepthProtocol:
             if raw_valid is None:
                 raise HDEDError(f"protocol {self.name}: the dataset has no rawDepths; leave it out")
             valid &= raw_valid
+        if self.edge_px:
+            valid &= ~_near_edges(gt_m, self.edge_px)
         # an infinite prediction becomes NaN, an error, and is not clipped to a plausible depth
         pred = np.where(np.isfinite(pred_m), np.clip(pred_m, *self.clip_m), np.nan)
         if self.cap_m is not None:
@@ -100,6 +108,11 @@ class DepthProtocol:
         low, high, clip = f"{self.mask_above_m:g}", self.mask_below_m, self.clip_m
         mask = f"gt > {low} m" if math.isinf(high) else f"{low} < gt < {high:g} m"
         parts = [f"mask {mask}" + (" and measured by the sensor" if self.raw else "")]
+        if self.edge_px:
+            parts.append(
+                f"without pixels within {self.edge_px} px of an edge of depth (a step of "
+                f"{EDGE_STEP - 1:.0%} between neighbours) or of a hole"
+            )
         if self.cap_m is not None:
             parts.append(f"truth and prediction capped at {self.cap_m:g} m")
         parts.append(
@@ -147,15 +160,36 @@ DEPTH_PROTOCOLS: dict[str, tuple[DepthProtocol, ...]] = {
 }
 
 
-def depth_protocols(dataset_format: str, max_depth_m: float) -> tuple[DepthProtocol, ...]:
-    """Return a dataset's protocols, the headline first; a user's own folder has two."""
+def depth_protocols(
+    dataset_format: str, max_depth_m: float, *, photographs: bool = False
+) -> tuple[DepthProtocol, ...]:
+    """Return a dataset's protocols, the headline first; a user's own folder has two.
+
+    photographs: whether the defocused images are; two further protocols are then for depth that a
+    sensor beside the camera measured.
+    """
     if dataset_format in DEPTH_PROTOCOLS:
         return DEPTH_PROTOCOLS[dataset_format]
     own = _indoor(max_depth_m)
-    return (
+    protocols = (
         DepthProtocol(name="headline", title="Headline", **own),
         DepthProtocol(name="pooled", title="Pooled", pooled=True, **own),
     )
+    if not photographs:
+        return protocols
+    near: dict[str, Any] = {**own, "mask_above_m": NEAR_M[0], "mask_below_m": NEAR_M[1]}
+    return (
+        *protocols,
+        DepthProtocol(name="inside", title="Away from depth edges", edge_px=EDGE_PX, **own),
+        DepthProtocol(name="near", title=f"{NEAR_M[0]:g} to {NEAR_M[1]:g} m", **near),
+    )
+
+
+def _near_edges(depth_m: NDArray, distance_px: int) -> NDArray[np.bool_]:
+    """Return the pixels (H, W) near a step in depth, or near a pixel without depth."""
+    nearest, farthest = minimum_filter(depth_m, 3), maximum_filter(depth_m, 3)
+    edge = farthest > EDGE_STEP * nearest  # 0, unknown, is an edge to all its neighbours
+    return np.asarray(maximum_filter(edge, 2 * distance_px + 1), bool)
 
 
 def measure_all_in_focus(

@@ -67,6 +67,7 @@ class Camera:
     sigma_rule: SigmaRule = "quarter"
     softness_px: float = 0.0
     sensor: Sensor = IDEAL
+    photographs: bool = False  # whether it took the defocused photographs of a dataset
 
     def __post_init__(self) -> None:
         if self.aperture_m is not None and self.f_number is not None:

@@ -71,6 +71,7 @@ def build_fit(
             load_weights(model.second.encoder, weights)
     torch.manual_seed(seed + (rank << 32))
     loss = build_loss(model, train)
+    _check_data(network, train, scenes)
     training, held_out = validation_split(
         scenes.frames, scenes.indices("train"), train.val_fraction, seed
     )
@@ -85,6 +86,21 @@ def build_fit(
         need_lenses(frames.shots[0].lenses, "train.loss: reblur")
     sampler = build_sampler(frames, cameras if anew else ())
     return FitInputs(model, loss, sampler, validation, train, seed, arguments, loaded)
+
+
+def _check_data(network: Network, train: Train, scenes: Store) -> None:
+    """Raise HDEDError for a store without training frames, or without a head's truth."""
+    name = scenes.attributes["dataset"]
+    if not len(scenes.indices("train")):
+        raise HDEDError(
+            f"{name}: has no training frame; train on another dataset (variants.X.train_on)"
+        )
+    needs = {*network.heads, *(["all_in_focus"] if train.network_input == "sharp" else [])}
+    for truth in sorted(needs - set(scenes.attributes["truths"])):
+        raise HDEDError(
+            f"{name}: its frames hold no true {truth.replace('_', '-')}, which this network is "
+            "trained with; leave the head out, or train on another dataset (variants.X.train_on)"
+        )
 
 
 def network_arguments(network: Network, max_depth_m: float, shots: int) -> dict[str, Any]:

@@ -744,8 +744,9 @@ def test_depth_of_the_stored_pixels_is_turned_with_its_picture(tmp_path, turn):
     stored = np.zeros((20, 30), np.uint16) + 1000
     stored[:5, :7], stored[-5:, :7] = 2000, 3000
     picture = np.dstack([(stored // 20).astype(np.uint8)] * 3)
-    Image.fromarray(picture).save(folder / "rgb" / "02.png", exif=exif)
-    Image.fromarray(stored).save(folder / "depth" / "02.png")
+    for name in NAMES:  # all frames of a dataset share one size
+        Image.fromarray(picture).save(folder / "rgb" / f"{name}.png", exif=exif)
+        Image.fromarray(stored).save(folder / "depth" / f"{name}.png")
     frame = own(folder).read(2)
     assert frame["depth"].shape == ((20, 30) if turn < 5 else (30, 20))
     np.testing.assert_allclose(frame["depth"] * 50, frame["rgb"][..., 0], rtol=1e-6)

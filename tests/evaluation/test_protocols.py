@@ -297,3 +297,33 @@ def test_a_all_in_focus_statement_says_size_and_how_it_was_reached():
     for statement in (native, small):
         for part in ("8 bits", "RGB", "range 1", "mean over images", "input"):
             assert part in statement
+
+
+def test_depth_of_photographs_is_also_scored_away_from_its_edges_and_nearby() -> None:
+    protocols = {p.name: p for p in depth_protocols("folder", 10.0, photographs=True)}
+    assert list(protocols) == ["headline", "pooled", "inside", "near"]
+    assert list(depth_protocols("folder", 10.0)) == [protocols["headline"], protocols["pooled"]]
+    gt = np.full((60, 90), 2.0, np.float32)
+    gt[:, 45:] = 2.1  # no edge: a slope between neighbours of 5%
+    gt[:, 70:] = 6.0
+    gt[30, 10] = 0  # a hole
+    pred = gt + 1
+    pred[:, 50:] += 3  # wrong beside the edge, and beyond it
+    inside = protocols["inside"].measure(pred, gt)
+    counted = np.ones(gt.shape, bool)
+    counted[:, 70 - 16 : 70 + 16] = False
+    counted[30 - 16 : 30 + 17, : 10 + 17] = False
+    assert inside["valid_px"] == counted.sum()
+    errors = (pred - gt)[counted]
+    assert inside["rmse"] == pytest.approx(np.sqrt((errors**2).mean()), rel=1e-5)
+    near = protocols["near"].measure(pred, gt)
+    assert near["valid_px"] == ((gt > 0.5) & (gt < 5)).sum()
+    assert "within 15 px of an edge of depth" in protocols["inside"].statement((60, 90))
+    assert "0.5 < gt < 5 m" in protocols["near"].statement((60, 90))
+
+
+def test_depth_alone_everywhere_near_an_edge_is_no_score() -> None:
+    (inside,) = [p for p in depth_protocols("folder", 10.0, photographs=True) if p.edge_px]
+    checkered = np.indices((20, 20)).sum(0) % 2 * 3.0 + 1
+    rows = pd.DataFrame([inside.measure(checkered, checkered)])
+    assert rows["valid_px"].tolist() == [0] and math.isnan(inside.aggregate(rows)["rmse"])

@@ -1,5 +1,6 @@
 """What the stage `defocus` stores of each frame."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 from support.cameras import PAPER
 
-from hded.blur.render import list_renderings, render_defocused
+from hded.blur.render import describe_photographs, list_renderings, render_defocused
+from hded.common.errors import HDEDError
 from hded.config.schema import Defocus
 from hded.defocus_diagnostics import BlurCount
 from hded.evaluation.controls import ControlRenderings
@@ -67,3 +69,40 @@ def test_a_control_by_another_focus_distance_has_the_cameras_noise(
     assert np.abs(image.astype(int) - plain.read("defocused", row)).mean() > 1
     again = ControlRenderings(stores.scenes, NOISY)
     np.testing.assert_array_equal(image, again.read("defocused", row))
+
+
+def with_photographs(stores: SimpleNamespace, truths: tuple[str, ...] = ("depth", "all_in_focus")):
+    """The same frames, of which photographs exist: their defocused images, brighter."""
+    photographs = np.minimum(stores.defocused_rgb.astype(int) + 9, 255).astype(np.uint8)
+    scenes = stores.scenes
+    return photographs, SimpleNamespace(
+        frames=scenes.frames,
+        attributes={**scenes.attributes, "truths": list(truths)},
+        arrays={**scenes.arrays, "defocused": None},
+        read=lambda name, i: photographs[i] if name == "defocused" else scenes.read(name, i),
+    )
+
+
+def test_a_camera_that_took_photographs_gives_them_as_they_are(stores: SimpleNamespace) -> None:
+    photographs, scenes = with_photographs(stores)
+    taker = replace(NOISY, photographs=True)
+    for camera, taken in ((taker, True), (NOISY, False)):
+        table = list_renderings(scenes.frames, [camera])
+        blur = BlurCount(29.0, "quarter")
+        for i, record in enumerate(_records(scenes, table, [camera], Defocus(), blur)):  # pyright: ignore
+            assert np.array_equal(record["defocused"], photographs[i]) == taken
+            if taken and scenes.frames["split"].iloc[i] == "test":
+                assert record["psnr"] == pytest.approx(psnr(photographs[i], scenes.read("rgb", i)))
+    described = describe_photographs([taker], 640)
+    assert described["renderer"] == "none: photographs" and "noise" not in described
+    with pytest.raises(HDEDError, match="one focus distance each"):
+        describe_photographs([taker, taker], 640)
+
+
+def test_without_a_sharp_truth_the_input_has_no_score(stores: SimpleNamespace) -> None:
+    _, scenes = with_photographs(stores, ("depth",))
+    camera = replace(PAPER, photographs=True)
+    table = list_renderings(scenes.frames, [camera])
+    blur = BlurCount(29.0, "quarter")
+    for record in _records(scenes, table, [camera], Defocus(), blur):  # pyright: ignore
+        assert math.isnan(record["psnr"]) and math.isnan(record["ssim"])

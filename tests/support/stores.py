@@ -58,6 +58,7 @@ def write_stores(
         "dataset": "tiny",
         "format": format,
         "source": "folder",
+        "truths": ["depth", "all_in_focus"],
         "size": list(size),
         "image_width_px": size[1],
         "max_depth_m": max_depth_m,

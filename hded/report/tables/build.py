@@ -109,7 +109,11 @@ def build_tables(
             parts += _parts(number, key, own, selection, variants, descriptions, pairs, speeds)
         for name in (d for d in selection.datasets if d not in _official(selection)):
             own = selection.of(name)
-            parts += _parts(number, "", own, selection, variants, descriptions, pairs, speeds)
+            run = {r.variant for r in own}
+            parts += _parts(
+                number, "", own, selection, [v for v in variants if v in run], descriptions, pairs,
+                speeds,
+            )  # fmt: skip
         intro = (*INTRO, *MORE_INTRO.get(number, ()))
         tables.append(Table(number, f"table{position}", title, tuple(parts), intro))
     return tuple(tables)
