@@ -326,6 +326,7 @@ def test_onnx_gives_what_torch_gives_at_any_size(tmp_path, network):
             np.testing.assert_allclose(array, expected[head].numpy(), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_logged_model_is_served_by_mlflow_and_answers(crop, tmp_path):
     code = (
         "import sys; from pathlib import Path\n"

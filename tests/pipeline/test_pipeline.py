@@ -348,6 +348,7 @@ def test_an_experiment_with_another_rate_is_an_mlflow_run_of_its_own(clone: Clon
     assert run["status"] == "FINISHED"
 
 
+@pytest.mark.slow
 def test_official_files_of_a_users_own_folder_are_looked_at_each_time(clone: Clone) -> None:
     (sample,) = (clone.root / "data/sample/nyu").iterdir()
     local = clone.root.parent / "official"

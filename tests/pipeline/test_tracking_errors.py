@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from support.http_server import MisbehavingServer
 from support.imports import ROOT
 from support.servers import free_port
@@ -93,6 +94,7 @@ def test_a_web_server_of_another_kind_is_told_as_such(tmp_path):
     assert "answers, but is no MLflow server" in said
 
 
+@pytest.mark.slow
 def test_a_deleted_experiment_and_another_versions_database_have_cures_of_their_own(tmp_path):
     assert run(tmp_path).returncode == 0
     assert run(tmp_path, DELETE).returncode == 0
@@ -104,6 +106,7 @@ def test_a_deleted_experiment_and_another_versions_database_have_cures_of_their_
     assert said.endswith("run `mlflow db upgrade sqlite:///mlflow.db`")  # whole, not cut off
 
 
+@pytest.mark.slow
 def test_a_moved_projects_runs_have_their_artifacts_where_it_is_now(tmp_path):
     (tmp_path / "old").mkdir()
     assert run(tmp_path / "old").returncode == 0

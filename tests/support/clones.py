@@ -28,6 +28,7 @@ TINY = {
     "train.checkpoint": "last",
     "train.size_px": 64,
     "evaluate.examples": 3,
+    "evaluate.robustness_frames": 1,
 }
 
 

@@ -145,6 +145,7 @@ def fit_broken(rank: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_a_number_that_is_not_finite_in_one_process_ends_both_with_its_line(tmp_path):
     tiny = write_stores(tmp_path / "tiny", size=SIZE)
     folder = tiny.scenes.folder.parent
@@ -181,6 +182,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
         fit(network, loss, train, None, settings, CPU, seed=3, group=Group(0, 2))
 
 
+@pytest.mark.slow
 def test_the_stage_trains_on_two_devices_into_one_run(tmp_path):
     project = Project(tmp_path, SIZE, size_px=64, devices=2, batch_size=4, epochs=2)
     code, errors = project.run()

@@ -56,6 +56,7 @@ def test_a_run_that_is_killed_again_and_again_ends_bit_identical(undisturbed, tm
     assert not project.files("latest.pt") and len(project.files("finished.pt")) == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_and_a_killed_run_that_goes_on(undisturbed, tmp_path):
     # checkpoints come late, so that the one found is the interruption's own
     project = Project(tmp_path, checkpoint_minutes=1000, epochs=400)
