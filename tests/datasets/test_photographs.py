@@ -1,5 +1,6 @@
 """A folder of photographs that a camera defocused: its layouts, its truths, its registration."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hded.datasets.folder import list_files, open_folder
 SIZE = (96, 128)
 
 
+@cache
 def sharp(i: int) -> np.ndarray:
     rng = np.random.default_rng(i)
     image = sum(gaussian_filter(rng.standard_normal((*SIZE, 3)), (s, s, 0)) * s for s in (1, 3, 9))
@@ -21,6 +23,7 @@ def sharp(i: int) -> np.ndarray:
     return np.rint(40 + 170 * image).astype(np.uint8)
 
 
+@cache
 def photograph(i: int, moved_px: tuple[float, float] = (0, 0)) -> np.ndarray:
     image = gaussian_filter(sharp(i).astype(float), (1.5, 1.5, 0))
     return np.rint(shift(image, (*moved_px, 0), order=3, mode="nearest")).clip(0, 255).astype("u1")

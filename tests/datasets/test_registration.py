@@ -1,5 +1,7 @@
 """Shift and exposure between two photographs, on pairs whose shift and exposure are known."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -9,6 +11,7 @@ from hded.blur import gaussian_gather
 from hded.datasets.registration import Registration, register
 
 
+@cache
 def scene(size: tuple[int, int] = (360, 480), seed: int = 0) -> NDArray[np.float64]:
     """An image of shapes of many sizes, periodic at its borders, within 0.15 to 0.85."""
     rng = np.random.default_rng(seed)

@@ -132,6 +132,7 @@ def tracking_server(folder: Path, port: int) -> AbstractContextManager[None]:
     return serving(command, f"http://127.0.0.1:{port}/health", folder)
 
 
+@pytest.mark.slow
 def test_a_tracking_server_that_is_not_there_is_one_line_in_seconds(tmp_path):
     project = Project(tmp_path)
     project.variables = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}"}
@@ -142,6 +143,7 @@ def test_a_tracking_server_that_is_not_there_is_one_line_in_seconds(tmp_path):
     assert "does not answer" in line and "unset MLFLOW_TRACKING_URI" in line
 
 
+@pytest.mark.slow
 def test_a_finished_fit_is_not_done_again_unless_something_changed(undisturbed):
     weights, history = undisturbed.result()
     start = time.monotonic()
@@ -212,6 +214,7 @@ def test_a_fit_of_other_settings_never_resumes_from_a_checkpoint(tmp_path):
     assert len(project.result()[1]) == 2
 
 
+@pytest.mark.slow
 def test_a_loss_of_nan_is_one_line_and_its_batch_is_there_to_be_looked_at(tmp_path):
     project = Project(tmp_path, optimizer="sgd", lr=1e30, schedule="step")
     code, errors = project.run()
