@@ -623,3 +623,24 @@ def test_robustness_is_a_table_of_every_network_under_every_degradation(many: Tr
     )
     assert float(rows["training-median depth"]["clean.rmse"].value) > 0
     assert ("Images", "2 evenly spaced test images") in nyu.statements
+
+
+def test_a_network_trained_elsewhere_is_a_row_where_its_test_is_no_control(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path, datasets=("nyu", "make3d"), variants=("full", "wrong_focus"), frames=2,
+                      pictured=1)  # fmt: skip
+    path = tree.folder("nyu", "wrong_focus") / "evaluation.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"control": "trained through paper"}))
+    for dataset in ("nyu", "make3d"):
+        path = tree.trained / dataset / "wrong_focus" / "0" / "run.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"dataset": "nyu"}))
+    nyu, make3d = (
+        {row.label: row for row in part.rows}
+        for part in build_tables(select(tree), {"full": "Ours", "wrong_focus": "Elsewhere"})[
+            2
+        ].parts
+        if not part.further
+    )
+    assert "wrong_focus" not in nyu and "full" in nyu
+    assert make3d["wrong_focus"].detail == "Elsewhere; trained on nyu"
+    assert make3d["full"].detail == "Ours"

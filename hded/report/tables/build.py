@@ -92,7 +92,9 @@ def build_tables(
     """
     paper_rows = paper_rows or {MAIN_VARIANT: MAIN_ROW}
     named = {*LOSS_VARIANTS, *HEAD_VARIANTS}
+    # a variant may be a control on one dataset alone
     controls = {run.variant for run in selection.runs if run.control}
+    controls -= {run.variant for run in selection.runs if not run.control}
     others = [v for v in selection.variants if v not in named | controls]
     systems = tuple(dict.fromkeys((*paper_rows, MAIN_VARIANT, *others)))
     plan = (
@@ -137,6 +139,9 @@ def _parts(
     """Return the part with the paper's layout, then one for each further protocol."""
     # a restoration by the true depth is a control, and the ceiling of what stands beside it
     beside = [run for run in runs if run.control and run.restoration and number == "IV"]
+    measured_here = {run.variant for run in (*comparable(runs), *beside)}
+    controls = {run.variant for run in runs if run.control} - measured_here
+    variants = [variant for variant in variants if variant not in controls]
     runs = comparable(runs)
     title = OFFICIAL[key] if key else f"{runs[0].dataset} (own images)"
     protocols = {p.name: p for run in runs for p in run.protocols}
