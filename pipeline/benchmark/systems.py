@@ -33,9 +33,10 @@ DEPTH_M = 3.0  # of the drawn scene: a typical room
 
 
 def measure(scenes: Store, params: Params, dataset: str, device: torch.device) -> dict[str, Any]:
-    """Return the section of the benchmark on the variants that stand in Table IV."""
+    """Return the section on the variants that stand in Table IV, and on those that are run."""
     rows = []
-    for variant in progress(list(params.paper_rows), desc="systems", unit="system"):
+    measured = list(dict.fromkeys((*params.paper_rows, *params.run.variants)))
+    for variant in progress(measured, desc="systems", unit="system"):
         network, train, evaluate = params.variant(variant)
         names = params.variants[variant].camera or params.defocus.camera
         names = names[dataset] if isinstance(names, Mapping) else names

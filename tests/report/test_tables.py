@@ -626,8 +626,8 @@ def test_robustness_is_a_table_of_every_network_under_every_degradation(many: Tr
 
 
 def test_a_network_trained_elsewhere_is_a_row_where_its_test_is_no_control(tmp_path: Path) -> None:
-    tree = write_tree(tmp_path, datasets=("nyu", "make3d"), variants=("full", "wrong_focus"), frames=2,
-                      pictured=1)  # fmt: skip
+    both = {"datasets": ("nyu", "make3d"), "variants": ("full", "wrong_focus")}
+    tree = write_tree(tmp_path, **both, frames=2, pictured=1)  # pyright: ignore[reportArgumentType]
     path = tree.folder("nyu", "wrong_focus") / "evaluation.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"control": "trained through paper"}))
