@@ -84,6 +84,7 @@ def open_folder(
     """
     notes: Counter[str] = Counter()
     frames, files = _find(folder, notes)
+    files = {name: files[name] for name in frames["frame"]}  # the lists may leave some out
     size = _common_size(folder, files)
     skipped: list[str] = []
     registrations: dict[str, Registration] = {}
@@ -246,7 +247,7 @@ def _common_size(folder: Path, files: dict[str, _Files]) -> tuple[int, int]:
 def _register(folder: Path, files: dict[str, _Files]) -> dict[str, Registration]:
     """Register each all-in-focus photograph to its defocused one."""
     if any(of.rgb is None or of.defocused is None for of in files.values()):
-        raise HDEDError(f"{folder}: registration needs rgb/ and defocused/; set it to null")
+        raise HDEDError(f"{folder}: registration needs rgb/ and defocused/; set max_residual to null")
 
     def one(of: _Files) -> Registration:
         assert of.rgb is not None and of.defocused is not None

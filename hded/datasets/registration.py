@@ -29,7 +29,7 @@ LARGEST_SIGMA_PX = 12.0
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What is done to the truth of a pair.
+    """The shift and the exposure of a truth against its defocused photograph.
 
     `shift_px`: (down, right); `gain` and `offset` of each channel, on sRGB values in [0, 1];
     `residual`: RMS difference, in [0, 1], between the defocused photograph and the registered truth

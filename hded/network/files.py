@@ -28,7 +28,7 @@ ENTRY = "hded"
 
 
 class Header(Record):
-    """What a network is, and by which images it was trained.
+    """The description of a network, and of the images that trained it.
 
     `network`: the arguments of `HDEDNet`, depth scale and range [m] among them; `geometry`: crop or
     resize, `size_px`: the side of the training images; `cameras`: descriptions of those by which

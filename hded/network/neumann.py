@@ -24,7 +24,7 @@ ITERATIONS = (3, 2, 1)  # of the series, at a quarter of the size, at a half and
 
 
 class State(NamedTuple):
-    """What a `ConvLSTM` remembers: its output and its cell, (B, channels, h, w) each."""
+    """The memory of a `ConvLSTM`: its output and its cell, (B, channels, h, w) each."""
 
     hidden: Tensor
     cell: Tensor
@@ -87,7 +87,7 @@ class NeumannDecoder(nn.Module):
 class BlurDictionary(nn.Module):
     """The image and `BLURS` blurred ones: each is the one before, blurred by a learned 3x3 kernel.
 
-    The kernels are separable, positive and of sum 1, one for each color.
+    The kernels are separable, positive and of sum 1, one for each colour.
     """
 
     def __init__(self) -> None:

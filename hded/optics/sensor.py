@@ -1,4 +1,4 @@
-"""What a camera does with the image that its lens forms: noise, 8 bits, JPEG compression.
+"""The sensor of a camera, behind its lens: noise, rounding to 8 bits, JPEG compression.
 
 Noise is that of an image sensor, in linear light: the variance at a signal s, both in units of full
 scale, is shot * s + read^2 (Foi et al. 2008). Photons are counted (shot noise), and the electronics
@@ -138,7 +138,7 @@ def compress(
 
 @dataclass(frozen=True, slots=True)
 class Degradation:
-    """What is done to a test image for the table of robustness.
+    """Noise or compression of a test image, for the table of robustness.
 
     Gaussian noise on sRGB values, of a standard deviation in counts of 255, as is usual in tests of
     restoration; or JPEG of a quality, at 4:2:0; or neither.
