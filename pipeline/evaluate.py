@@ -39,7 +39,7 @@ from hded.records import (
     read_record,
     to_json,
 )
-from hded.store import open_store
+from hded.store import Store, open_store
 from pipeline.lib import fingerprint, provenance, stage
 from pipeline.lib.device import resolve_device
 from pipeline.lib.tracking import EVALUATION, OF_TRAINING, flatten, track
@@ -67,6 +67,7 @@ def main() -> None:
         control = f"trained through {' and '.join(trained_by)}"
     if how.restoration.method != "none" and how.restoration.depth == "ground_truth":
         control = "restored with the true depth"
+    _check_truths(scenes, how)
     defocused = renderings[0]
     device = resolve_device(how.device, "evaluate.device")
     limit_threads()
@@ -168,6 +169,20 @@ def main() -> None:
         for frame in picked["frame"]:
             place = safe_name(frame)
             tracker.image(out / "scenes" / place / "grid.png", f"scenes/{place}")
+
+
+def _check_truths(scenes: Store, how: Evaluate) -> None:
+    """Raise HDEDError where the test reads a truth that the images lack."""
+    needs = {
+        "all_in_focus": how.network_input == "sharp",
+        "depth": how.restoration.method != "none" and how.restoration.depth == "ground_truth",
+    }
+    for truth in (name for name, needed in needs.items() if needed):
+        if truth not in scenes.attributes["truths"]:
+            raise HDEDError(
+                f"{scenes.attributes['dataset']}: its frames hold no true "
+                f"{truth.replace('_', '-')}, which this variant's test reads; leave the variant out"
+            )
 
 
 def _describe(restoration: Restoration) -> str:

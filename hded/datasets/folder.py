@@ -247,7 +247,9 @@ def _common_size(folder: Path, files: dict[str, _Files]) -> tuple[int, int]:
 def _register(folder: Path, files: dict[str, _Files]) -> dict[str, Registration]:
     """Register each all-in-focus photograph to its defocused one."""
     if any(of.rgb is None or of.defocused is None for of in files.values()):
-        raise HDEDError(f"{folder}: registration needs rgb/ and defocused/; set max_residual to null")
+        raise HDEDError(
+            f"{folder}: registration needs rgb/ and defocused/; set max_residual to null"
+        )
 
     def one(of: _Files) -> Registration:
         assert of.rgb is not None and of.defocused is not None

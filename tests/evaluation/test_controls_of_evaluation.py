@@ -1,6 +1,7 @@
 """The pictures of controls: another focus, or all in focus, in a store's place."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,12 +10,15 @@ from support.stores import write_stores
 
 from hded.blur import gaussian_gather_reference
 from hded.blur.holes import fill_holes
+from hded.common.errors import HDEDError
+from hded.config.schema import Evaluate, Restoration
 from hded.evaluation.controls import ControlRenderings
 from hded.evaluation.evaluate import SystemInput, evaluate
 from hded.optics import Camera
 from hded.training.frames import TrainingFrames
 from hded.training.samplers import StoredSampler
 from hded.training.validation import whole_frames
+from pipeline.evaluate import _check_truths
 
 SIZE = (40, 56)
 FAR = Camera(name="far", focal_length_m=0.07, aperture_m=0.4, focus_distance_m=4.0, max_coc_px=12.0)
@@ -76,3 +80,25 @@ def test_a_network_of_sharp_input_trains_and_validates_on_sharp_images(tiny):
     for batch, defocused, sharp in whole_frames(frames):
         np.testing.assert_array_equal(defocused, sharp)
         assert (batch.defocused == batch.sharp).all()
+
+
+@pytest.mark.parametrize(
+    ("how", "missing", "words"),
+    [
+        (Evaluate(network_input="sharp"), "all_in_focus", "no true all-in-focus"),
+        (
+            Evaluate(restoration=Restoration(method="total_variation", depth="ground_truth")),
+            "depth",
+            "no true depth",
+        ),
+    ],
+)
+def test_a_test_that_reads_a_truth_which_is_not_there_is_refused(
+    how: Evaluate, missing: str, words: str
+) -> None:
+    truths = [name for name in ("depth", "all_in_focus") if name != missing]
+    store = SimpleNamespace(attributes={"dataset": "own", "truths": truths})
+    with pytest.raises(HDEDError, match=f"own: its frames hold {words}"):
+        _check_truths(store, how)  # pyright: ignore[reportArgumentType]
+    store.attributes["truths"] = ["depth", "all_in_focus"]
+    _check_truths(store, how)  # pyright: ignore[reportArgumentType]
