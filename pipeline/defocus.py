@@ -58,7 +58,7 @@ def main() -> None:
     scenes = open_store(stage.FRAMES / dataset)
     width_px = scenes.attributes["image_width_px"]
     camera = {**describe_cameras(cameras, width_px), "renderer": settings.renderer}
-    if cameras[0].photographs and "defocused" in scenes.arrays:
+    if _took_photographs(cameras, scenes):
         camera = describe_photographs(cameras, width_px)
     table = list_renderings(scenes.frames, cameras)
     size = tuple(scenes.attributes["size"])
@@ -84,6 +84,11 @@ def main() -> None:
     )
 
 
+def _took_photographs(cameras: Sequence[Camera], scenes: Store) -> bool:
+    """Return whether the images of a dataset by this camera are photographs, not renderings."""
+    return cameras[0].photographs and "defocused" in scenes.arrays
+
+
 def _records(
     scenes: Store,
     table: pd.DataFrame,
@@ -93,6 +98,7 @@ def _records(
 ) -> Iterator[dict[str, Any]]:
     width_px = scenes.attributes["image_width_px"]
     known = "all_in_focus" in scenes.attributes["truths"]
+    photographs = _took_photographs(cameras, scenes)
     for row in table.to_dict("records"):
         index = row["frame_index"]
         rgb, depth = scenes.read("rgb", index), scenes.read("depth", index)
@@ -102,7 +108,7 @@ def _records(
         test = row["split"] == "test"
         sensor = cameras[row["camera_index"]].sensor if test else IDEAL
         noise = sensor_rng(settings.seed, index, row["camera_index"])
-        if cameras[0].photographs and "defocused" in scenes.arrays:
+        if photographs:
             image, coc = scenes.read("defocused", index), lens.coc_px(fill_holes(depth))
         else:
             try:
