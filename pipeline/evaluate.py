@@ -7,6 +7,7 @@ Writes per-image errors (depth.csv, all_in_focus.csv), aggregates (metrics.json)
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -198,11 +199,11 @@ def _system(predictor: Predictor, how: Evaluate) -> tuple[Predict, tuple[str, ..
     """
     network = predictor.network
     if how.restoration.method == "none":
-        return lambda images: predictor.batch([image.rgb for image in images]), network.heads
+        return partial(_outputs, predictor), network.heads
     restore = Deconvolution(how.restoration, network.denoiser)
 
     def predict(images: Sequence[SystemInput]) -> list[dict[str, NDArray]]:
-        found = predictor.batch([image.rgb for image in images])
+        found = _outputs(predictor, images)
         for image, outputs in zip(images, found, strict=True):
             if image.lens is None:
                 raise HDEDError(
@@ -215,6 +216,10 @@ def _system(predictor: Predictor, how: Evaluate) -> tuple[Predict, tuple[str, ..
         return found
 
     return predict, ("depth", "all_in_focus")
+
+
+def _outputs(predictor: Predictor, images: Sequence[SystemInput]) -> list[dict[str, NDArray]]:
+    return predictor.batch([image.rgb for image in images], [image.lens for image in images])
 
 
 def summarise(result: Evaluation) -> dict[str, float]:

@@ -12,8 +12,23 @@ TINY = 1e-12
 
 def coc_px(depth_m: Tensor, lenses: Tensor) -> Tensor:
     """Return the signed CoC [px] of depth_m (B, 1, H, W), all of it positive, by lenses (B, 6)."""
-    gain, focus_m, limit, _, _, _ = _columns(lenses)
-    return (gain * (1 - focus_m / depth_m)).clamp(-limit, limit)
+    limit = _columns(lenses)[2]
+    return unclamped_coc_px(depth_m, lenses).clamp(-limit, limit)
+
+
+def unclamped_coc_px(depth_m: Tensor, lenses: Tensor) -> Tensor:
+    """Return the signed CoC [px] without the camera's limit; arguments as of `coc_px`."""
+    gain, focus_m, *_ = _columns(lenses)
+    return gain * (1 - focus_m / depth_m)
+
+
+def inverse_depth(coc: Tensor, lenses: Tensor) -> Tensor:
+    """Return 1 / depth [1/m] of unclamped signed CoCs (B, 1, H, W) [px] by lenses (B, 6).
+
+    It is not positive where a CoC is that of no depth: beyond the lens's gain.
+    """
+    gain, focus_m, *_ = _columns(lenses)
+    return (1 - coc / gain) / focus_m
 
 
 def sigma_px(depth_m: Tensor, lenses: Tensor) -> Tensor:

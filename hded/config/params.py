@@ -86,11 +86,6 @@ class Params(Section):
         where = f"params.yaml: variants.{name}"
         network = _validate(Network, _merge(self.network, variant.network), f"{where}.network.")
         train = _validate(Train, _merge(self.train, variant.train), f"{where}.train.")
-        if train.refocus == "on_the_fly" and self.defocus.renderer != "gather":
-            raise HDEDError(
-                f"params.yaml: train.refocus is on_the_fly, which blurs by `gather`, but "
-                f"defocus.renderer is {self.defocus.renderer}; change one of them"
-            )
         _check_loss(network, train, f"{where}.train.loss")
         evaluate = _validate(
             Evaluate, _merge(self.evaluate, variant.evaluate), f"{where}.evaluate."
@@ -191,8 +186,14 @@ def load_params(path: Path) -> Params:
         raise HDEDError(f"{path}: must be a mapping of sections, found {type(raw).__name__}")
     params = _validate(Params, raw, f"{path.name}: ")
     for name in params.variants:
-        _, _, evaluate = params.variant(name)
+        _, train, evaluate = params.variant(name)
         if name in params.run.variants:
+            if train.refocus == "on_the_fly" and params.defocus.renderer != "gather":
+                raise HDEDError(
+                    f"params.yaml: variants.{name}: train.refocus is on_the_fly, which blurs by "
+                    f"`gather`, but defocus.renderer is {params.defocus.renderer}; change one of "
+                    "them"
+                )
             for dataset in params.run.datasets:
                 _check_cameras(params, name, dataset)
                 params.test_cameras(name, dataset, evaluate)
@@ -222,6 +223,15 @@ def _check_loss(network: Network, train: Train, where: str) -> None:
             raise HDEDError(
                 f"{where}.depth is {loss.depth}, network.readout {network.readout}: ordinal goes "
                 "with ordinal"
+            )
+        if loss.depth == "coc" and network.readout != "coc":
+            raise HDEDError(
+                f"{where}.depth is coc, network.readout {network.readout}: set it to coc, too"
+            )
+        if network.readout == "coc" and train.network_input == "sharp":
+            raise HDEDError(
+                f"{where[: -len('.loss')]}.network_input is sharp, network.readout coc: a sharp "
+                "image shows no CoC; set the readout to metres"
             )
         if loss.depth == "reblur" and network.readout != "log":
             raise HDEDError(

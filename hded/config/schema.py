@@ -25,13 +25,13 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 # The choices of each setting, defined only here; the library's signatures use the same types.
 Encoder = Literal["densenet121", "efficientnet_lite0", "efficientnet_lite2", "unet", "none"]
 Decoder = Literal["transposed", "bilinear", "unet", "pyramid", "plain", "dilated", "neumann"]
-Readout = Literal["metres", "log", "ordinal"]
+Readout = Literal["metres", "log", "ordinal", "coc"]
 Context = Literal["none", "spatial_pyramid"]
 Cascade = Literal["none", "depth", "all_in_focus"]
 Joint = Literal["add", "concat"]
 Output = Literal["linear", "tanh"]
 Init = Literal["identity", "normal"]
-DepthLoss = Literal["l1", "log_l1", "ordinal", "surface", "reblur"]
+DepthLoss = Literal["l1", "log_l1", "ordinal", "surface", "reblur", "coc"]
 Gradient = Literal["forward", "prewitt"]
 Content = Literal["charbonnier", "l1", "mse"]
 Weighting = Literal["fixed", "uncertainty", "gradnorm"]
@@ -353,6 +353,7 @@ class Network(Section):
     depth_scale_m: Positive | None = None
     depth_range_m: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
     readout: Readout = "metres"
+    reads_lens: bool = False
     context: Context = "none"
     cascade: Cascade = "none"
     denoiser: bool = False
@@ -392,6 +393,8 @@ class Network(Section):
             )
         if self.encoder == "none" and (self.context != "none" or self.cascade != "none"):
             raise ValueError("encoder none: leave context and cascade at none")
+        if self.encoder == "none" and self.reads_lens:
+            raise ValueError("encoder none: has no feature maps; set reads_lens to false")
         if self.depth_range_m and self.depth_range_m[0] >= self.depth_range_m[1]:
             raise ValueError(f"depth_range_m {self.depth_range_m} must ascend")
         if len(set(self.heads)) < len(self.heads):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hded.common.errors import HDEDError
 from hded.common.resize import resize_rgb
@@ -15,6 +16,7 @@ from hded.config.schema import Geometry
 from hded.network import HDEDNet
 from hded.network.files import read_network
 from hded.network.normalize import to_network_range, to_uint8
+from hded.optics import ThinLens, recorded_lens
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +37,32 @@ class Predictor:
     def __post_init__(self) -> None:
         self.network.to(self.device, memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
 
-    def __call__(self, defocused: NDArray[np.uint8]) -> dict[str, NDArray]:
+    @property
+    def lens(self) -> ThinLens | None:
+        """Return the lens of the training images, None where they had several or none is known."""
+        return recorded_lens(self.cameras[0], {}) if self.cameras else None
+
+    def __call__(
+        self, defocused: NDArray[np.uint8], lens: ThinLens | None = None
+    ) -> dict[str, NDArray]:
         """Return the outputs for one image (H, W, 3 shots) uint8, by head.
 
         `depth`: float32 metres (h, w); `all_in_focus`: uint8 (h, w, 3). (h, w) is the image's size,
-        or size_px x size_px for a network trained on resized frames.
+        or size_px x size_px for a network trained on resized frames. lens: see `batch`.
         """
-        return self.batch([defocused])[0]
+        return self.batch([defocused], [lens])[0]
 
     @torch.no_grad()
-    def batch(self, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, NDArray]]:
+    def batch(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        lenses: Sequence[ThinLens | None] | None = None,
+    ) -> list[dict[str, NDArray]]:
         """Return the outputs for images of one size: those of single images, up to rounding.
 
-        Raises HDEDError for an output that is not finite: the network has diverged, and for another
-        number of shots than the network reads.
+        lenses: that of each image, for a network that needs it; None is that of the training
+        images. Raises HDEDError where there is none, for an output that is not finite: the network
+        has diverged, and for another number of shots than the network reads.
         """
         shots = self.network.shots
         if any(image.shape[-1] != 3 * shots for image in images):
@@ -63,7 +77,7 @@ class Predictor:
                 for image in images
             ]
         given = torch.stack([to_network_range(image) for image in images]).to(self.device)
-        outputs = self.network(given)
+        outputs = self.network(given, lens=self._rows(lenses or [None] * len(images)))
         for head in self.network.heads:
             output = outputs[head]
             if not output.isfinite().all():
@@ -77,6 +91,19 @@ class Predictor:
         if "all_in_focus" in outputs:
             arrays["all_in_focus"] = to_uint8(outputs["all_in_focus"].float())
         return [{head: array[i] for head, array in arrays.items()} for i in range(len(images))]
+
+    def _rows(self, lenses: Sequence[ThinLens | None]) -> Tensor | None:
+        """Return the lenses (B, 6) of B images; None where the network needs none."""
+        if not self.network.needs_lens:
+            return None
+        found = [lens or self.lens for lens in lenses]
+        known = [lens.row() for lens in found if lens is not None]
+        if len(known) < len(found):
+            raise HDEDError(
+                "the network was trained with several lenses and needs that of each image, which "
+                "is not stated"
+            )
+        return torch.tensor(known, dtype=torch.float32, device=self.device)
 
 
 def load_predictor(

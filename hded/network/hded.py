@@ -21,9 +21,9 @@ from hded.common.errors import HDEDError, check_choice
 from hded.config.schema import Cascade, Context, Decoder, Encoder, Init, Joint, Output, Readout
 from hded.network.decoder import build_decoder
 from hded.network.encoder import build_encoder
-from hded.network.layers import Denoiser, SpatialPyramid
+from hded.network.layers import Denoiser, LensFeatures, SpatialPyramid
 from hded.network.neumann import NeumannDecoder
-from hded.network.readout import DepthReadout
+from hded.network.readout import COC_SCALE_PX, DepthReadout
 
 HEADS = ("depth", "all_in_focus")
 SCALE = "all_in_focus_over_"  # and how many times smaller: an estimate at a coarser scale
@@ -41,6 +41,7 @@ class HDEDNet(nn.Module):
     - `shots`: the images that are read together; each goes through the same encoder, and their
       feature maps are concatenated.
     - `readout`: what the depth head predicts, over `depth_range_m` (see `DepthReadout`).
+    - `reads_lens`: every feature map is told the lens of the image (see `LensFeatures`).
     - `context`: spatial_pyramid, atrous pooling of the deepest feature map.
     - `cascade`: depth or all_in_focus, the output of a second network of the same kind, which reads
       the images and the first network's depth.
@@ -59,6 +60,7 @@ class HDEDNet(nn.Module):
         depth_scale_m: float = 1.0,
         depth_range_m: Sequence[float] = (0.7, 10.2),
         readout: Readout = "metres",
+        reads_lens: bool = False,
         context: Context = "none",
         cascade: Cascade = "none",
         denoiser: bool = False,
@@ -92,6 +94,7 @@ class HDEDNet(nn.Module):
         self.encoder = built
         widths = [shots * c for c in self.encoder.channels] if self.encoder is not None else []  # pyright: ignore[reportGeneralTypeIssues]
         self.context = SpatialPyramid(widths[-1]) if context == "spatial_pyramid" else None
+        self.lens_features = LensFeatures(widths) if reads_lens else None
         channels = {"depth": self.readout.channels, "all_in_focus": 3}
         build = partial(build_decoder, decoder, dropout=dropout, width=width)
         first = [head for head in self.heads if head != cascade or head == "depth"]
@@ -113,18 +116,32 @@ class HDEDNet(nn.Module):
             self.joint_conv = nn.Conv2d(6, 3, 3, padding=1, bias=False)
         initialise(self, init)
 
-    def forward(self, rgb: Tensor, sharp: Tensor | None = None) -> dict[str, Tensor]:
+    @property
+    def needs_lens(self) -> bool:
+        """Return whether the lens of each image is part of the input."""
+        reads = "depth" in self.heads and self.readout.name == "coc"
+        return reads or self.lens_features is not None
+
+    def forward(
+        self, rgb: Tensor, sharp: Tensor | None = None, lens: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Return the outputs for rgb (B, 3 shots, H, W) in [-1, 1].
 
         `depth`: (B, 1, H, W) [m], not clipped; with an ordinal readout also `depth_logits`,
-        (B, K, H, W). `all_in_focus`: (B, 3, H, W), nominally in [-1, 1]. With `sharp`, (B, 3, H, W)
+        (B, K, H, W), and with the readout `coc` also `coc`, (B, 1, H, W) [px], signed and not
+        clamped. `lens`: (B, 6), that of each first image, see `hded.blur.lenses`.
+        `all_in_focus`: (B, 3, H, W), nominally in [-1, 1]. With `sharp`, (B, 3, H, W)
         in [-1, 1], also `denoised`: the denoiser's estimate of it from the image with added noise.
         With the decoder `neumann`, in training, also `all_in_focus_over_N` (B, 3, H / N, W / N) for
-        N = 4, 2, 1: the estimates of each scale.
+        N = 4, 2, 1: the estimates of each scale. Raises HDEDError for a missing lens.
         """
+        if lens is None and self.needs_lens:
+            raise HDEDError("the network needs the lens of each image, and none is known")
         height, width = rgb.shape[-2:]
         padded = pad_to_stride(rgb)
         maps = self._encode(padded)
+        if self.lens_features is not None and lens is not None:
+            maps = self.lens_features(maps, lens)
         raw, estimates = {}, []
         for head, decoder in self.decoders.items():
             if self.training and isinstance(decoder, NeumannDecoder):
@@ -133,14 +150,16 @@ class HDEDNet(nn.Module):
                 raw[head] = decoder(maps, padded)
         outputs: dict[str, Tensor] = {}
         if self.second is not None:
-            depth = self.readout(raw["depth"]) / self.depth_scale_m
+            depth = self.readout(raw["depth"], lens) / self.depth_scale_m
             raw[self.cascade] = self.second(torch.cat([padded, depth], 1))
         for head in self.heads:
             x = raw[head]
             if head == "depth":
                 if self.readout.name == "ordinal":
                     outputs["depth_logits"] = x[..., :height, :width]
-                x = self.readout(x)
+                if self.readout.name == "coc":
+                    outputs["coc"] = COC_SCALE_PX * x[..., :height, :width]
+                x = self.readout(x, lens)
             else:
                 x = self._join(x, padded[:, :3])
             outputs[head] = x[..., :height, :width]

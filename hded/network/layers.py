@@ -11,6 +11,7 @@ DENOISER_DILATIONS = (1, 2, 3, 4, 3, 2)  # the last layer's is 1
 UNET_CHANNELS = (32, 64, 128, 256, 512)
 PYRAMID_CHANNELS = 128
 CONTEXT_DILATIONS = (2, 3, 5)
+TYPICAL_GAIN_PX, TYPICAL_FOCUS_M = 10.0, 2.0
 
 
 def convolutions(channels_in: int, channels: int, count: int = 2) -> nn.Sequential:
@@ -218,3 +219,23 @@ def enlarge(x: Tensor, factor: int) -> Tensor:
         return x
     # a factor rather than a size, so that exported networks accept images of any size
     return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
+
+
+class LensFeatures(nn.Module):
+    """Tells feature maps of these channels which lens took the image.
+
+    The logarithms of its gain and of its focus distance, through a linear layer for each map, are
+    added to every pixel. The layers start at zero.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(2, count) for count in channels)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, maps: Sequence[Tensor], lens: Tensor) -> list[Tensor]:
+        """Return the maps (B, C, H, W) with what is told of the lenses (B, 6)."""
+        typical = torch.tensor([TYPICAL_GAIN_PX, TYPICAL_FOCUS_M], device=lens.device)
+        told = (lens[:, :2] / typical).log()
+        return [m + f(told)[:, :, None, None] for m, f in zip(maps, self.layers, strict=True)]

@@ -4,6 +4,8 @@
 - `log`: the logarithm of depth over the geometric mean of its range.
 - `ordinal`: for each of K thresholds t_k the logit of P(depth > t_k), as in ordinal regression
   (Fu et al. 2018). The thresholds are evenly spaced in log depth from end to end of its range.
+- `coc`: the signed CoC over 10 px, before any clamp. It is what blur shows, whatever the lens; the
+  lens of the image makes it depth: x = S / (1 - CoC / gain), kept within the range.
 """
 
 from typing import get_args
@@ -12,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hded.blur.lenses import inverse_depth
 from hded.common.errors import HDEDError, check_choice
 from hded.config.schema import Readout
 
 THRESHOLDS = 68
 LARGEST_LOG = 6.0  # bounds the exponential while a network diverges
+COC_SCALE_PX = 10.0
 
 
 class DepthReadout(nn.Module):
@@ -33,17 +37,30 @@ class DepthReadout(nn.Module):
                 f"network: depth_range_m {list(depth_range_m)} must ascend from above 0"
             )
         self.name, self.scale_m, self.middle_m = name, depth_scale_m, float(np.sqrt(low * high))
+        self.nearest_m, self.farthest_m = low, high
         self.channels = THRESHOLDS if name == "ordinal" else 1
         thresholds = torch.from_numpy(np.geomspace(low, high, THRESHOLDS)).float()
         self.register_buffer("thresholds", thresholds, persistent=False)
 
-    def forward(self, raw: Tensor) -> Tensor:
-        """Map (B, channels, H, W) -> depth (B, 1, H, W) [m], not clipped."""
+    def forward(self, raw: Tensor, lens: Tensor | None = None) -> Tensor:
+        """Map (B, channels, H, W) -> depth (B, 1, H, W) [m], not clipped except with `coc`.
+
+        lens: (B, 6), of each image, see `hded.blur.lenses`; only `coc` needs it.
+        """
+        if self.name == "coc":
+            assert lens is not None
+            return self._depth_of_coc(raw, lens)
         if self.name == "metres":
             return self.scale_m * raw
         if self.name == "log":
             return self.middle_m * raw.clamp(-LARGEST_LOG, LARGEST_LOG).exp()
         return decode_ordinal(raw, self.thresholds)  # pyright: ignore[reportArgumentType]
+
+    def _depth_of_coc(self, raw: Tensor, lens: Tensor) -> Tensor:
+        nearness = inverse_depth(COC_SCALE_PX * raw.float(), lens)
+        bounded = nearness.clamp(1 / self.farthest_m, 1 / self.nearest_m)
+        # the gradient passes where the bounds hold, or such a pixel would never be corrected
+        return 1 / (bounded.detach() + (nearness - nearness.detach()))
 
 
 def encode_ordinal(depth_m: Tensor, thresholds_m: Tensor) -> Tensor:

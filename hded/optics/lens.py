@@ -105,7 +105,8 @@ def recorded_lens(camera: Mapping[str, Any], row: Mapping[Any, Any]) -> ThinLens
     shared = ("pixel_pitch_m", "max_coc_px", "sigma_rule")
     found = {key: row.get(key, camera.get(key)) for key in drawn}
     found |= {key: camera.get(key) for key in shared}
-    if any(value is None for value in found.values()):
+    # a list: several focus distances
+    if any(value is None or isinstance(value, list | tuple) for value in found.values()):
         return None
     return ThinLens(**found, softness_px=camera.get("softness_px", 0.0))
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hded.blur.batch import gaussian_gather_batch
+from hded.blur.lenses import need_lenses
 from hded.blur.render import SENSOR_STREAM
 from hded.network.normalize import to_network_range
 from hded.optics import Sensor
@@ -40,6 +41,18 @@ class Batch:
             if isinstance(part, Tensor):
                 parts[name] = part.to(device, non_blocking=True)
         return Batch(**parts)
+
+
+def network_inputs(network: nn.Module, batch: Batch) -> tuple[Tensor | None, ...]:
+    """Return the arguments with which a `HDEDNet` learns from a batch.
+
+    Only a denoiser learns from the sharp image as an input, and few networks need the lens.
+    """
+    sharp = batch.sharp if getattr(network, "denoiser", None) is not None else None
+    lens = None
+    if getattr(network, "needs_lens", False):
+        lens = need_lenses(batch.lenses, "this network")[:, 0]
+    return (batch.rgb,) if sharp is None and lens is None else (batch.rgb, sharp, lens)
 
 
 @dataclass(frozen=True, slots=True)

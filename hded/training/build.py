@@ -83,7 +83,9 @@ def build_fit(
     if len(held_out):
         validation = TrainingFrames(scenes, defocused, held_out, *how, stored=reads, exposed=True)
     if loss.needs_defocused and not anew:
-        need_lenses(frames.shots[0].lenses, "train.loss: reblur")
+        need_lenses(frames.shots[0].lenses, "train.loss: re-blurring")
+    if model.needs_lens and not anew:
+        need_lenses(frames.shots[0].lenses, "network.readout: coc, or network.reads_lens,")
     sampler = build_sampler(frames, cameras if anew else ())
     return FitInputs(model, loss, sampler, validation, train, seed, arguments, loaded)
 

@@ -26,7 +26,7 @@ from hded.common.progress import progress
 from hded.config.schema import Train
 from hded.network import HDEDNet
 from hded.network.torch_io import autocast
-from hded.training.batch import Batch
+from hded.training.batch import Batch, network_inputs
 from hded.training.distributed import Group
 from hded.training.frames import TrainingFrames
 from hded.training.gradients import encoder_output, gradient_norms
@@ -141,7 +141,6 @@ class _Fit:
         self.network = network
         self.loss, self.train, self.validation = loss.to(device), train, validation
         self.settings, self.seed, self.device, self.group = settings, seed, device, group
-        self.denoises = getattr(network, "denoiser", None) is not None
         self.eager = self._distributed()
         # a short last batch must not make torch compile for every size, which is slower
         compiled = settings.compile
@@ -257,9 +256,7 @@ class _Fit:
         """Return the outputs by head; those in bfloat16 become float32, for the losses."""
         try:
             with autocast(self.device, self.settings.precision):
-                # only a denoiser learns from the sharp image as input
-                inputs = (batch.rgb, batch.sharp) if self.denoises else (batch.rgb,)
-                outputs = network(*inputs)
+                outputs = network(*network_inputs(self.network, batch))
         except ValueError as error:
             # raised by batch norm where a last batch of one sample has a single value a channel
             if "more than 1 value per channel" not in str(error):

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hded.blur.batch import gaussian_gather_batch
-from hded.blur.lenses import max_sigma_px, need_lenses, sigma_px
+from hded.blur.lenses import max_sigma_px, need_lenses, sigma_px, unclamped_coc_px
 from hded.blur.support import radius_px
 from hded.config.schema import Gradient, Loss
 from hded.metrics.structural_similarity import ssim
 from hded.network.hded import SCALE
-from hded.network.readout import encode_ordinal
+from hded.network.readout import COC_SCALE_PX, encode_ordinal
 from hded.training.batch import Batch
 from hded.training.loss_weighting import LossWeighting, T
 
@@ -103,6 +103,15 @@ def ordinal_depth(logits: Tensor, gt: Tensor, valid: Tensor, thresholds_m: Tenso
     return _masked_mean(errors.mean(1, keepdim=True), valid)
 
 
+def l1_coc(coc_px: Tensor, gt: Tensor, valid: Tensor, lenses: Tensor) -> Tensor:
+    """Return the mean absolute error of signed CoCs before any clamp, over 10 px.
+
+    coc_px: (B, 1, H, W) [px]; gt, valid: (B, 1, H, W), depth [m]; lenses: (B, 6).
+    """
+    target = unclamped_coc_px(torch.where(valid, gt, 1), lenses)
+    return _masked_mean((coc_px - target).abs() / COC_SCALE_PX, valid)
+
+
 def surface_depth(pred: Tensor, gt: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the three terms of Hu et al. (2019) for depth (B, 1, H, W) [m].
 
@@ -173,6 +182,7 @@ DEPTH_SHARES: dict[str, dict[str, float]] = {
     "l1": {"l1": 1.0},
     "log_l1": {"log_l1": 1.0},
     "ordinal": {"ordinal": 1.0},
+    "coc": {"l1_coc": 1.0},
     "surface": {"surface": 1.0, "surface_slope": 1.0, "surface_normal": 1.0},
     # of Gur and Wolf (2019)
     "reblur": {"reblur": 1.0, "smoothness": 1e-3, "sharpness": 0.1},
@@ -251,6 +261,9 @@ class HDEDLoss(nn.Module):
         if w.depth == "ordinal":
             logits, thresholds = outputs["depth_logits"], self.thresholds
             return {"ordinal": ordinal_depth(logits, gt, valid, thresholds)}  # pyright: ignore[reportArgumentType]
+        if w.depth == "coc":
+            lenses = need_lenses(batch.lenses, "train.loss.depth: coc")[:, 0]
+            return {"l1_coc": l1_coc(outputs["coc"], gt, valid, lenses)}
         if w.depth == "log_l1":
             return {"log_l1": log_l1_depth(pred.clamp(min=1e-3), gt, valid)}
         if w.depth == "surface":

@@ -11,7 +11,7 @@ from hded.common.errors import HDEDError
 from hded.metrics import psnr
 from hded.network import HDEDNet
 from hded.network.normalize import to_uint8
-from hded.training.batch import Batch, to_batch
+from hded.training.batch import Batch, network_inputs, to_batch
 from hded.training.distributed import Group
 from hded.training.frames import TrainingFrames
 from hded.training.losses import HDEDLoss
@@ -92,7 +92,7 @@ def validate(
     rows: list[dict[str, float]] = []
     for batch, defocused, sharp in whole_frames(frames, group.rank, group.size):
         batch = batch.to(device)
-        outputs = network(batch.rgb)
+        outputs = network(*network_inputs(network, batch))
         terms = loss(outputs, batch)
         row = {name: term.item() for name, term in terms.items()}
         if "depth" in outputs and batch.valid.any():

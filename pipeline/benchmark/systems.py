@@ -23,7 +23,7 @@ from hded.network.torch_io import autocast
 from hded.optics import Camera
 from hded.report.tables.speed import ONE_IMAGE, SYSTEMS, TRAINING
 from hded.store import Store
-from hded.training.batch import Batch
+from hded.training.batch import Batch, network_inputs
 from hded.training.build import build_loss, network_arguments
 from hded.training.optim import build_optimizer
 from pipeline.lib import provenance
@@ -74,7 +74,7 @@ def _training_step(model: HDEDNet, train: Train, camera: Camera, device: torch.d
     loss = build_loss(model, train).to(device)
     optimizer = build_optimizer(model, loss, train)
     batch = _batch(model.shots, train, camera).to(device)
-    inputs = (batch.rgb,) if model.denoiser is None else (batch.rgb, batch.sharp)
+    inputs = network_inputs(model, batch)
 
     def step() -> None:
         with autocast(device, train.precision):
@@ -106,7 +106,7 @@ def _picture(
         restore = Deconvolution(evaluate.restoration, model.denoiser)
 
     def picture() -> None:
-        predictor(image)
+        predictor(image, lens)
         if restore is not None:
             restore(image[..., :3], depth_m, lens)
 

@@ -503,6 +503,9 @@ def test_a_test_elsewhere_that_cannot_be_is_refused(tmp_path, changes, words):
         ({"readout": "ordinal"}, {}, {}, "ordinal goes with ordinal"),
         ({}, {"loss": {"depth": "ordinal"}}, {}, "ordinal goes with ordinal"),
         ({}, {"loss": {"depth": "reblur"}}, {}, "set it to log"),
+        ({}, {"loss": {"depth": "coc"}}, {}, "set it to coc"),
+        ({"readout": "coc"}, {"network_input": "sharp"}, {}, "a sharp image shows no CoC"),
+        ({"encoder": "none", "decoder": "plain", "reads_lens": True}, {}, {}, "reads_lens"),
         ({"heads": ["depth"]}, {"loss": {"consistency": 0.5}}, {}, "consistency: compares both"),
         ({}, {}, {"restoration": {"method": "denoiser"}}, "network.denoiser is false"),
         ({"heads": ["all_in_focus"]}, {}, {"restoration": {"method": "total_variation"}},
@@ -524,6 +527,7 @@ def test_refocusing_on_the_fly_is_refused_where_the_stored_images_are_layered(tm
     def change(content: Any) -> None:
         content["defocus"]["renderer"] = "layered"
         content["variants"]["l1_l1"]["train"]["refocus"] = "on_the_fly"
+        content["run"]["variants"] = ["l1_l1"]
 
     message = refusal(tmp_path, edited(change))
     assert "refocus" in message and "layered" in message

@@ -20,6 +20,8 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "heads": ["depth"], "encoder": "efficientnet_lite0", "decoder": "bilinear",
         "readout": "ordinal", "context": "spatial_pyramid",
     },
+    "coc": {"encoder": "efficientnet_lite0", "decoder": "bilinear", "readout": "coc"},
+    "told": {"encoder": "efficientnet_lite0", "decoder": "bilinear", "reads_lens": True},
     "two shots": {
         "heads": ["depth"], "encoder": "efficientnet_lite0", "decoder": "bilinear", "shots": 2,
     },
@@ -86,7 +88,8 @@ def test_outputs_have_the_images_size_and_every_parameter_learns(
     network = build(name, init="normal").train()
     rgb = picture(name, size=size)
     sharp = rgb[:, :3]
-    outputs = network(rgb, sharp) if network.denoiser else network(rgb)
+    lens = torch.tensor([[10.0, 2.0, 29.0, 0.25, 0.0, 0.0]]).expand(2, -1)
+    outputs = network(rgb, sharp if network.denoiser else None, lens)
     for head in network.heads:
         assert outputs[head].shape == (2, 1 if head == "depth" else 3, *size)
     trained = ["depth_logits"] if "depth_logits" in outputs else list(outputs)
