@@ -53,6 +53,7 @@ class TrainingRecord(Record):
 
     fit: str  # key of the fit, see pipeline.lib.fingerprint
     dataset: str  # whose images trained the network
+    cameras: tuple[dict[str, Any], ...]  # by which they were defocused, read together
     model: Architecture
     train: dict[str, Any]  # the section `train` of params.yaml, with the variant's changes
     weights: str  # of the encoder at the start: none, imagenet, a path or an address

@@ -107,7 +107,8 @@ def _records(
         # training draws noise and compression anew for each sample
         test = row["split"] == "test"
         sensor = cameras[row["camera_index"]].sensor if test else IDEAL
-        noise = sensor_rng(settings.seed, index, row["camera_index"])
+        camera = cameras[row["camera_index"]].name
+        noise = sensor_rng(camera, settings.seed, index, row["camera_index"])
         if photographs:
             image, coc = scenes.read("defocused", index), lens.coc_px(fill_holes(depth))
         else:

@@ -170,6 +170,7 @@ def _record(job: Job, done: Mapping[str, Any], tracker: Tracker) -> TrainingReco
     run = {
         "fit": job.key,
         "dataset": job.data["name"],
+        "cameras": tuple(job.settings["cameras"].values()),
         "hardware": done["hardware"],
         "run_id": tracker.run_id,
         "run_name": job.name,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -51,9 +52,9 @@ def describe_photographs(cameras: Sequence[Camera], image_width_px: int) -> dict
     return {**described, "renderer": PHOTOGRAPHS}
 
 
-def sensor_rng(seed: int, frame: int, shot: int = 0) -> np.random.Generator:
-    """Return what draws the noise of a test image: by the frame, and by the camera's place."""
-    return np.random.default_rng([seed, frame, shot, SENSOR_STREAM])
+def sensor_rng(camera: str, seed: int, frame: int, rendering: int = 0) -> np.random.Generator:
+    """Return what draws the noise of a test image: by the camera's name, frame and rendering."""
+    return np.random.default_rng([crc32(camera.encode()), seed, frame, rendering, SENSOR_STREAM])
 
 
 def list_renderings(frames: pd.DataFrame, cameras: Sequence[Camera]) -> pd.DataFrame:

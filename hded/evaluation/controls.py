@@ -78,7 +78,7 @@ class ControlRenderings:
             return {"defocused": rgb, "coc": np.zeros(depth_m.shape, np.float32)}
         width_px = self._store.attributes["image_width_px"]
         lens = self._camera.lens(depth_m, width_px, np.random.default_rng(frame))
-        noise = sensor_rng(0, frame)
+        noise = sensor_rng(self._camera.name, 0, frame)
         image, coc = render_defocused(
             rgb, depth_m, lens, self._renderer, self._camera.sensor, noise
         )

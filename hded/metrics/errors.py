@@ -6,14 +6,16 @@ How a benchmark applies them (mask, crop, cap, pooling) is defined in `hded.eval
 import math
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from hded.common.errors import HDEDError
 from hded.metrics.structural_similarity import ssim_float64
 
-DEPTH_METRICS = ("rmse", "abs_rel", "log10", "delta1", "delta2", "delta3")
+DEPTH_METRICS = ("rmse", "abs_rel", "log10", "delta1", "delta2", "delta3", "spearman")
 IMAGE_METRICS = ("psnr", "ssim")
-HIGHER_IS_BETTER = frozenset({"delta1", "delta2", "delta3", "psnr", "ssim"})
+HIGHER_IS_BETTER = frozenset({"delta1", "delta2", "delta3", "spearman", "psnr", "ssim"})
+RANKED_PX = 1 << 14  # of one image, at most
 
 
 def depth_errors(pred: NDArray, gt: NDArray, valid: NDArray) -> dict[str, float]:
@@ -21,7 +23,8 @@ def depth_errors(pred: NDArray, gt: NDArray, valid: NDArray) -> dict[str, float]
 
     pred, gt: arrays of one shape, metres, positive where `valid` (bool, same shape) is true.
     Keys: rmse [m], abs_rel, log10, and delta1..3, the fraction of pixels with max(pred/gt, gt/pred)
-    below 1.25, 1.25^2, 1.25^3. All are NaN where no pixel is valid.
+    below 1.25, 1.25^2, 1.25^3; spearman, see `rank_correlation`. All are NaN where no pixel is
+    valid.
     Raises HDEDError for shapes that differ, and for a prediction that is not a positive number.
     """
     if valid.dtype != np.bool_:
@@ -45,7 +48,22 @@ def depth_errors(pred: NDArray, gt: NDArray, valid: NDArray) -> dict[str, float]
         "abs_rel": float((np.abs(error) / gt).mean()),
         "log10": float(np.abs(np.log10(pred) - np.log10(gt)).mean()),
         **deltas,
+        "spearman": rank_correlation(pred, gt),
     }
+
+
+def rank_correlation(pred: NDArray, gt: NDArray) -> float:
+    """Return Spearman's rank correlation of two arrays (N,): 1 where their order is the same.
+
+    Equal values share the mean of their ranks. It is 0 where one of the arrays is constant, which
+    orders nothing. Of more than 16,384 values it is that of evenly spaced ones.
+    """
+    step = -(-len(pred) // RANKED_PX)
+    pred, gt = pred[::step], gt[::step]
+    if np.ptp(pred) == 0 or np.ptp(gt) == 0:
+        return 0.0
+    ranks = [pd.Series(values).rank() for values in (pred, gt)]
+    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def psnr(image: NDArray, reference: NDArray) -> float:

@@ -120,7 +120,7 @@ class TrainingFrames:
                 for place, row in zip(self.shots[s].rows[i], table[i], strict=True):
                     image = store.read("defocused", row)
                     if exposed and not sensors[s].ideal:
-                        rng = sensor_rng(0, int(row), s)
+                        rng = sensor_rng(store.attributes["camera"]["name"], 0, int(row))
                         image = sensors[s].expose(image / np.float32(255), rng)
                     self.shots[s].images[place] = copy_to_tensor(self.resize(image))
         if anew and (self.depth_m <= 0).any():

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from support.ranks import spearman
 
 from hded.common.errors import HDEDError
 from hded.evaluation.protocols import (
@@ -39,6 +40,7 @@ def by_hand(pred: np.ndarray, gt: np.ndarray) -> dict[str, float]:
         "abs_rel": float(np.mean(abs(pred - gt) / gt)),
         "log10": float(np.mean(abs(np.log10(pred / gt)))),
         **{f"delta{k}": float(np.mean(ratio < 1.25**k)) for k in (1, 2, 3)},
+        "spearman": spearman(pred, gt),
     }
 
 
@@ -190,6 +192,10 @@ def test_pooling_is_measuring_all_pixels_as_one_image():
     inside = (gt > 1e-3) & (gt < 10)
     expected = by_hand(np.clip(pred[inside], 1e-3, 10), gt[inside])
     del expected["valid_px"]
+    rows = rows_of(nyu("pooled"), pairs)
+    rows = rows[rows["valid_px"] > 0]
+    # ranks are an image's own
+    expected["spearman"] = np.average(rows["spearman"], weights=rows["valid_px"])
     assert pooled == pytest.approx(expected, rel=1e-6)
     assert pooled["rmse"] != pytest.approx(
         nyu("headline").aggregate(rows_of(nyu("headline"), pairs))["rmse"], rel=1e-4

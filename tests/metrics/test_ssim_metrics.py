@@ -10,6 +10,8 @@ import torchmetrics.functional as tm
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
+from scipy.stats import spearmanr
+from support.ranks import spearman
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from hded.common.errors import HDEDError
@@ -38,7 +40,8 @@ def plain_depth_errors(pred: np.ndarray, gt: np.ndarray, valid: np.ndarray) -> d
         for k in (1, 2, 3):
             sums[f"delta{k}"] += max(p / g, g / p) < 1.25**k
     means = {name: total / count for name, total in sums.items()}
-    return {**means, "rmse": math.sqrt(means["rmse"])}
+    order = spearman(pred[valid], gt[valid])
+    return {**means, "rmse": math.sqrt(means["rmse"]), "spearman": order}
 
 
 @given(seed=st.integers(0, 2**16), height=st.integers(1, 20), width=st.integers(1, 20))
@@ -67,7 +70,28 @@ def test_depth_errors_are_those_of_torchmetrics():
 def test_a_perfect_prediction_has_no_error():
     gt = depth_pair()[1]
     errors = depth_errors(gt, gt, np.ones(gt.shape, bool))
+    order = errors.pop("spearman")
+    assert order == pytest.approx(1)
     assert errors == {"rmse": 0, "abs_rel": 0, "log10": 0, "delta1": 1, "delta2": 1, "delta3": 1}
+
+
+def test_the_rank_correlation_is_scipys_also_with_ties():
+    rng = np.random.default_rng(0)
+    gt = rng.integers(1, 6, (30, 40)).astype(float)
+    pred = np.rint(gt + rng.normal(0, 2, gt.shape)).clip(1)
+    expected = spearmanr(pred.ravel(), gt.ravel()).statistic
+    for scaled in (pred, 7 * pred, pred**3):  # the order alone counts
+        assert depth_errors(scaled, gt, gt > 0)["spearman"] == pytest.approx(expected)
+    assert depth_errors(pred.max() + 1 - pred, gt, gt > 0)["spearman"] == pytest.approx(-expected)
+
+
+def test_the_rank_correlation_of_many_pixels_is_nearly_that_of_all_and_of_a_constant_zero():
+    rng = np.random.default_rng(0)
+    gt = rng.uniform(1, 9, (300, 400))
+    pred = (gt + rng.normal(0, 3, gt.shape)).clip(0.1)
+    expected = spearmanr(pred.ravel(), gt.ravel()).statistic
+    assert depth_errors(pred, gt, gt > 0)["spearman"] == pytest.approx(expected, abs=0.02)
+    assert depth_errors(np.full(gt.shape, 2.0), gt, gt > 0)["spearman"] == 0
 
 
 @pytest.mark.parametrize(("ratio", "within"), [(1.2, 3), (1.3, 2), (1.7, 1), (2.0, 0)])

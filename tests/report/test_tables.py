@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from support.cameras import PAPER
+from support.cameras import PAPER, SYNDOF
 from support.report_fixtures import VARIANTS, Tree, write_tree
 
 from hded.common.errors import HDEDError
@@ -633,14 +633,13 @@ def test_a_network_trained_elsewhere_is_a_row_where_its_test_is_no_control(tmp_p
     path.write_text(json.dumps(record | {"control": "trained through paper"}))
     for dataset in ("nyu", "make3d"):
         path = tree.trained / dataset / "wrong_focus" / "0" / "run.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"dataset": "nyu"}))
-    nyu, make3d = (
-        {row.label: row for row in part.rows}
-        for part in build_tables(select(tree), {"full": "Ours", "wrong_focus": "Elsewhere"})[
-            2
-        ].parts
-        if not part.further
-    )
+        trained = {"dataset": "nyu", "cameras": [SYNDOF.describe(640)]}
+        path.write_text(json.dumps(json.loads(path.read_text()) | trained))
+    tables = build_tables(select(tree), {"full": "Ours", "wrong_focus": "Elsewhere"})
+    parts = [part for part in tables[2].parts if not part.further]
+    nyu, make3d = ({row.label: row for row in part.rows} for part in parts)
+    told = dict(parts[1].statements)["Trained through (wrong_focus)"]
+    assert told.startswith("syndof: focal length drawn for each frame")
     assert "wrong_focus" not in nyu and "full" in nyu
     assert make3d["wrong_focus"].detail == "Elsewhere; trained on nyu"
     assert make3d["full"].detail == "Ours"

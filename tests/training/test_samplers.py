@@ -303,7 +303,7 @@ def stored_by(camera: Camera, rendered: SimpleNamespace, folder: Path) -> Simple
         records.append({"defocused": image, "coc": coc.astype(np.float16)})
     arrays = {"defocused": ((*SIZE, 3), np.uint8), "coc": (SIZE, np.float16)}
     table = list_renderings(rendered.scenes.frames, [camera])
-    write_store(folder / "store", table, arrays, records, {"camera": camera.sensor.describe()})
+    write_store(folder / "store", table, arrays, records, {"camera": camera.describe(SIZE[1])})
     defocused = open_store(folder / "store")
     return SimpleNamespace(scenes=rendered.scenes, defocused=defocused, cameras=[camera])
 

@@ -20,9 +20,9 @@ from hded.report.tables.captions import (
 from hded.report.tables.columns import (
     BOUND,
     BOUND_TEXT,
-    FULL_DEPTH,
     IMAGE,
     MetricColumn,
+    depth_metrics,
     main_columns,
 )
 from hded.report.tables.facts import Fact, facts
@@ -183,7 +183,7 @@ def _parts(
     )
     further = []
     for protocol in (p for p in protocols.values() if p.available and p.name not in shown):
-        metrics = FULL_DEPTH if protocol.kind == DEPTH else IMAGE
+        metrics = depth_metrics(key) if protocol.kind == DEPTH else IMAGE
         columns = [MetricColumn(protocol.kind, protocol.name, "", metric) for metric in metrics]
         rows = [
             *(

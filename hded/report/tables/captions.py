@@ -125,6 +125,15 @@ def describe_networks(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
     for text, variants in kinds.items():
         names = ", ".join(dict.fromkeys(variants))
         yield f"Networks ({names})", text
+    elsewhere: dict[str, list[str]] = {}
+    for run in runs:
+        read = [camera["name"] for camera in run.cameras]
+        trained = [camera["name"] for camera in run.training.cameras]
+        if read != trained and NOT_DEFOCUSED not in read:
+            text = "; ".join(map(camera_sentence, run.training.cameras))
+            elsewhere.setdefault(text, []).append(run.variant)
+    for text, variants in elsewhere.items():
+        yield f"Trained through ({', '.join(dict.fromkeys(variants))})", text
     yield "Seeds", seeds_sentence(sorted({run.seed for run in runs}))
 
 

@@ -18,12 +18,14 @@ MEASURES = {  # label, decimals
     "delta1": ("δ₁", 3),
     "delta2": ("δ₂", 3),
     "delta3": ("δ₃", 3),
+    "spearman": ("Spearman ρ", 3),
     "psnr": ("PSNR [dB]", 2),
     "psnr_gain": ("PSNR gain [dB]", 2),
     "ssim": ("SSIM", 3),
     "ssim_gain": ("SSIM gain", 3),
 }
 FULL_DEPTH = ("rmse", "abs_rel", BOUND, "log10", "delta1", "delta2", "delta3")
+OWN_DEPTH = (*FULL_DEPTH, "spearman")  # of datasets that the paper has no figures of
 MAKE3D_DEPTH = ("rmse", "abs_rel", "log10")
 IMAGE = ("psnr", "psnr_gain", "ssim", "ssim_gain")
 HEADLINES = {  # depth protocols of the paper's layout
@@ -76,13 +78,18 @@ class MetricColumn:
         return measured(values, MEASURES[self.metric][1], signed=signed)
 
 
+def depth_metrics(key: str) -> tuple[str, ...]:
+    """Return the depth metrics of the tables of one of the paper's datasets, or of any other."""
+    return FULL_DEPTH if key in HEADLINES else OWN_DEPTH
+
+
 def main_columns(key: str, runs: Sequence[Run]) -> list[MetricColumn]:
     """Return the columns of the paper's layout: headline depth, then all_in_focus."""
     if key in HEADLINES:
         depth = HEADLINES[key]
     else:
         depth = {p.name: p.title for p in runs[0].protocols_of(DEPTH)[:1]}
-    metrics = MAKE3D_DEPTH if key == "make3d" else FULL_DEPTH
+    metrics = MAKE3D_DEPTH if key == "make3d" else depth_metrics(key)
     columns = []
     for name, title in depth.items():
         for metric in metrics:
