@@ -1,6 +1,7 @@
 """A network that was trained on renderings, tested on photographs, in one real `dvc repro`."""
 
 import json
+import shutil
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,6 +15,7 @@ from hded.store import open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 SIZE = (96, 128)
+HALF = ("without_rgb", "without_depth")
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +35,20 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
         Image.fromarray(blurred.astype(np.uint8)).save(folder / "defocused" / f"p{i}.png")
         depth = np.full(SIZE, 1500 + 500 * i, np.uint16)
         Image.fromarray(depth).save(folder / "depth" / f"p{i}.png")
+    for missing in ("rgb", "depth"):
+        copy = clone.root.parent / f"without_{missing}"
+        shutil.copytree(folder.parent, copy, ignore=shutil.ignore_patterns(missing))
     source = {"source": "folder", "path": str(folder.parent)}
     clone.change(
         {
             "download.real": {**source, "max_residual": 0.05},
             "download.real_as_taken": source,
+            **{f"download.{name}": {**source, "path": str(folder.parents[1] / name)} for name in HALF},
             "cameras.mine": {
                 "focal_length_mm": 35, "f_number": 2.8, "focus_distance_m": 1.67,
                 "sensor_width_mm": 23.6, "photographs": True,
             },
-            "run.datasets": ["nyu", "real", "real_as_taken"],
+            "run.datasets": ["nyu", "real", "real_as_taken", *HALF],
             "run.cameras": ["mine"],
             "defocus.camera": "mine",
             "variants.full.train_on": "nyu",
@@ -87,3 +93,13 @@ def test_tables_and_page_say_what_was_trained_and_tested(clone: Clone) -> None:
     assert "real\\_as\\_taken" in table or "real_as_taken" in table
     page = (clone.root / "reports/index.html").read_text()
     assert "none: photographs" in page
+
+
+def test_a_folder_that_lacks_one_truth_is_scored_by_the_other(clone: Clone) -> None:
+    assert metrics(clone, "without_rgb")["all_in_focus"] == {}
+    assert metrics(clone, "without_rgb")["depth"]["headline"]["network"]["rmse"] > 0
+    whole, half = (metrics(clone, d)["all_in_focus"] for d in ("real_as_taken", "without_depth"))
+    assert half["native"]["input"] == whole["native"]["input"]
+    table = (clone.root / "reports/tables/table4.md").read_text()
+    for name in HALF:
+        assert name.replace("_", "\\_") in table or name in table
