@@ -126,7 +126,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     ("name", "text", "what"),
     [
         ("input.json", None, "input.json: is missing"),
-        ("input.json", "{}", "'ssim' is missing"),
+        ("input.json", "{}", "'test_frames' is missing"),
         ("coc.csv", "a,b\n1,2\n", "no column 'coc_px'"),
         ("cameras.csv", None, "cameras.csv: is missing"),
         ("contact_sheet.jpg", None, "contact_sheet.jpg"),

@@ -23,7 +23,7 @@ class Defocused:
     """The stage `defocus`'s report on one dataset."""
 
     psnr: float  # of the defocused test frames against the sharp ones
-    ssim: float
+    ssim: float | None  # None: there are no sharp ones
     test_frames: int
     blur: Mapping[str, float]  # the keys of BLUR
     histogram: pd.DataFrame  # coc_px, share_percent
@@ -42,7 +42,7 @@ def read_defocused(folder: Path) -> Defocused:
     return Defocused(
         # JSON has no infinity: the PSNR of images without any blur is left out
         psnr=record.get("psnr", math.inf),
-        ssim=record["ssim"],
+        ssim=record.get("ssim", None),
         test_frames=record["test_frames"],
         blur={name: record[name] for name in BLUR},
         histogram=read_csv(folder / "coc.csv", ("coc_px", "share_percent")),
@@ -54,12 +54,17 @@ def read_defocused(folder: Path) -> Defocused:
 def blur_sentence(defocused: Defocused) -> str:
     """Return the amount of blur and the defocused input's own scores, in words."""
     blur = defocused.blur
+    scores = ""
+    if defocused.ssim is not None:
+        scores = (
+            f" The defocused input alone scores {number(defocused.psnr, 2)} dB and SSIM "
+            f"{number(defocused.ssim, 3)} against the sharp image, at native size, mean over "
+            f"{defocused.test_frames} test frames."
+        )
     return (
         f"Over all pixels with depth: mean |CoC| {blur['mean_abs_coc_px']:.2f} px, mean sigma "
         f"{blur['mean_sigma_px']:.2f} px; {blur['sharp_percent']:.1f}% stay sharp, "
-        f"{blur['clamped_percent']:.1f}% are at the CoC's limit. The defocused input alone scores "
-        f"{number(defocused.psnr, 2)} dB and SSIM {number(defocused.ssim, 3)} against the sharp "
-        f"image, at native size, mean over {defocused.test_frames} test frames."
+        f"{blur['clamped_percent']:.1f}% are at the CoC's limit.{scores}"
     )
 
 
