@@ -25,10 +25,11 @@ from hded.config.schema import Network, Train
 from hded.network import files
 from hded.network.weights import find_weights
 from hded.records import TrainingRecord, read_record, to_json
-from hded.store import open_store
+from hded.store import Store, open_store
 from hded.training.build import FitInputs, build_fit, run_fit
 from hded.training.checkpoint import Checkpoints
 from hded.training.distributed import Group
+from hded.training.frames import stored_lenses
 from pipeline.lib import fingerprint, launch, provenance, stage
 from pipeline.lib.mlflow_model import log_model
 from pipeline.lib.tracking import EXPERIMENT, OF_TRAINING, Tracker, portable, track, unfinished
@@ -47,6 +48,7 @@ class Job:
     data: dict[str, Any]  # as Tracker.dataset takes it
     checkpoints: Checkpoints
     build: Callable[..., FitInputs]  # takes the process's `rank`
+    scale: files.Scale
 
     @property
     def name(self) -> str:
@@ -115,7 +117,22 @@ def _job(args: Namespace, params: Params) -> Job:
         "source": scenes.attributes["source"],
         "camera": "+".join(names),
     }
-    return Job(args, network, train, settings, tags, key, data, checkpoints, build)
+    scale = _scale(scenes, defocused[0], train)
+    return Job(args, network, train, settings, tags, key, data, checkpoints, build, scale)
+
+
+def _scale(scenes: Store, defocused: Store, train: Train) -> files.Scale:
+    """Return the sizes of the training images, and the range of their lenses."""
+    width_px = scenes.attributes["image_width_px"]
+    lenses = stored_lenses(defocused)
+    if lenses is None or train.network_input == "sharp":
+        return files.Scale(image_width_px=width_px)
+    gain_px, focus_m, *_ = lenses[torch.from_numpy(defocused.indices("train"))].double().unbind(1)
+    return files.Scale(
+        image_width_px=width_px,
+        gain_px=(gain_px.min().item(), gain_px.max().item()),
+        focus_distance_m=focus_m.median().item(),
+    )
 
 
 def _follow(job: Job, group: Group, device: torch.device) -> None:
@@ -207,6 +224,7 @@ def _write(job: Job, done: Mapping[str, Any], tracker: Tracker) -> None:
         size_px=train.size_px,
         cameras=tuple(job.settings["cameras"].values()),
         data={"dataset": job.data["name"], "source": job.data["source"]},
+        scale=job.scale,
     )
     files.save_network(out / files.NAME, done["state"], header)
     history = pd.DataFrame(done["history"])

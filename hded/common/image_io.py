@@ -9,6 +9,7 @@ from hded.common.errors import HDEDError, first_line
 
 ORIENTATION = 0x0112  # the EXIF tag
 SWAPPED = (5, 6, 7, 8)  # its values that swap width and height
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands
 
 
 def open_image(path: Path | BinaryIO) -> Image.Image:
@@ -21,7 +22,21 @@ def open_image(path: Path | BinaryIO) -> Image.Image:
         raise HDEDError(f"{path}: no such file") from None
     # damaged files make pillow, zlib and struct raise many kinds of errors
     except Exception as error:
+        if isinstance(path, Path) and _is_heic(path):
+            raise HDEDError(
+                f"{path}: is HEIC, which only further libraries open, such as pillow-heif; save it "
+                "as JPEG or PNG"
+            ) from error
         raise _unreadable(path, error) from error
+
+
+def _is_heic(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(12)
+    except OSError:
+        return False
+    return start[4:8] == b"ftyp" and start[8:12] in HEIC
 
 
 def upright_size(path: Path) -> tuple[int, int]:
@@ -47,7 +62,11 @@ def open_upright(path: Path | BinaryIO) -> Image.Image:
 
 def open_turned(path: Path | BinaryIO) -> tuple[Image.Image, int]:
     """Return the image of `open_upright`, and the EXIF orientation, 1 to 8, that it had."""
-    image = open_image(path)
+    return turned_upright(open_image(path), path)
+
+
+def turned_upright(image: Image.Image, path: Path | BinaryIO) -> tuple[Image.Image, int]:
+    """Return what `open_turned` does, of an image that was opened from `path`."""
     if image.mode.startswith(("I", "F")):
         raise HDEDError(
             f"{_name(path)}: greyscale of more than 8 bits; save it with 8 bits per channel"

@@ -1,7 +1,10 @@
 """Depth and all-in-focus image of a photograph, at the photograph's own size.
 
-A large photograph is processed in overlapping tiles that are blended, one row of tiles at a time:
-apart from the photograph and its results, memory does not grow with its height.
+A photograph is processed at the size that its `View` asks for. There, a large one is cut into
+overlapping tiles that are blended, one row of tiles at a time: apart from the photograph and its
+results, memory does not grow with its height. Depth is enlarged to the photograph's own size. What
+the network changed in a smaller image is enlarged and added to the photograph, which keeps what is
+finer than that image.
 """
 
 from collections.abc import Iterator
@@ -14,32 +17,69 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hded.common.errors import HDEDError
-from hded.common.image_io import open_upright
+from hded.common.image_io import open_image, turned_upright
 from hded.common.resize import resize_bilinear, resize_rgb
-from hded.inference import Predictor
+from hded.inference.predictor import Predictor
+from hded.inference.view import View
+from hded.optics import ThinLens
+from hded.optics.photograph import StatedLens, lens_of_exif
 
 TILE_PX = 1024
 OVERLAP_PX = 192
-MAX_MM = 65535  # of a 16-bit image: 65.5 m
+LARGEST = 65535  # of a 16-bit image: in millimetres 65.5 m
+BLOCK_ROWS = 256
 PREVIEW = "viridis"  # near is dark, far is light, as in the report's figures
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Outputs for a photograph (H, W): uint16 millimetres, uint8 rgb; None without that head."""
+    """Outputs for a photograph (H, W); None without that head.
 
-    depth_mm: NDArray[np.uint16] | None
+    `depth`: float32, in metres, or in the unit of its `View`; `all_in_focus`: uint8 (H, W, 3).
+    """
+
+    depth: NDArray[np.float32] | None
     all_in_focus: NDArray[np.uint8] | None
 
     @property
-    def saturated(self) -> float:
-        """Share of pixels at the largest depth that 16 bits of millimetres hold, 65.535 m."""
-        return 0.0 if self.depth_mm is None else float((self.depth_mm == MAX_MM).mean())
+    def thousandths(self) -> NDArray[np.uint16] | None:
+        """Depth in thousandths of its unit, millimetres of metres, within what 16 bits hold."""
+        if self.depth is None:
+            return None
+        found = np.empty(self.depth.shape, np.uint16)
+        for rows in _blocks(len(found)):
+            found[rows] = np.clip(np.rint(self.depth[rows] * 1000), 0, LARGEST)
+        return found
 
 
-def read_photo(path: Path | BinaryIO) -> NDArray[np.uint8]:
-    """Return an image as (H, W, 3) uint8 sRGB, upright according to its EXIF orientation."""
-    return np.asarray(open_upright(path))
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A photograph: `rgb` (H, W, 3) uint8, upright; its lens as EXIF states it; what it carries.
+
+    `exif` (without the orientation) and `icc_profile` are bytes for a file that is made of it.
+    """
+
+    rgb: NDArray[np.uint8]
+    lens: StatedLens
+    exif: bytes
+    icc_profile: bytes | None
+
+    def save(self, rgb: NDArray[np.uint8], path: Path) -> None:
+        """Write an image that was made of the photograph, with its EXIF and its colour profile."""
+        Image.fromarray(rgb).save(path, exif=self.exif, icc_profile=self.icc_profile)
+
+
+def read_photo(path: Path | BinaryIO) -> Photo:
+    """Return a photograph, upright according to its EXIF orientation.
+
+    A colour profile that is not of RGB is left out: it does not fit the converted pixels. Raises
+    HDEDError for a file that cannot be read, and for greyscale of more than 8 bits.
+    """
+    original = open_image(path)
+    image, _ = turned_upright(original, path)
+    exif = image.getexif()
+    profile = original.info.get("icc_profile") if original.mode in ("RGB", "RGBA") else None
+    return Photo(np.asarray(image), lens_of_exif(original), exif.tobytes(), profile)
 
 
 def estimate(
@@ -47,36 +87,72 @@ def estimate(
     rgb: NDArray[np.uint8],
     tile_px: int = TILE_PX,
     overlap_px: int = OVERLAP_PX,
+    view: View = View(),  # noqa: B008  (frozen)
 ) -> Estimate:
     """Return the network's outputs for a photograph (H, W, 3), at its own size.
 
     A network trained on resized frames is given the whole photograph at its training size, and its
-    outputs are enlarged. Any other network is given native pixels, in tiles if a side is longer
-    than `tile_px`. Raises HDEDError unless the overlap is smaller than a tile.
+    outputs are enlarged. Any other network is given the photograph resized by `view.scale`, in
+    tiles if a side is then longer than `tile_px`. Raises HDEDError unless the overlap is smaller
+    than a tile.
     """
     if not 0 <= overlap_px < tile_px:
         raise HDEDError(f"overlap {overlap_px} px must be less than the tile's {tile_px} px")
-    height, width = rgb.shape[:2]
-    heads = predictor.network.heads
-    depth_mm = np.empty((height, width), np.uint16) if "depth" in heads else None
-    image = np.empty((height, width, 3), np.uint8) if "all_in_focus" in heads else None
+    size: tuple[int, int] = rgb.shape[:2]
     if predictor.geometry == "resize":
-        outputs = predictor(rgb)
-        if depth_mm is not None:
-            depth_mm[:] = _millimetres(resize_bilinear(outputs["depth"], (height, width)))
-        if image is not None:
-            image[:] = resize_rgb(outputs["all_in_focus"], (height, width))
-        return Estimate(depth_mm, image)
-    for rows, outputs in _bands(predictor, rgb, tile_px, overlap_px):
-        if depth_mm is not None:
-            depth_mm[rows] = _millimetres(outputs["depth"])
+        outputs = predictor(rgb, view.lens)
+        depth, image = outputs.get("depth"), outputs.get("all_in_focus")
+        return Estimate(
+            None if depth is None else resize_bilinear(depth, size) * np.float32(view.factor),
+            None if image is None else resize_rgb(image, size),
+        )
+    small = rgb
+    if view.scale != 1:
+        small = resize_rgb(rgb, (_scaled(size[0], view.scale), _scaled(size[1], view.scale)))
+    shape, heads = small.shape[:2], predictor.network.heads
+    depth = np.empty(shape, np.float32) if "depth" in heads else None
+    image = np.empty((*shape, 3), np.uint8) if "all_in_focus" in heads else None
+    for rows, outputs in _bands(predictor, small, tile_px, overlap_px, view.lens):
+        if depth is not None:
+            depth[rows] = outputs["depth"] * np.float32(view.factor)
         if image is not None:
             image[rows] = np.rint(outputs["all_in_focus"])
-    return Estimate(depth_mm, image)
+    if depth is not None and shape != size:
+        depth = resize_bilinear(depth, size)
+    if image is not None and shape != size:
+        image = _add_change(rgb, small, image)
+    return Estimate(depth, image)
+
+
+def _scaled(length: int, scale: float) -> int:
+    return max(1, round(length * scale))
+
+
+def _blocks(height: int) -> Iterator[slice]:
+    """Yield the rows of an image in blocks, so that what is computed of them stays small."""
+    return (slice(top, min(top + BLOCK_ROWS, height)) for top in range(0, height, BLOCK_ROWS))
+
+
+def _add_change(
+    rgb: NDArray[np.uint8], small: NDArray[np.uint8], changed: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Return rgb (H, W, 3), changed as `small` (h, w, 3), the same at another size, was."""
+    height, width = rgb.shape[:2]
+    result = np.empty_like(rgb)
+    for c in range(3):
+        change = changed[..., c].astype(np.float32) - small[..., c]
+        large = resize_bilinear(change, (height, width))
+        for rows in _blocks(height):
+            result[rows, :, c] = np.clip(np.rint(rgb[rows, :, c] + large[rows]), 0, 255)
+    return result
 
 
 def _bands(
-    predictor: Predictor, rgb: NDArray[np.uint8], tile_px: int, overlap_px: int
+    predictor: Predictor,
+    rgb: NDArray[np.uint8],
+    tile_px: int,
+    overlap_px: int,
+    lens: ThinLens | None,
 ) -> Iterator[tuple[slice, dict[str, NDArray]]]:
     """Yield blended outputs for bands of rows, from top to bottom."""
     height, width = rgb.shape[:2]
@@ -93,7 +169,7 @@ def _bands(
         for left in lefts:
             right = min(left + tile_px, width)
             place = slice(top - given, bottom - given), slice(left, right)
-            outputs = predictor(rgb[top:bottom, left:right])
+            outputs = predictor(rgb[top:bottom, left:right], lens)
             weight = (
                 _ramp(top, bottom, height, overlap_px)[:, None, None]
                 * _ramp(left, right, width, overlap_px)[:, None]
@@ -134,14 +210,10 @@ def _ramp(start: int, stop: int, length: int, overlap: int) -> NDArray[np.float3
     return rise / np.float32(overlap + 1)
 
 
-def _millimetres(depth_m: NDArray) -> NDArray[np.uint16]:
-    return np.clip(np.rint(depth_m * 1000), 0, MAX_MM).astype(np.uint16)
-
-
-def preview(depth_mm: NDArray[np.uint16]) -> Image.Image:
+def preview(depth: NDArray[np.uint16]) -> Image.Image:
     """Return the depth map in colour between its 1st and 99th percentile, near dark, far light."""
     import matplotlib as mpl
 
-    low, high = np.percentile(depth_mm, (1, 99))
-    shown = np.clip((depth_mm - low) / max(high - low, 1), 0, 1)
+    low, high = np.percentile(depth, (1, 99))
+    shown = np.clip((depth - low) / max(high - low, 1), 0, 1)
     return Image.fromarray(mpl.colormaps[PREVIEW](shown, bytes=True)[..., :3])

@@ -14,7 +14,7 @@ from hded.common.errors import HDEDError
 from hded.common.resize import resize_rgb
 from hded.config.schema import Geometry
 from hded.network import HDEDNet
-from hded.network.files import read_network
+from hded.network.files import Scale, read_network
 from hded.network.normalize import to_network_range, to_uint8
 from hded.optics import ThinLens, recorded_lens
 
@@ -33,6 +33,7 @@ class Predictor:
     size_px: int
     device: torch.device
     cameras: Sequence[Mapping[str, Any]] = ()  # of the training images; empty: not recorded
+    scale: Scale | None = None  # of the training images; None: not recorded
 
     def __post_init__(self) -> None:
         self.network.to(self.device, memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
@@ -132,4 +133,5 @@ def load_predictor(
     # a header that does not fit its tensors may fail in any of these ways
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise HDEDError(f"{path}: not weights of this program ({str(error)[:200]})") from error
-    return Predictor(network, header.geometry, header.size_px, torch.device(device), header.cameras)
+    on = torch.device(device)
+    return Predictor(network, header.geometry, header.size_px, on, header.cameras, header.scale)

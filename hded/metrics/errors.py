@@ -62,8 +62,8 @@ def rank_correlation(pred: NDArray, gt: NDArray) -> float:
     pred, gt = pred[::step], gt[::step]
     if np.ptp(pred) == 0 or np.ptp(gt) == 0:
         return 0.0
-    ranks = [pd.Series(values).rank() for values in (pred, gt)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    ranks = (pd.Series(values).rank().to_numpy() for values in (pred, gt))
+    return float(np.corrcoef(np.stack([*ranks]))[0, 1])
 
 
 def psnr(image: NDArray, reference: NDArray) -> float:

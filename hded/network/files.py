@@ -27,13 +27,26 @@ FORMAT, OLD_FORMAT = 2, 1
 ENTRY = "hded"
 
 
+class Scale(Record):
+    """The sizes that a network knows from its training images.
+
+    `image_width_px`: their width before any crop; `gain_px`: the smallest and the largest CoC [px]
+    of a point at infinity; `focus_distance_m`: the median one. The last two are None where the
+    images were not defocused.
+    """
+
+    image_width_px: int
+    gain_px: tuple[float, float] | None = None
+    focus_distance_m: float | None = None
+
+
 class Header(Record):
     """The description of a network, and of the images that trained it.
 
     `network`: the arguments of `HDEDNet`, depth scale and range [m] among them; `geometry`: crop or
     resize, `size_px`: the side of the training images; `cameras`: descriptions of those by which
     the training images were defocused, as many as the network reads images; `data`: name and source
-    of the training images.
+    of the training images; `scale`: see `Scale`.
     """
 
     format: int = FORMAT
@@ -42,6 +55,7 @@ class Header(Record):
     size_px: int
     cameras: tuple[dict[str, Any], ...] = ()
     data: dict[str, str] = Field(default_factory=dict)
+    scale: Scale | None = None
 
 
 def save_network(path: Path, state: Mapping[str, Tensor], header: Header) -> None:

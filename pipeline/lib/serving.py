@@ -21,6 +21,7 @@ from PIL import Image
 from hded.common.errors import HDEDError
 from hded.inference import Predictor, load_predictor
 from hded.inference.photo import estimate, read_photo
+from hded.inference.view import view_of
 
 COLUMN = "image"
 OUTPUTS = {"depth": "depth_mm", "all_in_focus": "all_in_focus"}
@@ -41,8 +42,13 @@ class ServedNetwork(PythonModel):
         rows = []
         for number, text in enumerate(model_input[COLUMN]):
             file = BytesIO(_decoded(text, f"row {number}"))
-            found = estimate(self.predictor, read_photo(file))
-            images = {"depth": found.depth_mm, "all_in_focus": found.all_in_focus}
+            photo = read_photo(file)
+            height, width = photo.rgb.shape[:2]
+            view = view_of(self.predictor, (height, width), photo.lens)
+            if view.unit != "m":
+                raise HDEDError(f"row {number}: {'; '.join(view.notes)}")
+            found = estimate(self.predictor, photo.rgb, view=view)
+            images = {"depth": found.thousandths, "all_in_focus": found.all_in_focus}
             rows.append({OUTPUTS[h]: _png(images[h]) for h in self.predictor.network.heads})
         return pd.DataFrame(rows)
 

@@ -79,9 +79,9 @@ def test_a_small_photograph_is_what_the_network_gives(crop):
     rgb = photo(70, 95)
     found, outputs = estimate(predictor, rgb), predictor(rgb)
     expected = np.clip(np.rint(1000 * outputs["depth"]), 0, 65535)
-    assert found.depth_mm is not None and found.depth_mm.dtype == np.uint16
+    assert found.thousandths is not None and found.thousandths.dtype == np.uint16
     assert expected.std() > 1
-    np.testing.assert_array_equal(found.depth_mm, expected)
+    np.testing.assert_array_equal(found.thousandths, expected)
     np.testing.assert_array_equal(found.all_in_focus, outputs["all_in_focus"])
 
 
@@ -93,7 +93,7 @@ class Local:
     def __init__(self, predictor: Predictor) -> None:
         self.network, self.seen = predictor.network, []
 
-    def __call__(self, rgb: NDArray[np.uint8]) -> dict[str, NDArray]:
+    def __call__(self, rgb: NDArray[np.uint8], lens: object = None) -> dict[str, NDArray]:
         self.seen.append(rgb.shape[:2])
         return {"depth": rgb[..., 0] / np.float32(10), "all_in_focus": rgb}
 
@@ -106,7 +106,7 @@ def test_tiles_cover_the_photograph_and_agree_where_they_meet(crop, size, tile, 
     local, rgb = Local(load_predictor(crop)), photo(*size)
     found = estimate(local, rgb, tile, overlap)  # pyright: ignore[reportArgumentType]
     np.testing.assert_array_equal(found.all_in_focus, rgb)
-    np.testing.assert_array_equal(found.depth_mm, rgb[..., 0].astype(int) * 100)
+    np.testing.assert_array_equal(found.thousandths, rgb[..., 0].astype(int) * 100)
     assert max(max(shape) for shape in local.seen) <= tile
 
 
@@ -115,12 +115,12 @@ def test_tiles_are_blended_without_a_seam(crop):
     local = Local(load_predictor(crop))
     count = iter(range(100))
 
-    def disagree(rgb: NDArray[np.uint8]) -> dict[str, NDArray]:
+    def disagree(rgb: NDArray[np.uint8], lens: object) -> dict[str, NDArray]:
         level = 2.0 + next(count) % 2
         return {"depth": np.full(rgb.shape[:2], level, np.float32), "all_in_focus": rgb}
 
     disagree.network, disagree.geometry = local.network, "crop"  # pyright: ignore
-    depth = estimate(disagree, photo(300, 400), 128, 63).depth_mm  # pyright: ignore
+    depth = estimate(disagree, photo(300, 400), 128, 63).thousandths  # pyright: ignore
     assert depth is not None and depth.min() == 2000 and depth.max() == 3000
     steps = max(np.abs(np.diff(depth.astype(int), axis=axis)).max() for axis in (0, 1))
     assert steps <= 1000 / 16
@@ -140,7 +140,7 @@ def test_a_network_of_squashed_frames_sees_the_photograph_at_its_training_size(t
     found, outputs = estimate(predictor, rgb), predictor(rgb)
     assert outputs["depth"].shape == (64, 64)
     enlarged = resize_bilinear(outputs["depth"], (150, 220))
-    np.testing.assert_array_equal(found.depth_mm, np.clip(np.rint(1000 * enlarged), 0, 65535))
+    np.testing.assert_array_equal(found.thousandths, np.clip(np.rint(1000 * enlarged), 0, 65535))
     np.testing.assert_array_equal(
         found.all_in_focus, resize_rgb(outputs["all_in_focus"], (150, 220))
     )
@@ -163,15 +163,13 @@ def test_the_command_writes_what_it_says_upright(crop, tmp_path):
         out,
     )
     assert done.returncode == 0, done.stderr
-    names = ("depth", "depth_preview", "all_in_focus")
-    assert {f.name for f in out.iterdir()} == {
-        f"{i}_{n}.png" for i in ("turned", "grey") for n in names
-    }
+    names = ("_depth.png", "_depth_preview.png", "_all_in_focus.png", ".json")
+    assert {f.name for f in out.iterdir()} == {f"{i}{n}" for i in ("turned", "grey") for n in names}
     upright = np.rot90(rgb, -1)
     expected = estimate(load_predictor(crop), np.ascontiguousarray(upright))
     with Image.open(out / "turned_depth.png") as depth:
         assert depth.mode == "I;16"
-        np.testing.assert_array_equal(np.asarray(depth), expected.depth_mm)
+        np.testing.assert_array_equal(np.asarray(depth), expected.thousandths)
     with Image.open(out / "turned_all_in_focus.png") as sharp:
         np.testing.assert_array_equal(np.asarray(sharp), expected.all_in_focus)
     with Image.open(out / "grey_depth_preview.png") as shown:
@@ -186,7 +184,8 @@ def test_one_head_alone_is_the_same_head(crop, tmp_path):
             "--heads", *heads,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-    assert {f.name for f in (tmp_path / "one").iterdir()} == {"a_depth.png", "a_depth_preview.png"}
+    written = {f.name for f in (tmp_path / "one").iterdir()}
+    assert written == {"a_depth.png", "a_depth_preview.png", "a.json"}
     depths = [(tmp_path / out / "a_depth.png").read_bytes() for out in ("both", "one")]
     assert depths[0] == depths[1]
 
@@ -207,7 +206,9 @@ def test_a_squashing_network_says_so(tmp_path):
         (["predict", "a.png", "--tile", "64", "--overlap", "64"], "overlap 64"),
         (["predict", "a.png", "--device", "cuda"], "cuda is not available"),
         (["predict", "a.png", "--heads", "normals"], "normals"),
-        (["predict"], "IMAGE"),
+        (["predict"], "PHOTO"),
+        (["predict", "a.png", "--f-number", "0"], "--f-number: invalid"),
+        (["predict", "empty"], "empty: has no photograph"),
         (["fly"], "fly"),
     ],
 )
@@ -215,6 +216,7 @@ def test_a_mistake_is_one_line(crop, tmp_path, arguments, message, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(photo(60, 90)).save("a.png")
     Path("text.png").write_text("no image")
+    Path("empty").mkdir()
     rest = ["--checkpoint", crop, "--out", "out"] if arguments != ["fly"] else []
     if message.startswith("cuda") and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
@@ -237,12 +239,12 @@ def test_the_other_images_are_written_beside_one_that_cannot_be_read(crop, tmp_p
 def test_depth_beyond_16_bits_and_below_zero_is_clipped(crop):
     local = Local(load_predictor(crop))
 
-    def far(rgb: NDArray[np.uint8]) -> dict[str, NDArray]:
+    def far(rgb: NDArray[np.uint8], lens: object) -> dict[str, NDArray]:
         depth = np.where(rgb[..., 0] > 128, 1e3, -1.0).astype(np.float32)
         return {"depth": depth, "all_in_focus": rgb}
 
     far.network, far.geometry = local.network, "crop"  # pyright: ignore
-    found = estimate(far, photo(40, 40)).depth_mm  # pyright: ignore
+    found = estimate(far, photo(40, 40)).thousandths  # pyright: ignore
     assert found is not None and set(np.unique(found)) == {0, 65535}
     assert preview(np.zeros((4, 4), np.uint16)).size == (4, 4)
 
@@ -292,7 +294,7 @@ def test_greyscale_of_16_bits_is_refused_rather_than_made_white(tmp_path):
     with pytest.raises(HDEDError, match=r"a\.png: greyscale of more than 8 bits"):
         read_photo(tmp_path / "a.png")
     Image.fromarray(photo(40, 40)[..., 0]).save(tmp_path / "a.png")
-    assert read_photo(tmp_path / "a.png").shape == (40, 40, 3)
+    assert read_photo(tmp_path / "a.png").rgb.shape == (40, 40, 3)
 
 
 # ---- taken elsewhere ----
@@ -354,7 +356,7 @@ def test_the_logged_model_is_served_by_mlflow_and_answers(crop, tmp_path):
         (row,) = answer["predictions"]
         images = {n: np.asarray(Image.open(BytesIO(base64.b64decode(t)))) for n, t in row.items()}
         expected = estimate(load_predictor(crop), rgb)
-        np.testing.assert_array_equal(images["depth_mm"], expected.depth_mm)
+        np.testing.assert_array_equal(images["depth_mm"], expected.thousandths)
         np.testing.assert_array_equal(images["all_in_focus"], expected.all_in_focus)
         with pytest.raises(urllib.error.HTTPError) as caught:
             post(f"{url}/invocations", "!!!")

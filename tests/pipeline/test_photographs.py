@@ -43,7 +43,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
         {
             "download.real": {**source, "max_residual": 0.05},
             "download.real_as_taken": source,
-            **{f"download.{name}": {**source, "path": str(folder.parents[1] / name)} for name in HALF},
+            **{f"download.{n}": {**source, "path": str(folder.parents[1] / n)} for n in HALF},
             "cameras.mine": {
                 "focal_length_mm": 35, "f_number": 2.8, "focus_distance_m": 1.67,
                 "sensor_width_mm": 23.6, "photographs": True,

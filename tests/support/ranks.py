@@ -12,4 +12,4 @@ def spearman(pred: np.ndarray, gt: np.ndarray) -> float:
     pred, gt = pred.ravel()[some], gt.ravel()[some]
     if len(np.unique(pred)) < 2 or len(np.unique(gt)) < 2:
         return 0.0
-    return float(spearmanr(pred, gt).statistic)
+    return float(np.asarray(spearmanr(pred, gt))[0])
