@@ -1,8 +1,17 @@
 """Resizing: one rule for each quantity, the same in training and evaluation."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+BLOCK_ROWS = 256
+
+
+def row_blocks(height: int) -> Iterator[slice]:
+    """Yield the rows of a large image in blocks, so that what is computed of them stays small."""
+    return (slice(top, min(top + BLOCK_ROWS, height)) for top in range(0, height, BLOCK_ROWS))
 
 
 def resize_rgb(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from hded.common.errors import HDEDError
 from hded.common.image_io import open_image, turned_upright
-from hded.common.resize import resize_bilinear, resize_rgb
+from hded.common.resize import resize_bilinear, resize_rgb, row_blocks
 from hded.inference.predictor import Predictor
 from hded.inference.view import View
 from hded.optics import ThinLens
@@ -27,7 +27,6 @@ from hded.optics.photograph import StatedLens, lens_of_exif
 TILE_PX = 1024
 OVERLAP_PX = 192
 LARGEST = 65535  # of a 16-bit image: in millimetres 65.5 m
-BLOCK_ROWS = 256
 PREVIEW = "viridis"  # near is dark, far is light, as in the report's figures
 
 
@@ -47,7 +46,7 @@ class Estimate:
         if self.depth is None:
             return None
         found = np.empty(self.depth.shape, np.uint16)
-        for rows in _blocks(len(found)):
+        for rows in row_blocks(len(found)):
             found[rows] = np.clip(np.rint(self.depth[rows] * 1000), 0, LARGEST)
         return found
 
@@ -128,11 +127,6 @@ def _scaled(length: int, scale: float) -> int:
     return max(1, round(length * scale))
 
 
-def _blocks(height: int) -> Iterator[slice]:
-    """Yield the rows of an image in blocks, so that what is computed of them stays small."""
-    return (slice(top, min(top + BLOCK_ROWS, height)) for top in range(0, height, BLOCK_ROWS))
-
-
 def _add_change(
     rgb: NDArray[np.uint8], small: NDArray[np.uint8], changed: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
@@ -142,7 +136,7 @@ def _add_change(
     for c in range(3):
         change = changed[..., c].astype(np.float32) - small[..., c]
         large = resize_bilinear(change, (height, width))
-        for rows in _blocks(height):
+        for rows in row_blocks(height):
             result[rows, :, c] = np.clip(np.rint(rgb[rows, :, c] + large[rows]), 0, 255)
     return result
 

@@ -63,7 +63,7 @@ def rank_correlation(pred: NDArray, gt: NDArray) -> float:
     if np.ptp(pred) == 0 or np.ptp(gt) == 0:
         return 0.0
     ranks = (pd.Series(values).rank().to_numpy() for values in (pred, gt))
-    return float(np.corrcoef(np.stack([*ranks]))[0, 1])
+    return float(np.asarray(np.corrcoef(np.stack([*ranks])))[0, 1])
 
 
 def psnr(image: NDArray, reference: NDArray) -> float:

@@ -38,6 +38,16 @@ class StatedLens:
     focus_distance_m: float | None = None
     sensor_width_m: float | None = None
 
+    @classmethod
+    def of(cls, lens: ThinLens, width_px: int) -> "StatedLens":
+        """Return the numbers of a lens, in front of a sensor of so many pixels."""
+        return cls(
+            focal_length_m=lens.focal_length_m,
+            f_number=lens.f_number,
+            focus_distance_m=lens.focus_distance_m,
+            sensor_width_m=lens.pixel_pitch_m * width_px,
+        )
+
     def or_else(self, other: "StatedLens") -> "StatedLens":
         """Return this lens, with what it lacks from another."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}

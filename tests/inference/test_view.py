@@ -39,7 +39,8 @@ def saved(path: Path, camera: Camera = ANY, **changes: Any) -> Path:
     }  # fmt: skip
     torch.manual_seed(0)
     network = HDEDNet(**arguments, init="normal")
-    gains = (PAPERS.row()[0],) * 2 if camera is PAPER else (2.0, 40.0)
+    gain = PAPERS.row()[0]
+    gains = (gain, gain) if camera is PAPER else (2.0, 40.0)
     header = Header(
         network=arguments, geometry="crop", size_px=64, cameras=(camera.describe(640),),
         scale=Scale(image_width_px=640, gain_px=gains, focus_distance_m=2.0),

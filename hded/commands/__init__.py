@@ -1,0 +1,1 @@
+"""The commands of `hded`, one module each."""

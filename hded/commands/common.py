@@ -1,0 +1,129 @@
+"""What commands share: photographs, their lenses, and the files that are written."""
+
+from argparse import ArgumentParser, Namespace
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from hded.common.errors import HDEDError
+from hded.common.files import is_hidden
+from hded.inference import Predictor
+from hded.inference.photo import Photo, read_photo
+from hded.inference.view import View, view_of
+from hded.optics.photograph import StatedLens
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+LENS = {  # what is stated, its option, the option's text, and its unit
+    "focal_length_m": ("focal-length-mm", "of the lens itself, not its 35 mm equivalent", 1e-3),
+    "f_number": ("f-number", "such as 2.8", 1.0),
+    "focus_distance_m": ("focus-distance-m", "from the lens to what is in focus", 1.0),
+    "sensor_width_m": ("sensor-width-mm", "of the photograph's long side", 1e-3),
+}
+
+
+def add_lens(parser: ArgumentParser, prefix: str = "") -> None:
+    """Add the options that state a photograph's lens; their names begin with `prefix`."""
+    group = parser.add_argument_group("lens", "of all the photographs, instead of their EXIF")
+    for option, text, _ in LENS.values():
+        group.add_argument(f"--{prefix}{option}", type=positive, help=text)
+
+
+def stated_lens(arguments: Namespace, prefix: str = "") -> StatedLens:
+    """Return the lens of the options that `add_lens` added."""
+    found = {}
+    for name, (option, _, unit) in LENS.items():
+        value = getattr(arguments, f"{prefix}{option}".replace("-", "_"))
+        found[name] = None if value is None else value * unit
+    return StatedLens(**found)
+
+
+def positive(text: str) -> float:
+    """Return a positive number; raises ValueError for any other text."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError
+    return number
+
+
+def add_network(parser: ArgumentParser, out: str) -> None:
+    """Add the options that name the network and where results go."""
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        type=Path,
+        help="the weights.safetensors of a trained network",
+    )
+    parser.add_argument("--out", required=True, type=Path, help=out)
+
+
+def add_device(parser: ArgumentParser) -> None:
+    """Add the option that chooses the device."""
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+
+
+def check_device(device: str) -> None:
+    """Raise HDEDError for a device that this machine does not have."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise HDEDError("--device: cuda is not available on this machine; use cpu")
+
+
+def photographs(paths: Sequence[Path]) -> list[Path]:
+    """Return the photographs, those in folders in the order of their names.
+
+    Raises HDEDError for a folder without any, and for two of one name, whose results would be
+    written to one place.
+    """
+    found = list(_inside(paths))
+    twice = [name for name, n in Counter(path.stem for path in found).items() if n > 1]
+    if twice:
+        raise HDEDError(
+            f"two images are named {twice[0]}; rename one, or its results overwrite the other's"
+        )
+    return found
+
+
+def _inside(paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES]
+        inside = [p for p in inside if not is_hidden(p.name)]
+        if not inside:
+            raise HDEDError(f"{path}: has no photograph ({', '.join(SUFFIXES)})")
+        yield from inside
+
+
+def open_photo(
+    path: Path, predictor: Predictor, options: StatedLens
+) -> tuple[Photo, StatedLens, View]:
+    """Return a photograph, its lens by the options or else by EXIF, and its way to the network.
+
+    Raises HDEDError, naming the path, for a file or a lens that cannot be used.
+    """
+    photo = read_photo(path)
+    stated = options.or_else(photo.lens)
+    height, width = photo.rgb.shape[:2]
+    try:
+        return photo, stated, view_of(predictor, (height, width), stated)
+    except HDEDError as error:
+        raise HDEDError(f"{path}: {error}") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results; raises HDEDError where that cannot be done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HDEDError(f"{folder}: cannot be created ({error.strerror})") from error
+
+
+def save(write: Callable[[Path], None], path: Path) -> None:
+    """Write a file; raises HDEDError, and leaves none, where that cannot be done."""
+    try:
+        write(path)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise HDEDError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -1,0 +1,25 @@
+"""Write a trained network as an ONNX file, for images of any size."""
+
+from argparse import ArgumentParser, Namespace
+
+from hded.commands.common import add_network, make_folder
+from hded.inference import load_predictor
+from hded.inference.onnx import export_onnx
+from hded.network import HEADS
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_network(parser, "the .onnx file to write")
+    parser.add_argument(
+        "--heads", nargs="+", choices=HEADS, help="export only these outputs (default: all)"
+    )
+
+
+def export(arguments: Namespace) -> None:
+    """Run the command."""
+    predictor = load_predictor(arguments.checkpoint, "cpu", arguments.heads)
+    make_folder(arguments.out.parent)
+    export_onnx(predictor, arguments.out)
+    size_mb = arguments.out.stat().st_size / 1e6
+    print(f"{arguments.out}: {', '.join(predictor.network.heads)}, {size_mb:.1f} MB")

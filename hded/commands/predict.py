@@ -1,0 +1,145 @@
+"""Estimate depth and the all-in-focus image of photographs.
+
+Takes photographs, and folders of them. For PHOTO.jpg it writes, at the photograph's own size:
+PHOTO_depth.png (16-bit, millimetres), PHOTO_depth_preview.png, PHOTO_all_in_focus.png, and
+PHOTO.json, which says by which lens depth was found and what its limits are. The lens is that of
+the options, or else of EXIF. Where the focus distance is not known, and the network was trained
+through several lenses, depth is in units of it: PHOTO_depth_relative.png holds thousandths.
+"""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hded.commands.common import (
+    add_device,
+    add_lens,
+    add_network,
+    check_device,
+    make_folder,
+    open_photo,
+    photographs,
+    save,
+    stated_lens,
+)
+from hded.common.errors import HDEDError
+from hded.common.files import write_json
+from hded.common.progress import progress
+from hded.inference import Predictor, load_predictor
+from hded.inference.photo import (
+    LARGEST,
+    OVERLAP_PX,
+    TILE_PX,
+    Estimate,
+    Photo,
+    estimate,
+    preview,
+)
+from hded.inference.view import View
+from hded.network import HEADS
+from hded.optics.photograph import StatedLens
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("images", nargs="+", type=Path, metavar="PHOTO")
+    add_network(parser, "folder for the results")
+    parser.add_argument(
+        "--heads", nargs="+", choices=HEADS, help="compute only these outputs (default: all)"
+    )
+    add_device(parser)
+    parser.add_argument(
+        "--tile",
+        type=int,
+        default=TILE_PX,
+        help="process photographs with a longer side in tiles of this side [px]",
+    )
+    parser.add_argument(
+        "--overlap", type=int, default=OVERLAP_PX, help="overlap of neighbouring tiles [px]"
+    )
+    parser.add_argument("--floats", action="store_true", help="write depth as float32 in .npy, too")
+    add_lens(parser)
+
+
+def predict(arguments: Namespace) -> None:
+    """Run the command; a photograph that cannot be read does not stop the others."""
+    paths = photographs(arguments.images)
+    check_device(arguments.device)
+    predictor = load_predictor(arguments.checkpoint, arguments.device, arguments.heads)
+    make_folder(arguments.out)
+    options, failed = stated_lens(arguments), []
+    bar = progress(paths, desc="predict", unit="image")
+    for path in bar:
+        try:
+            photo, stated, view = open_photo(path, predictor, options)
+        except HDEDError as error:
+            failed.append(str(error))
+            continue
+        found = estimate(predictor, photo.rgb, arguments.tile, arguments.overlap, view)
+        notes = [*view.notes, *_remarks(predictor, photo, found)]
+        for note in notes:
+            bar.write(f"{path}: {note}")
+        _write(arguments, path.stem, photo, found, relative=view.unit != "m")
+        record = _record(predictor, arguments.checkpoint, photo, stated, view)
+        write_json(arguments.out / f"{path.stem}.json", record | {"notes": notes})
+    if failed:
+        raise HDEDError("; ".join(failed))
+
+
+def _remarks(predictor: Predictor, photo: Photo, found: Estimate) -> Iterator[str]:
+    """Yield what a user must know of one result."""
+    height, width = photo.rgb.shape[:2]
+    if predictor.geometry == "resize":
+        side = predictor.size_px
+        yield (
+            f"the network was trained on frames resized to {side}x{side}; its results are computed "
+            f"at that size and enlarged to {width}x{height}"
+        )
+    if found.thousandths is not None:
+        saturated = float((found.thousandths == LARGEST).mean())
+        if saturated:
+            yield (
+                f"{saturated:.1%} of the depth is at or beyond {LARGEST / 1000} m, the most that "
+                f"16 bits of millimetres hold; those pixels are {LARGEST}"
+            )
+
+
+def _write(
+    arguments: Namespace, stem: str, photo: Photo, found: Estimate, *, relative: bool
+) -> None:
+    """Write the images of one photograph."""
+    name = f"{stem}_depth_relative" if relative else f"{stem}_depth"
+    depth, values, image = found.thousandths, found.depth, found.all_in_focus
+    if depth is not None and values is not None:
+        save(Image.fromarray(depth).save, arguments.out / f"{name}.png")
+        save(preview(depth).save, arguments.out / f"{stem}_depth_preview.png")
+        if arguments.floats:
+            save(partial(np.save, arr=values), arguments.out / f"{name}.npy")
+    if image is not None:
+        save(partial(photo.save, image), arguments.out / f"{stem}_all_in_focus.png")
+
+
+def _record(
+    predictor: Predictor, checkpoint: Path, photo: Photo, stated: StatedLens, view: View
+) -> dict[str, Any]:
+    """Return what PHOTO.json says beside the notes."""
+    exif = asdict(photo.lens)
+    return {
+        "checkpoint": str(checkpoint),
+        "heads": list(predictor.network.heads),
+        "size": list(photo.rgb.shape[:2]),
+        "scale": view.scale,
+        "lens": {
+            name: {"value": value, "from": "exif" if value == exif[name] else "option"}
+            for name, value in asdict(stated).items()
+            if value is not None
+        },
+        "depth_unit": view.unit,
+        "trained_through": [dict(camera) for camera in predictor.cameras],
+    }
