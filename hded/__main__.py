@@ -2,6 +2,7 @@
 
     hded predict PHOTO... --checkpoint weights.safetensors --out DIR
     hded refocus PHOTO... --checkpoint weights.safetensors --out DIR --focus-distance-m 1.5
+    hded demo --checkpoint weights.safetensors
     hded export --checkpoint weights.safetensors --out network.onnx
 
 `hded COMMAND --help` tells what a command writes.
@@ -9,12 +10,13 @@
 
 from typing import NoReturn
 
-from hded.commands import export, predict, refocus
+from hded.commands import demo, export, predict, refocus
 from hded.common.cli import Parser, run
 
 COMMANDS = {
     "predict": (predict, predict.predict),
     "refocus": (refocus, refocus.refocus_photographs),
+    "demo": (demo, demo.demo),
     "export": (export, export.export),
 }
 

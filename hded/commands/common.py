@@ -47,15 +47,16 @@ def positive(text: str) -> float:
     return number
 
 
-def add_network(parser: ArgumentParser, out: str) -> None:
-    """Add the options that name the network and where results go."""
+def add_network(parser: ArgumentParser, out: str = "") -> None:
+    """Add the options that name the network and, with a text about it, where results go."""
     parser.add_argument(
         "--checkpoint",
         required=True,
         type=Path,
         help="the weights.safetensors of a trained network",
     )
-    parser.add_argument("--out", required=True, type=Path, help=out)
+    if out:
+        parser.add_argument("--out", required=True, type=Path, help=out)
 
 
 def add_device(parser: ArgumentParser) -> None:

@@ -89,7 +89,7 @@ def test_the_command_writes_an_image_for_each_distance(networks, tmp_path) -> No
     names = {"a_refocused_1m.png", "a_refocused_4.5m.png"}
     assert {f.name for f in (tmp_path / "out").iterdir()} == names
     images = [np.asarray(Image.open(tmp_path / "out" / name)) for name in sorted(names)]
-    assert images[0].shape == (60, 90, 3) and not np.array_equal(*images)
+    assert images[0].shape == (60, 90, 3) and not np.array_equal(images[0], images[1])
 
 
 def test_without_a_lens_it_asks_for_one_or_takes_that_of_training(networks, tmp_path) -> None:

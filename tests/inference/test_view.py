@@ -38,7 +38,9 @@ def saved(path: Path, camera: Camera = ANY, **changes: Any) -> Path:
         "depth_range_m": [0.1, 100.0], **changes,
     }  # fmt: skip
     torch.manual_seed(0)
-    network = HDEDNet(**arguments, init="normal")
+    network = HDEDNet(**arguments)
+    for decoder in network.decoders.values():
+        torch.nn.init.normal_(decoder.get_parameter("predict.weight"), 0, 0.02)
     gain = PAPERS.row()[0]
     gains = (gain, gain) if camera is PAPER else (2.0, 40.0)
     header = Header(
