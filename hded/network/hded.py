@@ -23,7 +23,7 @@ from hded.network.decoder import build_decoder
 from hded.network.encoder import build_encoder
 from hded.network.layers import Denoiser, LensFeatures, SpatialPyramid
 from hded.network.neumann import NeumannDecoder
-from hded.network.readout import COC_SCALE_PX, DepthReadout
+from hded.network.readout import DepthReadout
 
 HEADS = ("depth", "all_in_focus")
 SCALE = "all_in_focus_over_"  # and how many times smaller: an estimate at a coarser scale
@@ -128,8 +128,8 @@ class HDEDNet(nn.Module):
         """Return the outputs for rgb (B, 3 shots, H, W) in [-1, 1].
 
         `depth`: (B, 1, H, W) [m], not clipped; with an ordinal readout also `depth_logits`,
-        (B, K, H, W), and with the readout `coc` also `coc`, (B, 1, H, W) [px], signed and not
-        clamped. `lens`: (B, 6), that of each first image, see `hded.blur.lenses`.
+        (B, K, H, W), and with the readout `coc` also `coc`, (B, 1, H, W), as `encode_coc` gives
+        it. `lens`: (B, 6), that of each first image, see `hded.blur.lenses`.
         `all_in_focus`: (B, 3, H, W), nominally in [-1, 1]. With `sharp`, (B, 3, H, W)
         in [-1, 1], also `denoised`: the denoiser's estimate of it from the image with added noise.
         With the decoder `neumann`, in training, also `all_in_focus_over_N` (B, 3, H / N, W / N) for
@@ -158,7 +158,7 @@ class HDEDNet(nn.Module):
                 if self.readout.name == "ordinal":
                     outputs["depth_logits"] = x[..., :height, :width]
                 if self.readout.name == "coc":
-                    outputs["coc"] = COC_SCALE_PX * x[..., :height, :width]
+                    outputs["coc"] = x[..., :height, :width]
                 x = self.readout(x, lens)
             else:
                 x = self._join(x, padded[:, :3])

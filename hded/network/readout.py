@@ -4,8 +4,9 @@
 - `log`: the logarithm of depth over the geometric mean of its range.
 - `ordinal`: for each of K thresholds t_k the logit of P(depth > t_k), as in ordinal regression
   (Fu et al. 2018). The thresholds are evenly spaced in log depth from end to end of its range.
-- `coc`: the signed CoC over 10 px, before any clamp. It is what blur shows, whatever the lens; the
-  lens of the image makes it depth: x = S / (1 - CoC / gain), kept within the range.
+- `coc`: asinh(CoC / 2 px) of the signed CoC before any clamp: the CoC itself where it is small, its
+  logarithm where it is large, since blur shows its own size to a share of it. It does not depend on
+  the lens; the lens of the image makes it depth: x = S / (1 - CoC / gain), kept within the range.
 """
 
 from typing import get_args
@@ -20,7 +21,7 @@ from hded.config.schema import Readout
 
 THRESHOLDS = 68
 LARGEST_LOG = 6.0  # bounds the exponential while a network diverges
-COC_SCALE_PX = 10.0
+SMALL_COC_PX = 2.0
 
 
 class DepthReadout(nn.Module):
@@ -57,10 +58,20 @@ class DepthReadout(nn.Module):
         return decode_ordinal(raw, self.thresholds)  # pyright: ignore[reportArgumentType]
 
     def _depth_of_coc(self, raw: Tensor, lens: Tensor) -> Tensor:
-        nearness = inverse_depth(COC_SCALE_PX * raw.float(), lens)
+        nearness = inverse_depth(decode_coc(raw.float()), lens)
         bounded = nearness.clamp(1 / self.farthest_m, 1 / self.nearest_m)
         # the gradient passes where the bounds hold, or such a pixel would never be corrected
         return 1 / (bounded.detach() + (nearness - nearness.detach()))
+
+
+def encode_coc(coc_px: Tensor) -> Tensor:
+    """Return what the readout `coc` predicts of signed CoCs [px], of any shape."""
+    return (coc_px / SMALL_COC_PX).asinh()
+
+
+def decode_coc(raw: Tensor) -> Tensor:
+    """Return the signed CoCs [px] of what the readout `coc` predicts, of any shape."""
+    return SMALL_COC_PX * raw.clamp(-LARGEST_LOG, LARGEST_LOG).sinh()
 
 
 def encode_ordinal(depth_m: Tensor, thresholds_m: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from hded.blur.support import radius_px
 from hded.config.schema import Gradient, Loss
 from hded.metrics.structural_similarity import ssim
 from hded.network.hded import SCALE
-from hded.network.readout import COC_SCALE_PX, encode_ordinal
+from hded.network.readout import encode_coc, encode_ordinal
 from hded.training.batch import Batch
 from hded.training.loss_weighting import LossWeighting, T
 
@@ -103,13 +103,13 @@ def ordinal_depth(logits: Tensor, gt: Tensor, valid: Tensor, thresholds_m: Tenso
     return _masked_mean(errors.mean(1, keepdim=True), valid)
 
 
-def l1_coc(coc_px: Tensor, gt: Tensor, valid: Tensor, lenses: Tensor) -> Tensor:
-    """Return the mean absolute error of signed CoCs before any clamp, over 10 px.
+def l1_coc(coc: Tensor, gt: Tensor, valid: Tensor, lenses: Tensor) -> Tensor:
+    """Return the mean absolute error of signed CoCs before any clamp, as `encode_coc` gives them.
 
-    coc_px: (B, 1, H, W) [px]; gt, valid: (B, 1, H, W), depth [m]; lenses: (B, 6).
+    coc: (B, 1, H, W); gt, valid: (B, 1, H, W), depth [m]; lenses: (B, 6).
     """
-    target = unclamped_coc_px(torch.where(valid, gt, 1), lenses)
-    return _masked_mean((coc_px - target).abs() / COC_SCALE_PX, valid)
+    target = encode_coc(unclamped_coc_px(torch.where(valid, gt, 1), lenses))
+    return _masked_mean((coc - target).abs(), valid)
 
 
 def surface_depth(pred: Tensor, gt: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
