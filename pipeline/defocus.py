@@ -57,9 +57,10 @@ def main() -> None:
     cameras = params.camera(args.camera, "--camera")
     scenes = open_store(stage.FRAMES / dataset)
     width_px = scenes.attributes["image_width_px"]
-    camera = {**describe_cameras(cameras, width_px), "renderer": settings.renderer}
+    columns = scenes.frames.columns
+    camera = {**describe_cameras(cameras, width_px, columns), "renderer": settings.renderer}
     if _took_photographs(cameras, scenes):
-        camera = describe_photographs(cameras, width_px)
+        camera = describe_photographs(cameras, width_px, columns)
     table = list_renderings(scenes.frames, cameras)
     size = tuple(scenes.attributes["size"])
     arrays = {"defocused": ((*size, 3), np.uint8), "coc": (size, np.float16)}
@@ -103,19 +104,19 @@ def _records(
         index = row["frame_index"]
         rgb, depth = scenes.read("rgb", index), scenes.read("depth", index)
         rng = np.random.default_rng([settings.seed, index])
-        lens = cameras[row["camera_index"]].lens(depth, width_px, rng)
+        camera = cameras[row["camera_index"]].of_frame(row)
         # training draws noise and compression anew for each sample
         test = row["split"] == "test"
-        sensor = cameras[row["camera_index"]].sensor if test else IDEAL
-        camera = cameras[row["camera_index"]].name
-        noise = sensor_rng(camera, settings.seed, index, row["camera_index"])
-        if photographs:
-            image, coc = scenes.read("defocused", index), lens.coc_px(fill_holes(depth))
-        else:
-            try:
+        sensor = camera.sensor if test else IDEAL
+        noise = sensor_rng(camera.name, settings.seed, index, row["camera_index"])
+        try:
+            lens = camera.lens(depth, width_px, rng)
+            if photographs:
+                image, coc = scenes.read("defocused", index), lens.coc_px(fill_holes(depth))
+            else:
                 image, coc = render_defocused(rgb, depth, lens, settings.renderer, sensor, noise)
-            except HDEDError as error:
-                raise HDEDError(f"frame {row['frame']}: {error}") from error
+        except HDEDError as error:
+            raise HDEDError(f"frame {row['frame']}: {error}") from error
         blur.add(coc, depth)
         yield {
             "defocused": image,

@@ -1,6 +1,6 @@
 """Render a defocused image: depth -> circle of confusion -> blur -> noise -> 8 bits -> JPEG."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 from zlib import crc32
@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from hded.blur import gaussian_gather, layered_blur
 from hded.blur.holes import fill_holes
 from hded.common.errors import HDEDError
-from hded.optics import IDEAL, Camera, Renderer, Sensor, ThinLens, sigma_of_coc
+from hded.optics import (
+    IDEAL,
+    Camera,
+    Renderer,
+    Sensor,
+    ThinLens,
+    describe_cameras,
+    sigma_of_coc,
+)
 
 PHOTOGRAPHS = "none: photographs"  # in place of a renderer
 SENSOR_STREAM = 1  # tells these random numbers from those that draw the lens
@@ -38,17 +46,20 @@ def render_defocused(
     return sensor.expose(image, rng or np.random.default_rng(0)), coc
 
 
-def describe_photographs(cameras: Sequence[Camera], image_width_px: int) -> dict[str, Any]:
+def describe_photographs(
+    cameras: Sequence[Camera], image_width_px: int, columns: Collection[str] = ()
+) -> dict[str, Any]:
     """Return the description of the camera that took photographs, of which each frame has one.
 
     What it does to an image, noise and compression among it, is in the photographs already.
+    columns: see `hded.optics.describe_cameras`.
     """
     if len(cameras) > 1:
         raise HDEDError(
             f"cameras.{cameras[0].name}: photographs have one focus distance each; give one, not "
             f"{len(cameras)}"
         )
-    described = replace(cameras[0], sensor=IDEAL).describe(image_width_px)
+    described = describe_cameras([replace(cameras[0], sensor=IDEAL)], image_width_px, columns)
     return {**described, "renderer": PHOTOGRAPHS}
 
 

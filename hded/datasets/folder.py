@@ -7,7 +7,8 @@ files differ, `pairs.csv` has a row for each scene and a column of file names fo
 
 `train.txt` and `test.txt` define the splits, one name per line; frames in neither are left out. So
 do folders `train/` and `test/`, each with the folders above. With neither, every fifth frame, in
-the order of names, is a test frame.
+the order of names, is a test frame. `lenses.csv` may state the lens of each frame
+(`hded.datasets.lenses`).
 
 Depth is registered to the image as it is stored: where the image's EXIF orientation turns it, its
 depth is turned with it. Depth whose size fits the upright image only is taken as upright.
@@ -36,6 +37,8 @@ from hded.common.image_io import (
 )
 from hded.common.progress import progress
 from hded.datasets.base import RawFrames
+from hded.datasets.lenses import FILE as LENSES
+from hded.datasets.lenses import read_lenses
 from hded.datasets.registration import Registration, register
 
 TEST_EVERY = 5
@@ -89,6 +92,9 @@ def open_folder(
     skipped: list[str] = []
     registrations: dict[str, Registration] = {}
     margin = 0
+    if (folder / LENSES).is_file():
+        lenses = read_lenses(folder / LENSES, frames["frame"].tolist())
+        frames = pd.concat([frames, lenses], axis=1)
     if max_residual is not None:
         registrations = _register(folder, files)
         good = [name for name, found in registrations.items() if found.residual <= max_residual]
@@ -144,7 +150,8 @@ def open_folder(
 def list_files(folder: Path) -> list[Path]:
     """Return the files below `folder` that `open_folder` reads, where they exist."""
     parts = [folder, *(folder / split for split in LISTS)]
-    lists = [folder / name for name in LISTS.values()] + [part / PAIRS for part in parts]
+    lists = [folder / name for name in (*LISTS.values(), LENSES)]
+    lists += [part / PAIRS for part in parts]
     images = [
         path
         for part in parts

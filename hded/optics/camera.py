@@ -1,6 +1,7 @@
 """Named cameras: a sensor, and a lens that is fixed or drawn for each frame."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ SENSOR_WIDTH_M = 0.036  # full frame
 EXAMPLE_FOCUS_M = 2.0  # represents a focus distance that is drawn for each frame
 SYNDOF_FOCUS_SPREAD = 0.5
 Renderer = Literal["gather", "layered"]
+# columns of a table of frames that state a frame's own lens
+STATED = {name: f"stated_{name}" for name in ("focal_length_m", "f_number", "focus_distance_m")}
 
 
 def draw_focus_m(
@@ -102,6 +105,22 @@ class Camera:
         several = len(self.focal_lengths_m) > 1 or len(self.f_numbers) > 1
         return several or self.opens or self.focus_distance_m is None
 
+    def of_frame(self, row: Mapping[Any, Any]) -> "Camera":
+        """Return the camera with the lens that a frame's row states, as far as it does.
+
+        Only a camera that takes photographs (`photographs`) has another lens for a frame.
+        """
+        # a table that was read again has empty text where a number is missing
+        found = {name: float(row.get(column) or math.nan) for name, column in STATED.items()}
+        stated: dict[str, Any] = {n: value for n, value in found.items() if not math.isnan(value)}
+        if not self.photographs or not stated:
+            return self
+        if "focal_length_m" in stated:
+            stated["focal_weights"] = ()
+        if "f_number" in stated:
+            stated["aperture_m"] = None
+        return replace(self, **stated)
+
     def lens(self, depth_m: NDArray, image_width_px: int, rng: np.random.Generator) -> ThinLens:
         """Return the lens for a frame of depth `depth_m`, `image_width_px` wide before cropping.
 
@@ -182,9 +201,20 @@ def _opened(lens: ThinLens, depth_range_m: tuple[float, float]) -> ThinLens:
     return replace(lens, aperture_m=aperture_m)
 
 
-def describe_cameras(cameras: Sequence[Camera], image_width_px: int) -> dict[str, Any]:
-    """Return one description of cameras that differ only in focus distance, which are listed."""
+def describe_cameras(
+    cameras: Sequence[Camera], image_width_px: int, columns: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return one description of cameras that differ only in focus distance, which are listed.
+
+    columns: of the table of frames, some of which may state lenses of their own: what they state is
+    None, as is what is drawn.
+    """
     records = [camera.describe(image_width_px) for camera in cameras]
     if len(records) == 1:
-        return records[0]
+        own = {name for name, column in STATED.items() if column in columns}
+        if not cameras[0].photographs:
+            own = set()
+        if own & {"focal_length_m", "f_number"}:
+            own |= {"aperture_m", "f_number"}
+        return records[0] | dict.fromkeys(own)
     return records[0] | {"focus_distance_m": [record["focus_distance_m"] for record in records]}

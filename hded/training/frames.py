@@ -48,7 +48,7 @@ class TrainingFrames:
     - `depth_m`: (N, H, W) float32, 0 where unknown; `host_depth_m`: the same, never on a GPU;
       `blur_depth_m`: the same without holes, for rendering
     - `shots`: the renderings by each camera, one element for each of the stores `defocused`
-    - `indices`: (N,) the frames' rows in the store
+    - `indices`: (N,) the frames' rows in the store, and `rows` what its table says of them
 
     With `geometry` crop frames keep their size; with resize they are resized to size_px x size_px,
     images antialiased and depth by nearest neighbour. With `network_input` sharp the network reads
@@ -85,6 +85,7 @@ class TrainingFrames:
         self.geometry, self.size_px, self.stored = geometry, size_px, not anew
         self.indices = np.asarray(indices)
         self.image_width_px: int = scenes.attributes["image_width_px"]
+        self.rows = scenes.frames.iloc[self.indices].to_dict("records")
         count = len(self.indices)
         read = not self.reads_sharp if stored is None else stored
         tables = [_rows(store, self.indices) for store in defocused] if read else []

@@ -155,7 +155,9 @@ class LensSampler(Sampler[ThinLens]):
 
     def _choose(self, i: int, rng: np.random.Generator) -> tuple[ThinLens, ...]:
         depth_m, width_px = self.frames.host_depth_m[i].numpy(), self.frames.image_width_px
-        return tuple(_pick(foci, rng).lens(depth_m, width_px, rng) for foci in self.cameras)
+        row = self.frames.rows[i]
+        cameras = (_pick(foci, rng).of_frame(row) for foci in self.cameras)
+        return tuple(camera.lens(depth_m, width_px, rng) for camera in cameras)
 
     def _lenses(self, draws: Sequence[Draw[ThinLens]]) -> Tensor:
         return torch.tensor([[lens.row() for lens in d.sources] for d in draws])
