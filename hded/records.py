@@ -38,6 +38,7 @@ class Architecture(Record):
     depth_scale_m: float
     depth_range_m: tuple[float, float]
     readout: str
+    confidence: bool
     reads_lens: bool
     context: str
     cascade: str

@@ -224,9 +224,15 @@ def _check_loss(network: Network, train: Train, where: str) -> None:
                 f"{where}.depth is {loss.depth}, network.readout {network.readout}: ordinal goes "
                 "with ordinal"
             )
-        if loss.depth == "coc" and network.readout != "coc":
+        if loss.depth.startswith("coc") and network.readout != "coc":
             raise HDEDError(
-                f"{where}.depth is coc, network.readout {network.readout}: set it to coc, too"
+                f"{where}.depth is {loss.depth}, network.readout {network.readout}: set it to coc"
+            )
+        if (loss.depth == "coc_likelihood") != network.confidence:
+            raise HDEDError(
+                f"{where}.depth is {loss.depth}, network.confidence "
+                f"{str(network.confidence).lower()}: coc_likelihood goes with confidence, which it "
+                "trains"
             )
         if network.readout == "coc" and train.network_input == "sharp":
             raise HDEDError(

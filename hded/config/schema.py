@@ -31,7 +31,7 @@ Cascade = Literal["none", "depth", "all_in_focus"]
 Joint = Literal["add", "concat"]
 Output = Literal["linear", "tanh"]
 Init = Literal["identity", "normal"]
-DepthLoss = Literal["l1", "log_l1", "ordinal", "surface", "reblur", "coc"]
+DepthLoss = Literal["l1", "log_l1", "ordinal", "surface", "reblur", "coc", "coc_likelihood"]
 Gradient = Literal["forward", "prewitt"]
 Content = Literal["charbonnier", "l1", "mse"]
 Weighting = Literal["fixed", "uncertainty", "gradnorm"]
@@ -353,6 +353,7 @@ class Network(Section):
     depth_scale_m: Positive | None = None
     depth_range_m: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
     readout: Readout = "metres"
+    confidence: bool = False
     reads_lens: bool = False
     context: Context = "none"
     cascade: Cascade = "none"
@@ -393,6 +394,8 @@ class Network(Section):
             )
         if self.encoder == "none" and (self.context != "none" or self.cascade != "none"):
             raise ValueError("encoder none: leave context and cascade at none")
+        if self.confidence and (self.readout != "coc" or "depth" not in self.heads):
+            raise ValueError("confidence is that of the readout coc; set readout to coc")
         if self.encoder == "none" and self.reads_lens:
             raise ValueError("encoder none: has no feature maps; set reads_lens to false")
         if self.depth_range_m and self.depth_range_m[0] >= self.depth_range_m[1]:

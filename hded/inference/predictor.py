@@ -48,8 +48,9 @@ class Predictor:
     ) -> dict[str, NDArray]:
         """Return the outputs for one image (H, W, 3 shots) uint8, by head.
 
-        `depth`: float32 metres (h, w); `all_in_focus`: uint8 (h, w, 3). (h, w) is the image's size,
-        or size_px x size_px for a network trained on resized frames. lens: see `batch`.
+        `depth`: float32 metres (h, w), perhaps with `confidence`, float32 (h, w), the probability
+        that it is within a factor of 1.25; `all_in_focus`: uint8 (h, w, 3). (h, w) is the image's
+        size, or size_px x size_px for a network trained on resized frames. lens: see `batch`.
         """
         return self.batch([defocused], [lens])[0]
 
@@ -89,6 +90,8 @@ class Predictor:
         arrays: dict[str, NDArray] = {}
         if "depth" in outputs:
             arrays["depth"] = outputs["depth"][:, 0].float().cpu().numpy()
+        if "confidence" in outputs:
+            arrays["confidence"] = outputs["confidence"][:, 0].float().cpu().numpy()
         if "all_in_focus" in outputs:
             arrays["all_in_focus"] = to_uint8(outputs["all_in_focus"].float())
         return [{head: array[i] for head, array in arrays.items()} for i in range(len(images))]

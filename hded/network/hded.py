@@ -41,6 +41,7 @@ class HDEDNet(nn.Module):
     - `shots`: the images that are read together; each goes through the same encoder, and their
       feature maps are concatenated.
     - `readout`: what the depth head predicts, over `depth_range_m` (see `DepthReadout`).
+    - `confidence`: the depth head also says how far it may be off; with the readout `coc`.
     - `reads_lens`: every feature map is told the lens of the image (see `LensFeatures`).
     - `context`: spatial_pyramid, atrous pooling of the deepest feature map.
     - `cascade`: depth or all_in_focus, the output of a second network of the same kind, which reads
@@ -60,6 +61,7 @@ class HDEDNet(nn.Module):
         depth_scale_m: float = 1.0,
         depth_range_m: Sequence[float] = (0.7, 10.2),
         readout: Readout = "metres",
+        confidence: bool = False,
         reads_lens: bool = False,
         context: Context = "none",
         cascade: Cascade = "none",
@@ -85,7 +87,8 @@ class HDEDNet(nn.Module):
         self.depth_scale_m = depth_scale_m
         self.joint = joint
         self.output = output
-        self.readout = DepthReadout(readout, depth_scale_m, (depth_range_m[0], depth_range_m[1]))
+        ends_m = depth_range_m[0], depth_range_m[1]
+        self.readout = DepthReadout(readout, depth_scale_m, ends_m, confidence=confidence)
         if isinstance(encoder, str):
             check_choice("network: encoder", encoder, get_args(Encoder))
             built = None if encoder == "none" else build_encoder(encoder, width)
@@ -127,13 +130,19 @@ class HDEDNet(nn.Module):
     ) -> dict[str, Tensor]:
         """Return the outputs for rgb (B, 3 shots, H, W) in [-1, 1].
 
-        `depth`: (B, 1, H, W) [m], not clipped; with an ordinal readout also `depth_logits`,
-        (B, K, H, W), and with the readout `coc` also `coc`, (B, 1, H, W), as `encode_coc` gives
-        it. `lens`: (B, 6), that of each first image, see `hded.blur.lenses`.
-        `all_in_focus`: (B, 3, H, W), nominally in [-1, 1]. With `sharp`, (B, 3, H, W)
-        in [-1, 1], also `denoised`: the denoiser's estimate of it from the image with added noise.
-        With the decoder `neumann`, in training, also `all_in_focus_over_N` (B, 3, H / N, W / N) for
-        N = 4, 2, 1: the estimates of each scale. Raises HDEDError for a missing lens.
+        `lens`: (B, 6), that of each first image, see `hded.blur.lenses`; `sharp`: (B, 3, H, W) in
+        [-1, 1], for a denoiser to learn from. Raises HDEDError for a lens that is needed and
+        missing. The outputs:
+
+        - `depth`: (B, 1, H, W) [m], not clipped;
+        - with an ordinal readout `depth_logits`, (B, K, H, W);
+        - with the readout `coc` also `coc`, (B, 1, H, W), as `encode_coc` gives it, and perhaps
+          `confidence`, the probability that depth is within a factor of 1.25 of the truth, and
+          `coc_error`, the logarithm of the error expected of `coc`;
+        - `all_in_focus`: (B, 3, H, W), nominally in [-1, 1];
+        - with the decoder `neumann`, in training, `all_in_focus_over_N` (B, 3, H / N, W / N) for
+          N = 4, 2, 1: the estimates of each scale;
+        - with `sharp`, `denoised`: the denoiser's estimate of it from the image with added noise.
         """
         if lens is None and self.needs_lens:
             raise HDEDError("the network needs the lens of each image, and none is known")
@@ -157,9 +166,14 @@ class HDEDNet(nn.Module):
             if head == "depth":
                 if self.readout.name == "ordinal":
                     outputs["depth_logits"] = x[..., :height, :width]
+                depth_m = self.readout(x, lens)
                 if self.readout.name == "coc":
-                    outputs["coc"] = x[..., :height, :width]
-                x = self.readout(x, lens)
+                    outputs["coc"] = x[:, :1, :height, :width]
+                if self.readout.channels == 2 and lens is not None:
+                    sure = self.readout.confidence(x, depth_m, lens)
+                    outputs["confidence"] = sure[..., :height, :width]
+                    outputs["coc_error"] = x[:, 1:, :height, :width]
+                x = depth_m
             else:
                 x = self._join(x, padded[:, :3])
             outputs[head] = x[..., :height, :width]

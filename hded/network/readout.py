@@ -9,6 +9,7 @@
   the lens; the lens of the image makes it depth: x = S / (1 - CoC / gain), kept within the range.
 """
 
+from math import log
 from typing import get_args
 
 import numpy as np
@@ -22,13 +23,24 @@ from hded.config.schema import Readout
 THRESHOLDS = 68
 LARGEST_LOG = 6.0  # bounds the exponential while a network diverges
 SMALL_COC_PX = 2.0
+LARGEST_LOG_ERROR = 5.0
+WITHIN = 1.25  # the ratio of depths that confidence is about, as the metric delta1
 
 
 class DepthReadout(nn.Module):
-    """Turns raw outputs into metres; `channels` is the number that the head must have."""
+    """Turns raw outputs into metres; `channels` is the number that the head must have.
+
+    With `confidence` the head has one channel more: the logarithm of the error that it expects of
+    its own `coc`, as a Laplace distribution has it.
+    """
 
     def __init__(
-        self, name: Readout, depth_scale_m: float, depth_range_m: tuple[float, float]
+        self,
+        name: Readout,
+        depth_scale_m: float,
+        depth_range_m: tuple[float, float],
+        *,
+        confidence: bool = False,
     ) -> None:
         super().__init__()
         check_choice("network: readout", name, get_args(Readout))
@@ -39,7 +51,7 @@ class DepthReadout(nn.Module):
             )
         self.name, self.scale_m, self.middle_m = name, depth_scale_m, float(np.sqrt(low * high))
         self.nearest_m, self.farthest_m = low, high
-        self.channels = THRESHOLDS if name == "ordinal" else 1
+        self.channels = THRESHOLDS if name == "ordinal" else 1 + confidence
         thresholds = torch.from_numpy(np.geomspace(low, high, THRESHOLDS)).float()
         self.register_buffer("thresholds", thresholds, persistent=False)
 
@@ -50,12 +62,25 @@ class DepthReadout(nn.Module):
         """
         if self.name == "coc":
             assert lens is not None
-            return self._depth_of_coc(raw, lens)
+            return self._depth_of_coc(raw[:, :1], lens)
         if self.name == "metres":
             return self.scale_m * raw
         if self.name == "log":
             return self.middle_m * raw.clamp(-LARGEST_LOG, LARGEST_LOG).exp()
         return decode_ordinal(raw, self.thresholds)  # pyright: ignore[reportArgumentType]
+
+    def confidence(self, raw: Tensor, depth_m: Tensor, lens: Tensor) -> Tensor:
+        """Return the probability (B, 1, H, W) that depth is within a factor of 1.25 of the truth.
+
+        raw: (B, 2, H, W); depth_m: (B, 1, H, W), what it means; lens: (B, 6). Where depth changes
+        fast with the CoC, far beyond the focus distance or by a lens of small gain, an error of the
+        CoC is a large one of depth.
+        """
+        coc, log_error = raw.float().split(1, 1)
+        slope_px = SMALL_COC_PX * coc.clamp(-LARGEST_LOG, LARGEST_LOG).cosh()
+        gain, focus_m = (lens[:, i, None, None, None] for i in (0, 1))
+        log_depth_error = expected_error(log_error) * slope_px * depth_m / (gain * focus_m)
+        return 1 - (-log(WITHIN) / log_depth_error).exp()
 
     def _depth_of_coc(self, raw: Tensor, lens: Tensor) -> Tensor:
         nearness = inverse_depth(decode_coc(raw.float()), lens)
@@ -72,6 +97,11 @@ def encode_coc(coc_px: Tensor) -> Tensor:
 def decode_coc(raw: Tensor) -> Tensor:
     """Return the signed CoCs [px] of what the readout `coc` predicts, of any shape."""
     return SMALL_COC_PX * raw.clamp(-LARGEST_LOG, LARGEST_LOG).sinh()
+
+
+def expected_error(raw: Tensor) -> Tensor:
+    """Return the expected error of an encoded CoC from the head's channel for it, of any shape."""
+    return raw.clamp(-LARGEST_LOG_ERROR, LARGEST_LOG_ERROR).exp()
 
 
 def encode_ordinal(depth_m: Tensor, thresholds_m: Tensor) -> Tensor:

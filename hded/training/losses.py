@@ -15,7 +15,7 @@ from hded.blur.support import radius_px
 from hded.config.schema import Gradient, Loss
 from hded.metrics.structural_similarity import ssim
 from hded.network.hded import SCALE
-from hded.network.readout import encode_coc, encode_ordinal
+from hded.network.readout import encode_coc, encode_ordinal, expected_error
 from hded.training.batch import Batch
 from hded.training.loss_weighting import LossWeighting, T
 
@@ -103,13 +103,21 @@ def ordinal_depth(logits: Tensor, gt: Tensor, valid: Tensor, thresholds_m: Tenso
     return _masked_mean(errors.mean(1, keepdim=True), valid)
 
 
-def l1_coc(coc: Tensor, gt: Tensor, valid: Tensor, lenses: Tensor) -> Tensor:
-    """Return the mean absolute error of signed CoCs before any clamp, as `encode_coc` gives them.
+def coc_errors(coc: Tensor, gt: Tensor, valid: Tensor, lenses: Tensor) -> Tensor:
+    """Return the absolute errors (B, 1, H, W) of signed CoCs, as `encode_coc` gives them.
 
-    coc: (B, 1, H, W); gt, valid: (B, 1, H, W), depth [m]; lenses: (B, 6).
+    coc: (B, 1, H, W), before any clamp; gt, valid: (B, 1, H, W), depth [m]; lenses: (B, 6).
     """
-    target = encode_coc(unclamped_coc_px(torch.where(valid, gt, 1), lenses))
-    return _masked_mean((coc - target).abs(), valid)
+    return (coc - encode_coc(unclamped_coc_px(torch.where(valid, gt, 1), lenses))).abs()
+
+
+def laplace(errors: Tensor, log_expected: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean of |e| / b + log b, b the expected error: a Laplace negative log-likelihood.
+
+    It is least where b is the mean |e|. errors, log_expected, valid: (B, 1, H, W).
+    """
+    expected = expected_error(log_expected)
+    return _masked_mean(errors / expected + expected.log(), valid)
 
 
 def surface_depth(pred: Tensor, gt: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -183,6 +191,7 @@ DEPTH_SHARES: dict[str, dict[str, float]] = {
     "log_l1": {"log_l1": 1.0},
     "ordinal": {"ordinal": 1.0},
     "coc": {"l1_coc": 1.0},
+    "coc_likelihood": {"coc_likelihood": 1.0},
     "surface": {"surface": 1.0, "surface_slope": 1.0, "surface_normal": 1.0},
     # of Gur and Wolf (2019)
     "reblur": {"reblur": 1.0, "smoothness": 1e-3, "sharpness": 0.1},
@@ -261,9 +270,12 @@ class HDEDLoss(nn.Module):
         if w.depth == "ordinal":
             logits, thresholds = outputs["depth_logits"], self.thresholds
             return {"ordinal": ordinal_depth(logits, gt, valid, thresholds)}  # pyright: ignore[reportArgumentType]
-        if w.depth == "coc":
-            lenses = need_lenses(batch.lenses, "train.loss.depth: coc")[:, 0]
-            return {"l1_coc": l1_coc(outputs["coc"], gt, valid, lenses)}
+        if w.depth in ("coc", "coc_likelihood"):
+            lenses = need_lenses(batch.lenses, f"train.loss.depth: {w.depth}")[:, 0]
+            errors = coc_errors(outputs["coc"], gt, valid, lenses)
+            if w.depth == "coc_likelihood":
+                return {"coc_likelihood": laplace(errors, outputs["coc_error"], valid)}
+            return {"l1_coc": _masked_mean(errors, valid)}
         if w.depth == "log_l1":
             return {"log_l1": log_l1_depth(pred.clamp(min=1e-3), gt, valid)}
         if w.depth == "surface":

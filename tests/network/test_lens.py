@@ -20,7 +20,7 @@ from hded.network.readout import DepthReadout
 from hded.optics import Camera, ThinLens
 from hded.training.frames import TrainingFrames
 from hded.training.loop import fit
-from hded.training.losses import HDEDLoss, l1_coc
+from hded.training.losses import HDEDLoss, coc_errors, laplace
 from hded.training.samplers import build_sampler
 from hded.training.validation import validate
 
@@ -70,8 +70,34 @@ def test_the_loss_of_cocs_is_its_loop() -> None:
         known = gt > 0
         errors += np.abs(found[known] - np.arcsinh(lens.coc_px(gt[known]) / 2)).tolist()
     gt = torch.from_numpy(depth_m)
-    found = l1_coc(torch.from_numpy(coc), gt, gt > 0, rows(NARROW, WIDE))
-    assert found.item() == pytest.approx(np.mean(errors), rel=1e-4)
+    found = coc_errors(torch.from_numpy(coc), gt, gt > 0, rows(NARROW, WIDE))
+    assert found[gt > 0].mean().item() == pytest.approx(np.mean(errors), rel=1e-4)
+
+
+def test_the_likelihood_is_best_where_the_expected_error_is_the_mean_error() -> None:
+    errors = torch.rand(1, 1, 8, 8)
+    valid = torch.rand(1, 1, 8, 8) < 0.7
+    levels = errors[valid].mean().log() + torch.linspace(-0.5, 0.5, 11)
+    losses = [laplace(errors, level.expand_as(errors), valid).item() for level in levels]
+    assert losses.index(min(losses)) == 5
+    pairs = [e / levels[2].exp() + levels[2] for e in errors[valid]]
+    assert losses[2] == pytest.approx(torch.stack(pairs).mean().item(), rel=1e-5)
+
+
+def test_confidence_is_the_share_of_depths_within_a_factor() -> None:
+    """Against CoCs that are drawn from the distribution that the head states."""
+    readout = DepthReadout("coc", 10.0, (1e-3, 1e5), confidence=True)
+    rng, draws = np.random.default_rng(0), 40000
+    for lens, depth_m, expected in ((NARROW, 4.0, 0.05), (NARROW, 7.0, 0.05), (WIDE, 0.8, 0.1)):
+        coc = torch.asarray(np.arcsinh(lens.coc_px([depth_m]) / 2)).reshape(1, 1, 1, 1)
+        raw = torch.cat([coc, torch.full_like(coc, np.log(expected))], 1)
+        true_m = readout(raw, rows(lens))
+        stated = readout.confidence(raw, true_m, rows(lens)).item()
+        drawn = coc + torch.from_numpy(rng.laplace(0, expected, (1, 1, 1, draws))).float()
+        found = readout(torch.cat([drawn, drawn], 1), rows(lens)) / true_m
+        within = ((found < 1.25) & (found > 1 / 1.25)).float().mean().item()
+        assert 0.3 < within < 0.999
+        assert stated == pytest.approx(within, abs=0.03)  # depth is not linear in the CoC
 
 
 def test_a_network_that_is_told_the_lens_begins_as_one_that_is_not_and_learns_it() -> None:

@@ -21,6 +21,10 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "readout": "ordinal", "context": "spatial_pyramid",
     },
     "coc": {"encoder": "efficientnet_lite0", "decoder": "bilinear", "readout": "coc"},
+    "sure": {
+        "heads": ["depth"], "encoder": "efficientnet_lite0", "decoder": "bilinear",
+        "readout": "coc", "confidence": True,
+    },
     "told": {"encoder": "efficientnet_lite0", "decoder": "bilinear", "reads_lens": True},
     "two shots": {
         "heads": ["depth"], "encoder": "efficientnet_lite0", "decoder": "bilinear", "shots": 2,
@@ -93,6 +97,8 @@ def test_outputs_have_the_images_size_and_every_parameter_learns(
     for head in network.heads:
         assert outputs[head].shape == (2, 1 if head == "depth" else 3, *size)
     trained = ["depth_logits"] if "depth_logits" in outputs else list(outputs)
+    if "coc_error" in outputs:
+        assert outputs["confidence"].shape == outputs["coc_error"].shape == (2, 1, *size)
     trained += ["all_in_focus"] if "all_in_focus" in outputs and trained[0] != "depth" else []
     sum(outputs[name].square().mean() for name in trained).backward()  # pyright: ignore
     assert [n for n, p in network.named_parameters() if p.grad is None] == []

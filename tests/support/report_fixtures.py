@@ -403,8 +403,8 @@ class Cell:
             model=Architecture(
                 heads=self.heads, width=0.25, depth_scale_m=self.far_m, dropout=0.0, joint="add",
                 output="linear", init="identity", encoder="densenet121", decoder="transposed",
-                shots=1, depth_range_m=(0.7, 10.2), readout="metres", reads_lens=False,
-                context="none", cascade="none", denoiser=False,
+                shots=1, depth_range_m=(0.7, 10.2), readout="metres", confidence=False,
+                reads_lens=False, context="none", cascade="none", denoiser=False,
             ),
             train={"epochs": 20, "loss": {"weighting": "fixed", "lambda": 0.01}},
             weights="none",
