@@ -91,6 +91,7 @@ class Desk:
     sharp: NDArray[np.uint8] | None = None
     depth: NDArray[np.float32] | None = None
     depth_shown: Image.Image | None = None
+    notes: tuple[str, ...] = ()
 
     def open(self, content: bytes) -> None:
         """Take a photograph from the bytes of its file; raises HDEDError for any other file."""
@@ -106,7 +107,7 @@ class Desk:
         self.view, self.lens = view_of(self.predictor, (height, width), lens), lens
         found = estimate(self.predictor, rgb, view=self.view)
         assert found.depth is not None and found.all_in_focus is not None
-        size = self._shown_size()
+        size, self.notes = self._shown_size(), (*self.view.notes, *found.notes)
         self.sharp, self.depth = found.all_in_focus, found.depth
         if size != (height, width):
             self.sharp = resize_rgb(self.sharp, size)
@@ -208,7 +209,7 @@ class Page:
         )
         self.results.clear()
         if await self._work("Estimating ...", self.desk.estimate, lens):
-            self.message.text = " ".join(f"{note.capitalize()}." for note in self.desk.view.notes)
+            self.message.text = " ".join(f"{note.capitalize()}." for note in self.desk.notes)
             self.show()
 
     def show(self) -> None:

@@ -2,9 +2,11 @@
 
 Takes photographs, and folders of them. For PHOTO.jpg it writes, at the photograph's own size:
 PHOTO_depth.png (16-bit, millimetres), PHOTO_depth_preview.png, PHOTO_all_in_focus.png, and
-PHOTO.json, which says by which lens depth was found and what its limits are. The lens is that of
-the options, or else of EXIF. Where the focus distance is not known, and the network was trained
-through several lenses, depth is in units of it: PHOTO_depth_relative.png holds thousandths.
+PHOTO.json, which says by which lens depth was found and what its limits are; by a network that
+states it, PHOTO_confidence.png, where 255 is certainty that depth is within a factor of 1.25. The
+lens is that of the options, or else of EXIF. Where the focus distance is not known, and the network
+was trained through several lenses, depth is in units of it: PHOTO_depth_relative.png holds
+thousandths.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -82,7 +84,7 @@ def predict(arguments: Namespace) -> None:
             failed.append(str(error))
             continue
         found = estimate(predictor, photo.rgb, arguments.tile, arguments.overlap, view)
-        notes = [*view.notes, *_remarks(predictor, photo, found)]
+        notes = [*view.notes, *found.notes, *_remarks(predictor, photo, found)]
         for note in notes:
             bar.write(f"{path}: {note}")
         _write(arguments, path.stem, photo, found, relative=view.unit != "m")
@@ -121,6 +123,9 @@ def _write(
         save(preview(depth).save, arguments.out / f"{stem}_depth_preview.png")
         if arguments.floats:
             save(partial(np.save, arr=values), arguments.out / f"{name}.npy")
+    if found.confidence is not None:
+        sure = np.rint(255 * found.confidence).astype(np.uint8)
+        save(Image.fromarray(sure).save, arguments.out / f"{stem}_confidence.png")
     if image is not None:
         save(partial(photo.save, image), arguments.out / f"{stem}_all_in_focus.png")
 

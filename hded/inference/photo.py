@@ -19,6 +19,7 @@ from PIL import Image
 from hded.common.errors import HDEDError
 from hded.common.image_io import open_image, turned_upright
 from hded.common.resize import resize_bilinear, resize_rgb, row_blocks
+from hded.inference.doubts import doubts, without_detail
 from hded.inference.predictor import Predictor
 from hded.inference.view import View
 from hded.optics import ThinLens
@@ -34,11 +35,15 @@ PREVIEW = "viridis"  # near is dark, far is light, as in the report's figures
 class Estimate:
     """Outputs for a photograph (H, W); None without that head.
 
-    `depth`: float32, in metres, or in the unit of its `View`; `all_in_focus`: uint8 (H, W, 3).
+    `depth`: float32, in metres, or in the unit of its `View`; `all_in_focus`: uint8 (H, W, 3);
+    `confidence`: float32, the probability that depth is within a factor of 1.25, of networks that
+    state it; 0 where the photograph has no detail. `notes`: what makes the result doubtful.
     """
 
     depth: NDArray[np.float32] | None
     all_in_focus: NDArray[np.uint8] | None
+    confidence: NDArray[np.float32] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def thousandths(self) -> NDArray[np.uint16] | None:
@@ -101,9 +106,12 @@ def estimate(
     if predictor.geometry == "resize":
         outputs = predictor(rgb, view.lens)
         depth, image = outputs.get("depth"), outputs.get("all_in_focus")
+        sure = outputs.get("confidence")
         return Estimate(
             None if depth is None else resize_bilinear(depth, size) * np.float32(view.factor),
             None if image is None else resize_rgb(image, size),
+            None if sure is None else resize_bilinear(sure, size),
+            tuple(doubts(predictor, rgb, depth, sure)),
         )
     small = rgb
     if view.scale != 1:
@@ -111,16 +119,23 @@ def estimate(
     shape, heads = small.shape[:2], predictor.network.heads
     depth = np.empty(shape, np.float32) if "depth" in heads else None
     image = np.empty((*shape, 3), np.uint8) if "all_in_focus" in heads else None
+    sure = np.empty(shape, np.float32) if predictor.network.readout.channels == 2 else None
     for rows, outputs in _bands(predictor, small, tile_px, overlap_px, view.lens):
         if depth is not None:
-            depth[rows] = outputs["depth"] * np.float32(view.factor)
+            depth[rows] = outputs["depth"]
+        if sure is not None:
+            sure[rows] = outputs["confidence"]
         if image is not None:
             image[rows] = np.rint(outputs["all_in_focus"])
-    if depth is not None and shape != size:
-        depth = resize_bilinear(depth, size)
-    if image is not None and shape != size:
-        image = _add_change(rgb, small, image)
-    return Estimate(depth, image)
+    if sure is not None:
+        sure[without_detail(small)] = 0
+    notes = tuple(doubts(predictor, small, depth, sure))
+    if depth is not None:
+        depth *= np.float32(view.factor)
+    if shape != size:
+        depth, sure = (None if a is None else resize_bilinear(a, size) for a in (depth, sure))
+        image = None if image is None else _add_change(rgb, small, image)
+    return Estimate(depth, image, sure, notes)
 
 
 def _scaled(length: int, scale: float) -> int:
