@@ -89,8 +89,8 @@ def _job(args: Namespace, params: Params) -> Job:
     cameras = {name: s.attributes["camera"] for name, s in zip(names, defocused, strict=True)}
     settings = {
         "network": network.model_dump(),
-        # how often checkpoints are written does not change the result
-        "train": train.model_dump(by_alias=True, exclude={"checkpoint_minutes"}),
+        # neither how often checkpoints are written nor where frames lie changes the result
+        "train": train.model_dump(by_alias=True, exclude={"checkpoint_minutes", "memory"}),
         "cameras": cameras,
     }
     who = {"dataset": dataset, "seed": args.seed}

@@ -459,6 +459,7 @@ class Train(Section):
     compile: bool = False
     deterministic: bool = False
     checkpoint_minutes: NonNegative = 10.0
+    memory: Literal["auto", "resident", "stream"] = "auto"
     devices: Count = 1
     device: Device = "auto"
     loss: Loss = Loss()

@@ -9,6 +9,7 @@ import torch
 
 from hded.blur.lenses import need_lenses
 from hded.common.errors import HDEDError
+from hded.common.memory import available_bytes
 from hded.config.schema import Network, Train
 from hded.network import HDEDNet
 from hded.network.weights import Loaded, load_weights, load_whole
@@ -16,7 +17,7 @@ from hded.optics import Camera
 from hded.store import Store
 from hded.training.checkpoint import Checkpoints
 from hded.training.distributed import Group
-from hded.training.frames import TrainingFrames
+from hded.training.frames import RESIDENT_SHARE, TrainingFrames, resident_bytes
 from hded.training.loop import fit
 from hded.training.loss_log import NotFiniteError
 from hded.training.losses import HDEDLoss
@@ -78,16 +79,30 @@ def build_fit(
     how = (train.geometry, train.size_px, train.network_input)
     anew = train.refocus == "on_the_fly" and train.network_input == "defocused"
     reads = loss.needs_defocused or train.network_input == "defocused"
-    frames = TrainingFrames(scenes, defocused, training, *how, stored=reads and not anew)
+    stores = defocused if reads and not anew else ()
+    streams = _streams(train, resident_bytes(scenes, stores, len(training) + len(held_out)))
+    frames = TrainingFrames(
+        scenes, defocused, training, *how, stored=reads and not anew, streams=streams
+    )
     validation = None
     if len(held_out):
-        validation = TrainingFrames(scenes, defocused, held_out, *how, stored=reads, exposed=True)
+        validation = TrainingFrames(
+            scenes, defocused, held_out, *how, stored=reads, exposed=True, streams=streams
+        )
     if loss.needs_defocused and not anew:
         need_lenses(frames.shots[0].lenses, "train.loss: re-blurring")
     if model.needs_lens and not anew:
         need_lenses(frames.shots[0].lenses, "network.readout: coc, or network.reads_lens,")
     sampler = build_sampler(frames, cameras if anew else ())
     return FitInputs(model, loss, sampler, validation, train, seed, arguments, loaded)
+
+
+def _streams(train: Train, needed: int) -> bool:
+    """Return whether frames are read as they are needed, rather than kept in memory [bytes]."""
+    if train.memory != "auto":
+        return train.memory == "stream"
+    # each process holds them
+    return needed * train.devices > RESIDENT_SHARE * available_bytes()
 
 
 def _check_data(network: Network, train: Train, scenes: Store) -> None:

@@ -1,11 +1,12 @@
-"""The frames that a network is trained or validated on, held in memory.
+"""The frames that a network is trained or validated on: in memory, or read as they are needed.
 
-They are one uint8 tensor for each kind of image and one float32 tensor of depth, so that they can
-be moved to the device that trains.
+In memory they are one uint8 tensor for each kind of image and one float32 tensor of depth, so that
+they can be moved to the device that trains.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -19,11 +20,11 @@ from hded.common.errors import HDEDError
 from hded.common.progress import progress
 from hded.common.resize import resize_nearest, resize_rgb
 from hded.config.schema import Geometry, NetworkInput
-from hded.network.normalize import copy_to_tensor
 from hded.optics import IDEAL, Sensor, recorded_lens, recorded_sensor
 from hded.store import Store
+from hded.training.stream import Streamed
 
-RESIDENT_SHARE = 0.5  # of a GPU's free memory; the rest is left to the network
+RESIDENT_SHARE = 0.5  # of a GPU's free memory, or of the machine's; the rest is left to the network
 
 
 @dataclass(slots=True)
@@ -35,14 +36,14 @@ class Shot:
     images still lack.
     """
 
-    images: Tensor
+    images: Tensor | Streamed
     rows: list[range]
     lenses: Tensor | None
     sensor: Sensor = IDEAL
 
 
 class TrainingFrames:
-    """Frames of a dataset in memory, with their stored renderings.
+    """Frames of a dataset, with their stored renderings: tensors, or with `streams` read as needed.
 
     - `sharp`: (N, H, W, 3) uint8, all in focus
     - `depth_m`: (N, H, W) float32, 0 where unknown; `host_depth_m`: the same, never on a GPU;
@@ -57,6 +58,9 @@ class TrainingFrames:
     otherwise no frame is resized: a sampler renders at full size and resizes afterwards. `exposed`:
     the stored renderings get the noise and the compression of their camera once, as validation
     needs; otherwise a sampler adds them to each crop.
+
+    `streams`: frames are read from the stores each time, instead of once into memory; what is read
+    is the same.
 
     Raises HDEDError where the frames are smaller than the crops, where a frame has several
     renderings by one of several cameras, and where noise would have to be added after a resize.
@@ -73,6 +77,7 @@ class TrainingFrames:
         *,
         stored: bool | None = None,
         exposed: bool = False,
+        streams: bool = False,
     ) -> None:
         height, width = scenes.arrays["rgb"].shape[1:3]
         if geometry == "crop" and min(height, width) < size_px:
@@ -86,7 +91,7 @@ class TrainingFrames:
         self.indices = np.asarray(indices)
         self.image_width_px: int = scenes.attributes["image_width_px"]
         self.rows = scenes.frames.iloc[self.indices].to_dict("records")
-        count = len(self.indices)
+        self.streams = streams
         read = not self.reads_sharp if stored is None else stored
         tables = [_rows(store, self.indices) for store in defocused] if read else []
         if len(tables) > 1 and any(len(rows) != 1 for table in tables for rows in table):
@@ -100,35 +105,73 @@ class TrainingFrames:
                 "training: the camera's noise and compression come before an image is resized; use "
                 "train.refocus: on_the_fly, or train.geometry: crop"
             )
+        self._scenes, self._exposed = scenes, exposed
+        size = (size_px, size_px) if self.stored and geometry == "resize" else (height, width)
+        count = len(self.indices)
         self.shots: list[Shot] = []
-        bar = progress(self.indices, desc="load frames", unit="frame", disable=count < 100)
-        for i, index in enumerate(bar):
-            sharp, depth_m = scenes.read("rgb", index), scenes.read("depth", index)
-            if self.stored:
-                sharp, depth_m = self.resize(sharp), self.resize(depth_m)
-            if i == 0:
-                size = sharp.shape[:2]
-                self.sharp = torch.empty((count, *size, 3), dtype=torch.uint8)
-                self.depth_m = torch.empty((count, *size), dtype=torch.float32)
-                self.host_depth_m = self.blur_depth_m = self.depth_m
-                for store, table, sensor in zip(defocused, tables, sensors, strict=read):
-                    shot = _empty_shot(store, table, size)
-                    shot.sensor = IDEAL if exposed else sensor
-                    self.shots.append(shot)
-            self.sharp[i] = copy_to_tensor(sharp)
-            self.depth_m[i] = copy_to_tensor(depth_m)
-            for s, (store, table) in enumerate(zip(defocused, tables, strict=read)):
-                for place, row in zip(self.shots[s].rows[i], table[i], strict=True):
-                    image = store.read("defocused", row)
-                    if exposed and not sensors[s].ideal:
-                        rng = sensor_rng(store.attributes["camera"]["name"], 0, int(row))
-                        image = sensors[s].expose(image / np.float32(255), rng)
-                    self.shots[s].images[place] = copy_to_tensor(self.resize(image))
-        if anew and (self.depth_m <= 0).any():
-            holes = [fill_holes(depth.numpy()) for depth in self.depth_m]
-            self.blur_depth_m = torch.from_numpy(np.stack(holes))
+        for store, table, sensor in zip(defocused, tables, sensors, strict=read):
+            lenses, flat = stored_lenses(store), np.concatenate(table)
+            bounds = np.cumsum([0, *map(len, table)]).tolist()
+            images = Streamed(partial(self._image, store, flat, sensor), (len(flat), *size, 3))
+            self.shots.append(
+                Shot(
+                    images,
+                    [range(first, last) for first, last in pairwise(bounds)],
+                    None if lenses is None else lenses[torch.from_numpy(flat)],
+                    IDEAL if exposed else sensor,
+                )
+            )
+        self.sharp: Tensor | Streamed = Streamed(self._sharp, (count, *size, 3))
+        self.depth_m: Tensor | Streamed = Streamed(self._depth, (count, *size), remember=True)
+        if not streams:
+            self._load()
+        self.host_depth_m = self.blur_depth_m = self.depth_m
+        if anew:
+            self.blur_depth_m = self._without_holes()
         if self.reads_sharp and not self.shots:
             self.shots = [Shot(self.sharp, [range(i, i + 1) for i in range(count)], None)]
+
+    def _sharp(self, i: int) -> NDArray[np.uint8]:
+        rgb = self._scenes.read("rgb", int(self.indices[i]))
+        return self.resize(rgb) if self.stored else rgb
+
+    def _depth(self, i: int) -> NDArray[np.float32]:
+        depth_m = self._scenes.read("depth", int(self.indices[i]))
+        return self.resize(depth_m) if self.stored else depth_m
+
+    def _image(self, store: Store, flat: NDArray, sensor: Sensor, place: int) -> NDArray[np.uint8]:
+        """Return the rendering at a place of those of the frames."""
+        row = int(flat[place])
+        image = store.read("defocused", row)
+        if self._exposed and not sensor.ideal:
+            rng = sensor_rng(store.attributes["camera"]["name"], 0, row)
+            image = sensor.expose(image / np.float32(255), rng)
+        return self.resize(image)
+
+    def _load(self) -> None:
+        """Read everything into memory."""
+        count = len(self.indices)
+        kept = [torch.empty(s.images.shape, dtype=torch.uint8) for s in self.shots]
+        sharp = torch.empty(self.sharp.shape, dtype=torch.uint8)
+        depth_m = torch.empty(self.depth_m.shape, dtype=torch.float32)
+        for i in progress(range(count), desc="load frames", unit="frame", disable=count < 100):
+            sharp[i], depth_m[i] = self.sharp[i], self.depth_m[i]
+            for shot, images in zip(self.shots, kept, strict=True):
+                for place in shot.rows[i]:
+                    images[place] = shot.images[place]
+        for shot, images in zip(self.shots, kept, strict=True):
+            shot.images = images
+        self.sharp, self.depth_m = sharp, depth_m
+
+    def _without_holes(self) -> Tensor | Streamed:
+        """Return the depth by which images are blurred."""
+        depth_m = self.depth_m
+        if isinstance(depth_m, Streamed):
+            fetch = depth_m.fetch
+            return Streamed(lambda i: fill_holes(fetch(i)), depth_m.shape, remember=True)
+        if not (depth_m <= 0).any():
+            return depth_m
+        return torch.from_numpy(np.stack([fill_holes(depth.numpy()) for depth in depth_m]))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -155,26 +198,41 @@ class TrainingFrames:
         Returns whether they were moved. Frames that are rendered before they are resized, and those
         to which noise is added, stay on the host, where that is done.
         """
-        if device.type != "cuda" or (not self.stored and self.geometry == "resize"):
+        sharp, depth_m = self.sharp, self.depth_m
+        if isinstance(sharp, Streamed) or isinstance(depth_m, Streamed) or device.type != "cuda":
+            return False
+        if not self.stored and self.geometry == "resize":
             return False
         if not all(shot.sensor.ideal for shot in self.shots):
             return False  # noise is added on the host
-        tensors = [self.sharp, self.depth_m]
-        tensors += [shot.images for shot in self.shots if shot.images is not self.sharp]
+        images = [shot.images for shot in self.shots if shot.images is not sharp]
+        tensors = [sharp, depth_m, *(image for image in images if isinstance(image, Tensor))]
         needed = sum(t.numel() * t.element_size() for t in tensors)
         if needed > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
             return False
-        host = self.sharp
-        self.sharp, self.depth_m = host.to(device), self.depth_m.to(device)
+        self.sharp, self.depth_m = sharp.to(device), depth_m.to(device)
         for shot in self.shots:
-            shot.images = self.sharp if shot.images is host else shot.images.to(device)
+            if isinstance(shot.images, Tensor):
+                shot.images = self.sharp if shot.images is sharp else shot.images.to(device)
         return True
+
+
+def resident_bytes(scenes: Store, defocused: Sequence[Store], count: int) -> int:
+    """Return the memory [bytes] of so many frames with their renderings, at their own size."""
+    height, width = scenes.arrays["rgb"].shape[1:3]
+    renderings = sum(len(store) / max(1, len(scenes)) for store in defocused)
+    return round(count * height * width * (3 + 4 + 3 * renderings))
 
 
 def _rows(defocused: Store, indices: NDArray) -> list[NDArray[np.intp]]:
     """Return the rows of each frame's renderings in a store."""
     frame_of = defocused.frames["frame_index"].to_numpy()
-    return [np.flatnonzero(frame_of == index) for index in indices]
+    order = np.argsort(frame_of, kind="stable")
+    ends = (
+        np.searchsorted(frame_of[order], indices, "left"),
+        np.searchsorted(frame_of[order], indices, "right"),
+    )
+    return [order[first:last] for first, last in zip(*ends, strict=True)]
 
 
 def stored_lenses(defocused: Store) -> Tensor | None:
@@ -183,15 +241,3 @@ def stored_lenses(defocused: Store) -> Tensor | None:
     lenses = [recorded_lens(camera, row) for row in defocused.frames.to_dict("records")]
     rows = [lens.row() for lens in lenses if lens is not None]
     return torch.tensor(rows, dtype=torch.float32) if len(rows) == len(lenses) else None
-
-
-def _empty_shot(store: Store, table: Sequence[NDArray[np.intp]], size: tuple[int, int]) -> Shot:
-    bounds = np.cumsum([0, *map(len, table)]).tolist()
-    images = torch.empty((bounds[-1], *size, 3), dtype=torch.uint8)
-    lenses = stored_lenses(store)
-    of_frames = torch.from_numpy(np.concatenate(table))
-    return Shot(
-        images,
-        [range(first, last) for first, last in pairwise(bounds)],
-        None if lenses is None else lenses[of_frames],
-    )

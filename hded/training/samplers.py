@@ -9,10 +9,11 @@ crops that are rendered anew take the pixels around them into account.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hded.blur.render import SENSOR_STREAM, render_defocused
@@ -21,9 +22,11 @@ from hded.network.normalize import copy_to_tensor
 from hded.optics import Camera, ThinLens, sigma_of_coc
 from hded.training.batch import Batch, Exposure, SharpBatch, expose, to_batch
 from hded.training.frames import TrainingFrames
+from hded.training.stream import Part, Streamed, ahead, ready
 
 T = TypeVar("T")
 WHOLE = slice(None), slice(None)
+BLOCK_FRAMES, WINDOW_FRAMES = 64, 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +73,27 @@ class Sampler(ABC, Generic[T]):
         each batch is split evenly between them, and this is the share of `rank`; of the last batch
         up to devices - 1 samples are then left out, others in each epoch.
         """
-        order = np.random.default_rng([seed, epoch]).permutation(len(self))
+        order = epoch_order(len(self), seed, epoch)
+        shares = []
         for first, size in self._batch_bounds(batch_size, devices)[start:]:
             share = size // devices
-            chosen = order[first + rank * share : first + (rank + 1) * share]
-            yield self._load([self._draw(int(i), seed, epoch, hflip) for i in chosen])
+            shares.append(order[first + rank * share : first + (rank + 1) * share])
+
+        def draw(chosen: NDArray[np.intp]) -> list[Draw[T]]:
+            return [self._draw(int(i), seed, epoch, hflip) for i in chosen]
+
+        if not self.frames.streams:
+            yield from map(self._load, map(draw, shares))
+            return
+
+        def read(chosen: NDArray[np.intp]) -> tuple[list[Draw[T]], list[Any]]:
+            draws = draw(chosen)
+            parts = {(id(a), row): (a, row) for d in draws for a, row in self._parts(d)}
+            return draws, [(array, row, array.fetch(row)) for array, row in parts.values()]
+
+        for draws, parts in ahead(read, shares):
+            ready(parts)
+            yield self._load(draws)
 
     def _batch_bounds(self, batch_size: int, devices: int) -> list[tuple[int, int]]:
         """Return each batch's first place in the epoch's order and its size."""
@@ -104,6 +123,10 @@ class Sampler(ABC, Generic[T]):
         """Return what frame i is seen through, for each camera: a rendering's row, or a lens."""
 
     @abstractmethod
+    def _parts(self, draw: Draw[T]) -> list[Part]:
+        """Return what `_load` reads for one sample, where frames are streamed."""
+
+    @abstractmethod
     def _load(self, draws: Sequence[Draw[T]]) -> Batch | SharpBatch:
         """Return the batch of these samples."""
 
@@ -116,6 +139,12 @@ class StoredSampler(Sampler[int]):
 
     def _choose(self, i: int, rng: np.random.Generator) -> tuple[int, ...]:
         return tuple(_pick(shot.rows[i], rng) for shot in self.frames.shots)
+
+    def _parts(self, draw: Draw[int]) -> list[Part]:
+        frames = self.frames
+        parts = [(frames.sharp, draw.frame), (frames.depth_m, draw.frame)]
+        parts += zip((shot.images for shot in frames.shots), draw.sources, strict=True)
+        return [(array, row) for array, row in parts if isinstance(array, Streamed)]
 
     def _load(self, draws: Sequence[Draw[int]]) -> Batch:
         frames = self.frames
@@ -158,6 +187,11 @@ class LensSampler(Sampler[ThinLens]):
         row = self.frames.rows[i]
         cameras = (_pick(foci, rng).of_frame(row) for foci in self.cameras)
         return tuple(camera.lens(depth_m, width_px, rng) for camera in cameras)
+
+    def _parts(self, draw: Draw[ThinLens]) -> list[Part]:
+        frames = self.frames
+        arrays = {id(a): a for a in (frames.sharp, frames.depth_m, frames.blur_depth_m)}.values()
+        return [(array, draw.frame) for array in arrays if isinstance(array, Streamed)]
 
     def _lenses(self, draws: Sequence[Draw[ThinLens]]) -> Tensor:
         return torch.tensor([[lens.row() for lens in d.sources] for d in draws])
@@ -204,6 +238,22 @@ class ResizeLensSampler(LensSampler):
             samples.append([copy_to_tensor(frames.resize(array)) for array in arrays])
         *shots, sharp, depth_m = (_stack(each, draws) for each in zip(*samples, strict=True))
         return to_batch(shots, sharp, depth_m, self._indices(draws), self._lenses(draws))
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.intp]:
+    """Return the frames (count,) in the random order of an epoch.
+
+    Up to 8,192 frames any order may come. Of more, neighbours are shuffled within windows of 8,192,
+    whose blocks of 64 come from anywhere: what is read from a disk within some time lies in few
+    places there.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    if count <= WINDOW_FRAMES:
+        return rng.permutation(count)
+    blocks = np.array_split(np.arange(count), np.arange(BLOCK_FRAMES, count, BLOCK_FRAMES))
+    mixed = np.concatenate([blocks[b] for b in rng.permutation(len(blocks))])
+    windows = np.array_split(mixed, np.arange(WINDOW_FRAMES, count, WINDOW_FRAMES))
+    return np.concatenate([rng.permutation(window) for window in windows])
 
 
 def build_sampler(frames: TrainingFrames, cameras: Sequence[Sequence[Camera]] = ()) -> Sampler:

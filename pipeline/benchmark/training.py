@@ -68,6 +68,10 @@ def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, 
     ways: list[tuple[str, Train]] = [
         ("ours, float32", SETTINGS),
         ("ours, bf16", SETTINGS.model_copy(update={"precision": "bf16"})),
+        (
+            "ours, bf16, streamed",
+            SETTINGS.model_copy(update={"precision": "bf16", "memory": "stream"}),
+        ),
     ]
     if device.type == "cuda":
         for batch in GPU_BATCHES:
@@ -88,7 +92,7 @@ def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, 
         f"size {BATCH} unless stated, Adam, both heads and every loss: "
         f"{training / 1e9:.0f} GFLOP per sample, {forward / 1e9:.0f} of them forward; median of "
         f"{steps} steps after a warm-up. The baseline's {WORKERS} workers read each frame from the "
-        f"store; our frames are in memory. On {provenance.hardware(device)}"
+        f"store; our frames are in memory, or read from it by threads where `streamed`. On {provenance.hardware(device)}"
     )
     return {
         "title": f"Training on {'a GPU' if device.type == 'cuda' else 'the CPU'}",
@@ -137,7 +141,8 @@ def _ours(
 ) -> tuple[list[float], float]:
     torch.manual_seed(0)
     indices = np.resize(scenes.indices("train"), (steps + 1) * settings.batch_size)
-    frames = TrainingFrames(scenes, [defocused], indices, "crop", SIZE_PX)
+    streams = settings.memory == "stream"
+    frames = TrainingFrames(scenes, [defocused], indices, "crop", SIZE_PX, streams=streams)
     frames.move_to(device)
     torch.compiler.reset()  # else the sizes of the last way decide what is compiled
     ends: list[float] = []
