@@ -9,6 +9,7 @@
   folder: frames per second, and the process's peak memory.
 - Training of the paper's network (`training`), and evaluation (`evaluation`).
 - Every system of Table IV: a training step, and one picture (`systems`).
+- A photograph of 12 megapixels (`photographs`).
 """
 
 import torch
@@ -16,7 +17,7 @@ import torch
 from hded.common.files import write_json
 from hded.config.params import load_params
 from hded.store import open_store
-from pipeline.benchmark import evaluation, systems, training
+from pipeline.benchmark import evaluation, photographs, systems, training
 from pipeline.benchmark.blur import measure_blur, measure_gpu_blur
 from pipeline.benchmark.stages import measure_stages
 from pipeline.lib import provenance, stage
@@ -38,6 +39,7 @@ def main() -> None:
         sections.append(training.measure(scenes, defocused, torch.device(name)))
         sections.append(evaluation.measure(scenes, defocused, torch.device(name)))
         sections.append(systems.measure(scenes, params, DATASET, torch.device(name)))
+    sections.append(photographs.measure(torch.device("cpu")))
     write_json(
         stage.BENCHMARK,
         {

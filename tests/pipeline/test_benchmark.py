@@ -12,7 +12,7 @@ from hded.blur import gaussian_gather_reference
 from hded.common.errors import HDEDError
 from hded.network import HDEDNet
 from hded.report.tables.speed import build_speed
-from pipeline.benchmark import blur, stages, training
+from pipeline.benchmark import blur, evaluation, photographs, stages, training
 from pipeline.lib import provenance
 
 
@@ -63,6 +63,15 @@ def test_training_is_measured_step_by_step(make_stores, monkeypatch) -> None:
         assert row["seconds"] > 0 and 0 <= row["data_share"] < 1
         assert row["frames_per_s"] == pytest.approx(1 / row["seconds"])
     assert rows[section["baseline"]]["ratio"] == 1
+
+
+def test_a_photograph_is_measured_in_each_way(monkeypatch) -> None:
+    slim = {name: {**arguments, "width": 1 / 16} for name, arguments in evaluation.NETWORKS.items()}
+    monkeypatch.setattr(photographs, "NETWORKS", slim)
+    section = photographs.measure(torch.device("cpu"), (300, 1280))
+    names = [row["name"] for row in section["rows"]]
+    assert len(names) == 4 and names[-1] == "refocused" and section["baseline"] in names
+    assert all(row["seconds"] > 0 for row in section["rows"])
 
 
 def test_the_committed_file_is_a_table(root) -> None:
