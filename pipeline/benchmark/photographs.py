@@ -28,8 +28,8 @@ def measure(device: torch.device, size: tuple[int, int] = SIZE) -> dict[str, Any
     """Return the section of the benchmark on photographs of `size` (H, W)."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (-(-size[0] // 50), -(-size[1] // 50), 3))
-    rgb = zoom(coarse.astype(np.float32), (50, 50, 1), order=1)[: size[0], : size[1]]
-    rgb = np.clip(rgb, 0, 255).astype(np.uint8)
+    smooth = np.asarray(zoom(coarse.astype(np.float32), (50, 50, 1), order=1))
+    rgb = np.clip(smooth[: size[0], : size[1]], 0, 255).astype(np.uint8)
     rows: list[dict[str, Any]] = []
     for name, arguments in NETWORKS.items():
         network = HDEDNet(HEADS, depth_scale_m=10.0, **arguments)

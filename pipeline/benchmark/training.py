@@ -92,7 +92,8 @@ def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, 
         f"size {BATCH} unless stated, Adam, both heads and every loss: "
         f"{training / 1e9:.0f} GFLOP per sample, {forward / 1e9:.0f} of them forward; median of "
         f"{steps} steps after a warm-up. The baseline's {WORKERS} workers read each frame from the "
-        f"store; our frames are in memory, or read from it by threads where `streamed`. On {provenance.hardware(device)}"
+        f"store; our frames are in memory, or read from it by threads where `streamed`. On "
+        f"{provenance.hardware(device)}"
     )
     return {
         "title": f"Training on {'a GPU' if device.type == 'cuda' else 'the CPU'}",
