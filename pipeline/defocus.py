@@ -43,6 +43,7 @@ from hded.defocus_diagnostics import (
 )
 from hded.metrics import psnr, ssim
 from hded.optics import IDEAL, Camera, describe_cameras
+from hded.optics.camera import STATED
 from hded.store import Store, open_store, write_store
 from pipeline.lib import fingerprint, stage
 from pipeline.lib.tracking import flatten, track
@@ -58,6 +59,11 @@ def main() -> None:
     scenes = open_store(stage.FRAMES / dataset)
     width_px = scenes.attributes["image_width_px"]
     columns = scenes.frames.columns
+    if set(columns) & set(STATED.values()) and not cameras[0].photographs:
+        print(
+            f"{dataset}: {args.camera} blurs all frames alike; lenses.csv is for a camera with "
+            "photographs: true"
+        )
     camera = {**describe_cameras(cameras, width_px, columns), "renderer": settings.renderer}
     if _took_photographs(cameras, scenes):
         camera = describe_photographs(cameras, width_px, columns)

@@ -124,10 +124,10 @@ def _job(args: Namespace, params: Params) -> Job:
 def _scale(scenes: Store, defocused: Store, train: Train) -> files.Scale:
     """Return the sizes of the training images, and the range of their lenses."""
     width_px = scenes.attributes["image_width_px"]
-    lenses = stored_lenses(defocused)
-    if lenses is None or train.network_input == "sharp":
+    rows, lenses = defocused.indices("train"), stored_lenses(defocused)
+    if lenses is None or not len(rows) or train.network_input == "sharp":
         return files.Scale(image_width_px=width_px)
-    gain_px, focus_m, *_ = lenses[torch.from_numpy(defocused.indices("train"))].double().unbind(1)
+    gain_px, focus_m, *_ = lenses[torch.from_numpy(rows)].double().unbind(1)
     return files.Scale(
         image_width_px=width_px,
         gain_px=(gain_px.min().item(), gain_px.max().item()),

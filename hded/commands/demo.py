@@ -6,6 +6,7 @@ The page is served to this computer alone, on 127.0.0.1, and loads nothing from 
 
 import asyncio
 import base64
+import socket
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hded.commands.common import LENS, add_device, add_network, check_device
-from hded.common.errors import HDEDError
+from hded.common.errors import HDEDError, first_line
 from hded.common.resize import resize_bilinear, resize_rgb
 from hded.inference import Predictor, load_predictor
 from hded.inference.photo import Estimate, Photo, estimate, preview, read_photo
@@ -65,6 +66,7 @@ def demo(arguments: Namespace) -> None:
             f"{arguments.checkpoint}: the page needs a network with both heads; it lacks "
             f"{', '.join(sorted(lacking))}"
         )
+    _check_port(arguments.port)
     print(f"http://{HOST}:{arguments.port}  (Ctrl-C ends it)", flush=True)
     alone = asyncio.Lock()  # one photograph at a time has all cores
     ui.run(
@@ -78,6 +80,20 @@ def demo(arguments: Namespace) -> None:
         # no address outside this computer, whatever a library's next version may load
         tailwind=False,
     )
+
+
+def _check_port(port: int) -> None:
+    """Raise HDEDError for a port that is none, or that another program uses."""
+    if not 0 < port < 65536:
+        raise HDEDError(f"--port: {port} is not within 1 and 65535")
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+        except OSError as error:
+            raise HDEDError(
+                f"--port: {port} cannot be used ({error.strerror}); take another"
+            ) from (error)
 
 
 @dataclass(slots=True)
@@ -189,6 +205,7 @@ class Page:
         """Take a photograph that was dropped."""
         content = await event.file.read()
         self.upload.reset()
+        self.focus = None
         if not await self._work("Reading ...", self.desk.open, content):
             return
         for name, entry in self.fields.items():
@@ -207,8 +224,9 @@ class Page:
         lens = StatedLens(
             **{name: e.value and e.value * LENS[name][2] for name, e in self.fields.items()}
         )
-        self.results.clear()
         if await self._work("Estimating ...", self.desk.estimate, lens):
+            self.focus = None
+            self.results.clear()
             self.message.text = " ".join(f"{note.capitalize()}." for note in self.desk.notes)
             self.show()
 
@@ -242,20 +260,21 @@ class Page:
             low, high = F_NUMBERS
             start = desk.lens.f_number or 2.8
             self.f_label = ui.label(f"f/{start:.1f}").classes("hint").props("data-testid=aperture")
-            self.f_number = ui.slider(
-                min=low, max=high, step=0.1, value=min(max(start, low), high),
-                on_change=self.aperture,
-            ).props('aria-label="f-number"')  # fmt: skip
+            self.f_number = ui.slider(min=low, max=high, step=0.1, value=min(max(start, low), high))
+            # rendered once the slider is let go
+            self.f_number.props('aria-label="f-number"').on("change", self.aperture)
+            self.f_label.bind_text_from(self.f_number, "value", lambda value: f"f/{value:.1f}")
 
     async def click(self, event: Any) -> None:
         """Focus at the depth of the place that was clicked."""
+        if self.desk.depth is None:
+            return
         self.focus = self.desk.depth_at(event.image_x, event.image_y)
         await self.aperture()
 
     async def aperture(self) -> None:
         """Render the photograph by the chosen focus and f-number, if a focus was chosen."""
-        self.f_label.text = f"f/{self.f_number.value:.1f}"
-        if self.focus is None:
+        if self.focus is None or self.desk.depth is None:
             return
         rendered: list[Image.Image] = []
         work = (self.desk.refocus, self.focus, self.f_number.value)
@@ -275,6 +294,9 @@ class Page:
                 result = await run.io_bound(work, *arguments)
             except HDEDError as error:
                 self.message.text = f"{error}"
+                return False
+            except Exception as error:
+                self.message.text = f"That did not work: {first_line(error)}"
                 return False
         if into is not None:
             into.append(result)

@@ -2,7 +2,8 @@
 
 The photograph is restored and its depth estimated; PHOTO_refocused.png is the restored image,
 blurred by that depth through the lens of `--focus-distance-m` and `--f-number`. Focal length and
-sensor stay those of the photograph. The lens that took it is that of the options `--taken-...`, or
+sensor stay those of the photograph, or, where they are not known and the network was trained
+through one lens, those of that lens. The lens that took it is that of the options `--taken-...`, or
 else of EXIF. Given several focus distances, it writes an image for each,
 PHOTO_refocused_1.5m.png.
 """
@@ -11,6 +12,8 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from hded.commands.common import (
     LENS,
@@ -37,6 +40,7 @@ from hded.optics import ThinLens
 from hded.optics.photograph import StatedLens
 
 TAKEN = "taken-"
+NEAREST_M = 0.01  # a network may estimate no positive depth
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -77,12 +81,12 @@ def refocus_photographs(arguments: Namespace) -> None:
         except HDEDError as error:
             failed.append(str(error))
             continue
-        for note in view.notes:
-            bar.write(f"{path}: {note}")
         found = estimate(predictor, photo.rgb, view=view)
+        for note in (*view.notes, *found.notes):
+            bar.write(f"{path}: {note}")
         assert found.all_in_focus is not None and found.depth is not None
         for end, lens in lenses.items():
-            image = refocus(found.all_in_focus, found.depth, lens)
+            image = refocus(found.all_in_focus, np.maximum(found.depth, NEAREST_M), lens)
             save(partial(photo.save, image), arguments.out / f"{path.stem}_refocused{end}.png")
     if failed:
         raise HDEDError("; ".join(failed))
@@ -101,7 +105,8 @@ def _lenses(
     taken = stated
     if stated.missing and predictor.lens is not None:  # depth is that of the training camera
         width_px = predictor.scale.image_width_px if predictor.scale else long_side_px
-        taken = StatedLens.of(predictor.lens, width_px)
+        trained = StatedLens.of(predictor.lens, width_px)
+        taken = replace(trained, f_number=stated.f_number or trained.f_number)
     if view.unit != "m" or taken.missing:
         missing = ", ".join(f"--{TAKEN}{LENS[name][0]}" for name in stated.missing)
         raise HDEDError(f"{path}: refocusing needs the lens and depth in metres; state {missing}")

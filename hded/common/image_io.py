@@ -22,18 +22,22 @@ def open_image(path: Path | BinaryIO) -> Image.Image:
         raise HDEDError(f"{path}: no such file") from None
     # damaged files make pillow, zlib and struct raise many kinds of errors
     except Exception as error:
-        if isinstance(path, Path) and _is_heic(path):
+        if _is_heic(path):
             raise HDEDError(
-                f"{path}: is HEIC, which only further libraries open, such as pillow-heif; save it "
-                "as JPEG or PNG"
+                f"{_name(path)}: is HEIC, which only further libraries open, such as pillow-heif; "
+                "save it as JPEG or PNG"
             ) from error
         raise _unreadable(path, error) from error
 
 
-def _is_heic(path: Path) -> bool:
+def _is_heic(path: Path | BinaryIO) -> bool:
     try:
-        with path.open("rb") as stream:
-            start = stream.read(12)
+        if isinstance(path, Path):
+            with path.open("rb") as stream:
+                start = stream.read(12)
+        else:
+            path.seek(0)
+            start = path.read(12)
     except OSError:
         return False
     return start[4:8] == b"ftyp" and start[8:12] in HEIC
@@ -85,8 +89,9 @@ def turned(image: Image.Image, turn: int) -> Image.Image:
 
 
 def _unreadable(path: Path | BinaryIO, error: Exception) -> HDEDError:
-    return HDEDError(f"{_name(path)}: cannot be read as an image ({first_line(error)})")
+    reason = first_line(error) if isinstance(path, Path) else "unknown or damaged"
+    return HDEDError(f"{_name(path)}: cannot be read as an image ({reason})")
 
 
 def _name(path: Path | BinaryIO) -> Path | str:
-    return path if isinstance(path, Path) else "bytes"
+    return path if isinstance(path, Path) else "the file"

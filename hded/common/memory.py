@@ -21,10 +21,16 @@ def _machine() -> int:
 
 
 def _container() -> int:
-    """Return what control groups (version 2) leave; without a limit, more than any machine has."""
+    """Return what control groups (version 2) leave; without a limit, more than any machine has.
+
+    Files that are kept in memory count as free: they are dropped when it is needed.
+    """
     try:
         limit = int((CGROUP / "memory.max").read_text())
         used = int((CGROUP / "memory.current").read_text())
-    except (OSError, ValueError):  # no limit is the word `max`
+        lines = (CGROUP / "memory.stat").read_text().splitlines()
+        fields = dict(line.split() for line in lines)
+        cached = int(fields["active_file"]) + int(fields["inactive_file"])
+    except (OSError, ValueError, KeyError):  # no limit is the word `max`
         return 1 << 62
-    return max(0, limit - used)
+    return max(0, limit - used + cached)

@@ -234,6 +234,11 @@ def _check_loss(network: Network, train: Train, where: str) -> None:
                 f"{str(network.confidence).lower()}: coc_likelihood goes with confidence, which it "
                 "trains"
             )
+        if loss.depth == "coc_likelihood" and loss.weighting != "fixed":
+            raise HDEDError(
+                f"{where}.weighting is {loss.weighting}, depth coc_likelihood: a likelihood may be "
+                "negative, which no learned weight can balance; set weighting to fixed"
+            )
         if network.readout == "coc" and train.network_input == "sharp":
             raise HDEDError(
                 f"{where[: -len('.loss')]}.network_input is sharp, network.readout coc: a sharp "

@@ -2,7 +2,7 @@
 
 A row for each frame: `frame`, its name with or without suffix, and one or more of
 `focal_length_mm`, `f_number` and `focus_distance_m`. What a frame's row leaves open is that of the
-camera in params.yaml.
+camera in params.yaml; only a camera with `photographs: true` takes a frame's own lens.
 """
 
 from collections.abc import Sequence

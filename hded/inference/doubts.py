@@ -80,8 +80,8 @@ def doubts(
         ends = (depth_m >= 0.999 * readout.farthest_m) | (depth_m <= 1.001 * readout.nearest_m)
         if (share := float(ends.mean())) > MOST_IMPOSSIBLE:
             yield (
-                f"{share:.0%} of the blur is that of no depth from {readout.nearest_m:g} to "
-                f"{readout.farthest_m:g} m by this lens: check the lens and its focus distance"
+                f"for {share:.0%} of the pixels no distance from {readout.nearest_m:g} to "
+                f"{readout.farthest_m:g} m explains the blur: check the lens and its focus distance"
             )
     if confidence is not None and (middle := float(np.median(confidence))) < LEAST_CONFIDENCE:
         yield (

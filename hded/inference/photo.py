@@ -1,10 +1,9 @@
 """Depth and all-in-focus image of a photograph, at the photograph's own size.
 
 A photograph is processed at the size that its `View` asks for. There, a large one is cut into
-overlapping tiles that are blended, one row of tiles at a time: apart from the photograph and its
-results, memory does not grow with its height. Depth is enlarged to the photograph's own size. What
-the network changed in a smaller image is enlarged and added to the photograph, which keeps what is
-finer than that image.
+overlapping tiles that are blended, one row of tiles at a time. Depth is enlarged to the
+photograph's own size. What the network changed in a smaller image is enlarged and added to the
+photograph, which keeps what is finer than that image.
 """
 
 from collections.abc import Iterator
@@ -60,7 +59,8 @@ class Estimate:
 class Photo:
     """A photograph: `rgb` (H, W, 3) uint8, upright; its lens as EXIF states it; what it carries.
 
-    `exif` (without the orientation) and `icc_profile` are bytes for a file that is made of it.
+    `exif` (without the orientation) and `icc_profile` are bytes for a file that is made of it;
+    damaged EXIF is left out.
     """
 
     rgb: NDArray[np.uint8]
@@ -81,9 +81,12 @@ def read_photo(path: Path | BinaryIO) -> Photo:
     """
     original = open_image(path)
     image, _ = turned_upright(original, path)
-    exif = image.getexif()
+    try:
+        exif = image.getexif().tobytes()
+    except Exception:  # damaged EXIF makes pillow raise many kinds of errors
+        exif = b""
     profile = original.info.get("icc_profile") if original.mode in ("RGB", "RGBA") else None
-    return Photo(np.asarray(image), lens_of_exif(original), exif.tobytes(), profile)
+    return Photo(np.asarray(image), lens_of_exif(original), exif, profile)
 
 
 def estimate(
@@ -106,12 +109,15 @@ def estimate(
     if predictor.geometry == "resize":
         outputs = predictor(rgb, view.lens)
         depth, image = outputs.get("depth"), outputs.get("all_in_focus")
+        small = resize_rgb(rgb, (predictor.size_px, predictor.size_px))
         sure = outputs.get("confidence")
+        if sure is not None:
+            sure = np.where(without_detail(small), np.float32(0), sure)
         return Estimate(
             None if depth is None else resize_bilinear(depth, size) * np.float32(view.factor),
             None if image is None else resize_rgb(image, size),
             None if sure is None else resize_bilinear(sure, size),
-            tuple(doubts(predictor, rgb, depth, sure)),
+            tuple(doubts(predictor, small, depth, sure)),
         )
     small = rgb
     if view.scale != 1:
@@ -119,7 +125,8 @@ def estimate(
     shape, heads = small.shape[:2], predictor.network.heads
     depth = np.empty(shape, np.float32) if "depth" in heads else None
     image = np.empty((*shape, 3), np.uint8) if "all_in_focus" in heads else None
-    sure = np.empty(shape, np.float32) if predictor.network.readout.channels == 2 else None
+    states = "depth" in heads and predictor.network.readout.channels == 2
+    sure = np.empty(shape, np.float32) if states else None
     for rows, outputs in _bands(predictor, small, tile_px, overlap_px, view.lens):
         if depth is not None:
             depth[rows] = outputs["depth"]

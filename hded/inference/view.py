@@ -20,7 +20,8 @@ from hded.optics import ThinLens
 from hded.optics.photograph import StatedLens
 
 LARGEST_SCALE = 2.0  # enlarging further only enlarges noise
-GAIN_MARGIN = 0.9  # a gain so much below that of training is told
+LEAST_PX = 128  # of a photograph's long side, below which too little of it is left
+GAIN_MARGIN = 0.9  # the user is warned of a gain below this share of training's smallest
 ASSUMED_FOCAL_M, ASSUMED_F_NUMBER = 0.05, 2.8
 WORDS = {
     "focal_length_m": "focal length",
@@ -56,34 +57,73 @@ def view_of(predictor: Predictor, size: tuple[int, int], stated: StatedLens) -> 
     scale = 1.0
     if known is not None and predictor.geometry == "crop":
         scale = min(1.0, known.image_width_px / long)
-    if "depth" not in predictor.network.heads:
+    if "depth" not in predictor.network.heads and not predictor.network.needs_lens:
         return View(scale)
     if not stated.missing:
-        lens = stated.lens(long, **_limits(predictor))
-        return _by_lens(predictor, lens, scale)
+        return _by_lens(predictor, stated.lens(long, **_limits(predictor)), long, scale)
     return _by_assumption(predictor, stated, long, scale)
 
 
-def _by_lens(predictor: Predictor, lens: ThinLens, scale: float) -> View:
+def _by_lens(predictor: Predictor, lens: ThinLens, long_side_px: int, scale: float) -> View:
     """Return the view of a photograph whose lens, at its own size, is known."""
-    known, trained, notes = predictor.scale, predictor.lens, []
-    gain_px = lens.row()[0]
-    gains = None if known is None else known.gain_px
-    if gains is None and trained is not None:
-        gains = trained.row()[0], trained.row()[0]
-    if gains is not None and predictor.geometry == "crop":
-        scale = min(float(np.clip(gain_px * scale, *gains)) / gain_px, LARGEST_SCALE)
-        if gain_px * scale < GAIN_MARGIN * gains[0]:
+    trained, notes = predictor.lens, []
+    # a network of resized frames was told the lens at their width before they were resized
+    squashes, known = predictor.geometry == "resize", predictor.scale
+    seen = known.image_width_px / long_side_px if squashes and known is not None else scale
+    gains = _gains(predictor)
+    if gains is not None:
+        gain_px = lens.row()[0]
+        if not squashes:
+            seen = scale = _scale_for(predictor, gain_px, gains, long_side_px, scale)
+        if gain_px * seen < GAIN_MARGIN * gains[0]:
             notes.append(
-                f"blur at infinity is {gain_px * scale:.2g} px wide, the least in training "
+                f"blur at infinity is {gain_px * seen:.2g} px wide, the least in training "
                 f"{gains[0]:.2g} px: this lens shows too little blur for depth"
             )
+        if GAIN_MARGIN * gain_px * seen > gains[1]:
+            notes.append(
+                f"blur at infinity is {gain_px * seen:.2g} px wide, the most in training "
+                f"{gains[1]:.2g} px: depth by this lens is uncertain"
+            )
+    if long_side_px * scale < LEAST_PX <= long_side_px:
+        notes.append(
+            f"the blur of this lens is so wide that the photograph was processed at "
+            f"{long_side_px * scale:.0f} px: most of its detail is lost"
+        )
     if predictor.network.needs_lens:
-        return View(scale, _resized(lens, scale), notes=tuple(notes))
+        return View(scale, _resized(lens, seen), notes=tuple(notes))
     if trained is None:
         notes.append("the network was trained through several lenses and is told none")
         return View(scale, notes=tuple(notes))
     return View(scale, factor=lens.focus_distance_m / trained.focus_distance_m, notes=tuple(notes))
+
+
+def _gains(predictor: Predictor) -> tuple[float, float] | None:
+    """Return the smallest and the largest gain [px] of the training images; None if not known."""
+    if predictor.scale is not None and predictor.scale.gain_px is not None:
+        return predictor.scale.gain_px
+    trained = predictor.lens
+    return None if trained is None else (trained.row()[0], trained.row()[0])
+
+
+def _scale_for(
+    predictor: Predictor,
+    gain_px: float,
+    gains: tuple[float, float],
+    long_side_px: int,
+    scale: float,
+) -> float:
+    """Return the scale at which a photograph has a gain of training, near to `scale`.
+
+    It is `scale` where that would have to be larger than the photograph itself, or, of a small
+    photograph, larger than twice the training images.
+    """
+    wanted = float(np.clip(gain_px * scale, *gains)) / gain_px
+    width_px = predictor.scale.image_width_px if predictor.scale is not None else long_side_px
+    limit = max(1.0, min(LARGEST_SCALE, LARGEST_SCALE * width_px / long_side_px))
+    if wanted <= limit:
+        return wanted
+    return limit if gain_px * limit >= GAIN_MARGIN * gains[0] else scale
 
 
 def _by_assumption(
@@ -104,7 +144,7 @@ def _by_assumption(
     focus_m = known.focus_distance_m
     if stated.missing == ("focus_distance_m",):
         lens = replace(stated, focus_distance_m=focus_m).lens(long_side_px, **_limits(predictor))
-        found = _by_lens(predictor, lens, scale)
+        found = _by_lens(predictor, lens, long_side_px, scale)
         note = f"{missing} not known: depth is in units of it, as if it were {focus_m:.2g} m"
     else:
         lens = _assumed(float(np.sqrt(np.prod(known.gain_px))), focus_m, _limits(predictor))

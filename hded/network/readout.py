@@ -5,8 +5,9 @@
 - `ordinal`: for each of K thresholds t_k the logit of P(depth > t_k), as in ordinal regression
   (Fu et al. 2018). The thresholds are evenly spaced in log depth from end to end of its range.
 - `coc`: asinh(CoC / 2 px) of the signed CoC before any clamp: the CoC itself where it is small, its
-  logarithm where it is large, since blur shows its own size to a share of it. It does not depend on
-  the lens; the lens of the image makes it depth: x = S / (1 - CoC / gain), kept within the range.
+  logarithm where it is large, since the error in judging a blur grows with the blur. It does not
+  depend on the lens; the lens of the image makes it depth: x = S / (1 - CoC / gain), kept within
+  the range.
 """
 
 from math import log

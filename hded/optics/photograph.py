@@ -61,13 +61,16 @@ class StatedLens:
     def lens(self, long_side_px: int, max_coc_px: float, sigma_rule: SigmaRule) -> ThinLens:
         """Return the lens for a photograph of this size; all of it must be known.
 
-        Raises HDEDError for a lens that is focused inside its focal length.
+        Raises HDEDError for numbers that are not positive, and for a lens that is focused inside
+        its focal length.
         """
         if self.missing:
             raise HDEDError(f"the photograph's lens: {', '.join(self.missing)} is not known")
         focal_length_m, f_number, focus_m, width_m = (
             float(getattr(self, field.name)) for field in fields(self)
         )
+        if not all(0 < n < math.inf for n in (focal_length_m, f_number, focus_m, width_m)):
+            raise HDEDError("the photograph's lens: every number must be above 0")
         return ThinLens(
             focal_length_m=focal_length_m,
             aperture_m=focal_length_m / f_number,

@@ -80,7 +80,9 @@ def build_fit(
     anew = train.refocus == "on_the_fly" and train.network_input == "defocused"
     reads = loss.needs_defocused or train.network_input == "defocused"
     stores = defocused if reads and not anew else ()
-    streams = _streams(train, resident_bytes(scenes, stores, len(training) + len(held_out)))
+    kept = (train.size_px, train.size_px) if train.geometry == "resize" and not anew else None
+    count = len(training) + len(held_out)
+    streams = _streams(train, resident_bytes(scenes, stores, count, kept))
     frames = TrainingFrames(
         scenes, defocused, training, *how, stored=reads and not anew, streams=streams
     )

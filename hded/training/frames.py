@@ -4,6 +4,7 @@ In memory they are one uint8 tensor for each kind of image and one float32 tenso
 they can be moved to the device that trains.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -49,6 +50,7 @@ class TrainingFrames:
     - `depth_m`: (N, H, W) float32, 0 where unknown; `host_depth_m`: the same, never on a GPU;
       `blur_depth_m`: the same without holes, for rendering
     - `shots`: the renderings by each camera, one element for each of the stores `defocused`
+    - `bytes`: of one frame with a rendering by each camera
     - `indices`: (N,) the frames' rows in the store, and `rows` what its table says of them
 
     With `geometry` crop frames keep their size; with resize they are resized to size_px x size_px,
@@ -122,7 +124,9 @@ class TrainingFrames:
                 )
             )
         self.sharp: Tensor | Streamed = Streamed(self._sharp, (count, *size, 3))
-        self.depth_m: Tensor | Streamed = Streamed(self._depth, (count, *size), remember=True)
+        # a sample that is rendered anew needs its depth more than once
+        self.depth_m: Tensor | Streamed = Streamed(self._depth, (count, *size), remember=anew)
+        self.bytes = math.prod(size) * (3 + 4 + 3 * len(self.shots))
         if not streams:
             self._load()
         self.host_depth_m = self.blur_depth_m = self.depth_m
@@ -169,9 +173,12 @@ class TrainingFrames:
         if isinstance(depth_m, Streamed):
             fetch = depth_m.fetch
             return Streamed(lambda i: fill_holes(fetch(i)), depth_m.shape, remember=True)
-        if not (depth_m <= 0).any():
+        if not any((depth <= 0).any() for depth in depth_m):
             return depth_m
-        return torch.from_numpy(np.stack([fill_holes(depth.numpy()) for depth in depth_m]))
+        filled = torch.empty_like(depth_m)
+        for whole, depth in zip(filled, depth_m, strict=True):
+            whole.copy_(torch.from_numpy(fill_holes(depth.numpy())))
+        return filled
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -217,11 +224,17 @@ class TrainingFrames:
         return True
 
 
-def resident_bytes(scenes: Store, defocused: Sequence[Store], count: int) -> int:
-    """Return the memory [bytes] of so many frames with their renderings, at their own size."""
-    height, width = scenes.arrays["rgb"].shape[1:3]
+def resident_bytes(
+    scenes: Store, defocused: Sequence[Store], count: int, size: tuple[int, int] | None = None
+) -> int:
+    """Return the memory [bytes] of so many frames with their renderings.
+
+    size: that of the frames in memory; None is their own. Without renderings, frames have a second
+    depth, by which they are blurred.
+    """
+    height, width = size or scenes.arrays["rgb"].shape[1:3]
     renderings = sum(len(store) / max(1, len(scenes)) for store in defocused)
-    return round(count * height * width * (3 + 4 + 3 * renderings))
+    return round(count * height * width * (3 + 4 + (3 * renderings if defocused else 4)))
 
 
 def _rows(defocused: Store, indices: NDArray) -> list[NDArray[np.intp]]:

@@ -22,7 +22,7 @@ from hded.network.normalize import copy_to_tensor
 from hded.optics import Camera, ThinLens, sigma_of_coc
 from hded.training.batch import Batch, Exposure, SharpBatch, expose, to_batch
 from hded.training.frames import TrainingFrames
-from hded.training.stream import Part, Streamed, ahead, ready
+from hded.training.stream import Part, Streamed, ahead, batches_ahead, ready
 
 T = TypeVar("T")
 WHOLE = slice(None), slice(None)
@@ -44,7 +44,7 @@ class Draw(Generic[T]):
 
 
 class Sampler(ABC, Generic[T]):
-    """Batches of random samples of the frames in memory, epoch by epoch."""
+    """Batches of random samples of the training frames, epoch by epoch."""
 
     def __init__(self, frames: TrainingFrames) -> None:
         self.frames = frames
@@ -91,7 +91,7 @@ class Sampler(ABC, Generic[T]):
             parts = {(id(a), row): (a, row) for d in draws for a, row in self._parts(d)}
             return draws, [(array, row, array.fetch(row)) for array, row in parts.values()]
 
-        for draws, parts in ahead(read, shares):
+        for draws, parts in ahead(read, shares, batches_ahead(batch_size * self.frames.bytes)):
             ready(parts)
             yield self._load(draws)
 

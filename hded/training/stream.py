@@ -1,10 +1,11 @@
 """Frames that are read from their store as training needs them, ahead of time and by threads.
 
-Threads read and decode whole frames, without torch, whose own threads belong to the network; the
-training thread cuts the samples out of them. Which samples there are, and in which order, is
+Threads read and decode whole frames; the training thread, whose cores the network needs, cuts the
+samples out of them. Which samples there are, and in which order, is
 decided elsewhere: reading from the store changes speed and memory alone.
 """
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,15 +21,16 @@ from hded.network.normalize import copy_to_tensor
 
 T = TypeVar("T")
 R = TypeVar("R")
-AHEAD = 4  # batches that are read before they are asked for
+AHEAD = 4  # batches that are read before they are asked for, as far as memory allows
+AHEAD_BYTES, REMEMBERED_BYTES = 512 << 20, 128 << 20
 THREADS = max(2, min(8, (os.cpu_count() or 2) // 2))
-REMEMBERED = 64  # of depth maps, which a sample needs more than once
 
 
 class Streamed:
     """An array (N, ...) whose rows are read when they are asked for; indexed as a tensor is.
 
-    `read(i)` returns row i; with `remember` the rows that were read last are kept.
+    `read(i)` returns row i; with `remember` the rows that were read last are kept, some 128 MB of
+    float32.
     """
 
     device = torch.device("cpu")
@@ -36,7 +38,8 @@ class Streamed:
     def __init__(
         self, read: Callable[[int], NDArray], shape: tuple[int, ...], *, remember: bool = False
     ) -> None:
-        self.fetch = lru_cache(REMEMBERED)(read) if remember else read
+        count = max(2, REMEMBERED_BYTES // max(1, 4 * math.prod(shape[1:])))
+        self.fetch = lru_cache(count)(read) if remember else read
         self.shape = shape
         self.ready: dict[int, NDArray] = {}  # rows that threads have read
 
@@ -59,14 +62,19 @@ def ready(parts: Iterable[tuple[Streamed, int, NDArray]]) -> None:
         array.ready[row] = content
 
 
-def ahead(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Yield `work` of each item, in their order; threads are at most `AHEAD` items ahead."""
+def batches_ahead(batch_bytes: int) -> int:
+    """Return how many batches of so many bytes are read before they are asked for."""
+    return max(1, min(AHEAD, AHEAD_BYTES // max(1, batch_bytes)))
+
+
+def ahead(work: Callable[[T], R], items: Iterable[T], count: int = AHEAD) -> Iterator[R]:
+    """Yield `work` of each item, in their order; threads are at most `count` items ahead."""
     waiting: deque[Future[R]] = deque()
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="read-frames")
     try:
         for item in items:
             waiting.append(pool.submit(work, item))
-            if len(waiting) > AHEAD:
+            if len(waiting) > count:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

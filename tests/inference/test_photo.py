@@ -88,7 +88,7 @@ def test_a_small_photograph_is_what_the_network_gives(crop):
 class Local:
     """Stands in for a network: each pixel's answer is its own place in the photograph."""
 
-    geometry, size_px = "crop", 64
+    geometry, size_px, cameras = "crop", 64, ()
 
     def __init__(self, predictor: Predictor) -> None:
         self.network, self.seen = predictor.network, []
@@ -119,7 +119,7 @@ def test_tiles_are_blended_without_a_seam(crop):
         level = 2.0 + next(count) % 2
         return {"depth": np.full(rgb.shape[:2], level, np.float32), "all_in_focus": rgb}
 
-    disagree.network, disagree.geometry = local.network, "crop"  # pyright: ignore
+    disagree.network, disagree.geometry, disagree.cameras = local.network, "crop", ()  # pyright: ignore
     depth = estimate(disagree, photo(300, 400), 128, 63).thousandths  # pyright: ignore
     assert depth is not None and depth.min() == 2000 and depth.max() == 3000
     steps = max(np.abs(np.diff(depth.astype(int), axis=axis)).max() for axis in (0, 1))
@@ -243,7 +243,7 @@ def test_depth_beyond_16_bits_and_below_zero_is_clipped(crop):
         depth = np.where(rgb[..., 0] > 128, 1e3, -1.0).astype(np.float32)
         return {"depth": depth, "all_in_focus": rgb}
 
-    far.network, far.geometry = local.network, "crop"  # pyright: ignore
+    far.network, far.geometry, far.cameras = local.network, "crop", ()  # pyright: ignore
     found = estimate(far, photo(40, 40)).thousandths  # pyright: ignore
     assert found is not None and set(np.unique(found)) == {0, 65535}
     assert preview(np.zeros((4, 4), np.uint16)).size == (4, 4)

@@ -18,7 +18,7 @@ from hded.inference import Predictor, load_predictor
 from hded.inference.photo import estimate, read_photo
 from hded.inference.view import View, view_of
 from hded.network import HDEDNet
-from hded.network.files import Header, Scale, save_network
+from hded.network.files import Header, Scale, read_network, save_network
 from hded.optics import Camera
 from hded.optics.photograph import EXIF_IFD, TAGS, StatedLens
 
@@ -35,7 +35,7 @@ def saved(path: Path, camera: Camera = ANY, **changes: Any) -> Path:
     """A network whose weights are random."""
     arguments = {
         "encoder": "efficientnet_lite0", "decoder": "bilinear", "width": 1 / 16, "readout": "coc",
-        "depth_range_m": [0.1, 100.0], **changes,
+        "heads": ["depth", "all_in_focus"], "depth_range_m": [0.1, 100.0], **changes,
     }  # fmt: skip
     torch.manual_seed(0)
     network = HDEDNet(**arguments)
@@ -87,7 +87,47 @@ def test_too_little_blur_keeps_the_photograph_larger_and_is_told(of_any: Path) -
     assert view.lens is not None and view.lens.row()[0] == pytest.approx(2.0)
     assert 640 / 4032 < view.scale < 1 and not view.notes
     small = view_of(load_predictor(of_any), (240, 320), telephone)
-    assert small.scale == 2 and "too little blur for depth" in small.notes[0]
+    assert small.scale == 1 and "too little blur for depth" in small.notes[0]
+    larger = view_of(load_predictor(of_any), (600, 800), telephone)
+    assert 1 < larger.scale < 2 * 640 / 800 and not larger.notes
+
+
+def test_a_photograph_is_never_enlarged_beyond_its_size_and_twice_that_of_training(of_one) -> None:
+    telephone = StatedLens(
+        focal_length_m=0.0069, f_number=1.8, focus_distance_m=1.5, sensor_width_m=0.0098
+    )
+    view = view_of(load_predictor(of_one), (3024, 4032), telephone)
+    assert view.scale == 640 / 4032 and "too little blur" in view.notes[0]
+    macro = StatedLens(
+        focal_length_m=0.1, f_number=2.8, focus_distance_m=0.31, sensor_width_m=0.036
+    )
+    view = view_of(load_predictor(of_one), (3000, 4000), macro)
+    assert 4000 * view.scale < 128 and "most of its detail is lost" in view.notes[-1]
+
+
+def test_a_network_of_resized_frames_gets_one_lens_whatever_the_photographs_size(tmp_path) -> None:
+    path = saved(tmp_path / "w.safetensors")
+    header, state = read_network(path)
+    save_network(path, state, header.model_copy(update={"geometry": "resize"}))
+    predictor = load_predictor(path)
+    views = [view_of(predictor, (long * 3 // 4, long), STATED) for long in (640, 4000)]
+    assert [view.scale for view in views] == [1, 1]
+    rows = [view.lens.row() for view in views if view.lens is not None]
+    assert rows[0] == pytest.approx(rows[1]) and rows[0][0] == pytest.approx(PAPERS.row()[0])
+
+
+def test_a_network_that_is_told_the_lens_is_told_it_also_for_restoration_alone(tmp_path) -> None:
+    path = saved(tmp_path / "w.safetensors", readout="metres", reads_lens=True)
+    predictor = load_predictor(path, heads=["all_in_focus"])
+    view = view_of(predictor, (427, 640), STATED)
+    assert view.lens is not None
+    assert estimate(predictor, photo(60, 90), view=view).depth is None
+
+
+def test_one_head_of_a_network_that_states_its_confidence_is_enough(tmp_path) -> None:
+    path = saved(tmp_path / "w.safetensors", confidence=True)
+    found = estimate(load_predictor(path, heads=["all_in_focus"]), photo(60, 90))
+    assert found.confidence is None and found.all_in_focus is not None
 
 
 def test_one_lens_is_reached_by_resizing_and_its_depth_by_a_factor(of_one: Path) -> None:
@@ -141,7 +181,7 @@ def test_networks_that_restore_alone_need_no_lens(tmp_path: Path) -> None:
 class Half:
     """Stands in for a network: depth is red, and the restored image is 10 counts brighter."""
 
-    geometry = "crop"
+    geometry, cameras = "crop", ()
 
     def __init__(self, predictor: Predictor) -> None:
         self.network = predictor.network

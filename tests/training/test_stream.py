@@ -25,7 +25,7 @@ from hded.training.batch import Batch
 from hded.training.build import _streams
 from hded.training.frames import TrainingFrames, resident_bytes
 from hded.training.samplers import BLOCK_FRAMES, WINDOW_FRAMES, build_sampler, epoch_order
-from hded.training.stream import AHEAD, THREADS, Streamed, ahead
+from hded.training.stream import AHEAD, THREADS, Streamed, ahead, batches_ahead
 from hded.training.validation import whole_frames
 
 CPU = torch.device("cpu")
@@ -125,6 +125,7 @@ def test_threads_are_at_most_so_many_items_ahead() -> None:
     with pytest.raises(ZeroDivisionError):
         list(ahead(lambda i: 1 // i, [1, 0, 1]))
     assert THREADS >= 2
+    assert batches_ahead(20 << 20) == AHEAD and batches_ahead(300 << 20) == 1
 
 
 def test_a_large_epoch_is_every_frame_once_and_stays_in_few_places_for_a_time() -> None:
@@ -147,6 +148,12 @@ def test_frames_are_streamed_where_memory_is_short(rendered: SimpleNamespace, mo
     kept = frames_of(rendered, False, geometry="crop")
     tensors = (kept.sharp, kept.depth_m, kept.shots[0].images)
     assert needed == sum(t.numel() * t.element_size() for t in tensors)  # pyright: ignore
+    anew = frames_of(rendered, False, geometry="crop", stored=False)
+    tensors = (anew.sharp, anew.depth_m, anew.blur_depth_m)
+    assert resident_bytes(rendered.scenes, [], 4) == sum(
+        t.numel() * t.element_size()  # pyright: ignore
+        for t in tensors
+    )
     settings = {m: Train(epochs=1, memory=m) for m in ("auto", "resident", "stream")}
     for left, streams in ((2 * needed, False), (2 * needed - 2, True)):
         monkeypatch.setattr("hded.training.build.available_bytes", lambda left=left: left)
