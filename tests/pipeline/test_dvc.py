@@ -38,7 +38,8 @@ def test_every_folder_of_the_library_is_a_package_and_one_dependency() -> None:
     for folder in (path for path in (ROOT / "hded").iterdir() if path.is_dir()):
         if folder.name != "__pycache__":
             assert (folder / "__init__.py").is_file()
-            assert folder.relative_to(ROOT).as_posix() in deps
+            # people run the commands; no stage does
+            assert (folder.relative_to(ROOT).as_posix() in deps) == (folder.name != "commands")
     assert not [dep for dep in deps if dep.startswith("hded/") and dep.count("/") > 1]
 
 
