@@ -32,6 +32,7 @@ from hded.network import HDEDNet
 from hded.network.files import Header, read_network, save_network
 from hded.network.normalize import to_network_range
 
+LENS = (12.0, 1.5, 29.0, 0.25, 0.0, 0.0)
 ARGUMENTS = {"heads": ["depth", "all_in_focus"], "width": 1 / 16, "depth_scale_m": 10.0}
 
 
@@ -306,8 +307,16 @@ def test_greyscale_of_16_bits_is_refused_rather_than_made_white(tmp_path):
     [
         {},
         {"encoder": "efficientnet_lite0", "decoder": "bilinear", "width": 0.25, "joint": "concat"},
+        {
+            "encoder": "efficientnet_lite0",
+            "decoder": "bilinear",
+            "width": 0.25,
+            "readout": "coc",
+            "confidence": True,
+            "reads_lens": True,
+        },
     ],
-    ids=["paper", "slim"],
+    ids=["paper", "slim", "any lens"],
 )
 def test_onnx_gives_what_torch_gives_at_any_size(tmp_path, network):
     runtime = pytest.importorskip("onnxruntime")
@@ -321,8 +330,11 @@ def test_onnx_gives_what_torch_gives_at_any_size(tmp_path, network):
     for size in ((64, 96), (70, 45), (17, 33), (427, 561)):
         rgb = to_network_range(photo(*size))[None]
         with torch.no_grad():
-            expected = predictor.network(rgb)
-        found = session.run(None, {"rgb": rgb.numpy()})
+            expected = predictor.network(rgb, lens=torch.tensor([LENS]))
+        given = {"rgb": rgb.numpy()}
+        if predictor.network.needs_lens:
+            given["lens"] = np.array([LENS], np.float32)
+        found = session.run(None, given)
         for head, array in zip(("depth", "all_in_focus"), found, strict=True):
             assert expected[head].std() > 1e-3
             np.testing.assert_allclose(array, expected[head].numpy(), rtol=0, atol=1e-4)
