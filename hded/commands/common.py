@@ -1,4 +1,4 @@
-"""What commands share: photographs, their lenses, and the files that are written."""
+"""Helpers of the commands: photographs, their lenses, networks, and files to write."""
 
 from argparse import ArgumentParser, Namespace
 from collections import Counter
@@ -9,9 +9,10 @@ import torch
 
 from hded.common.errors import HDEDError
 from hded.common.files import is_hidden
-from hded.inference import Predictor
+from hded.inference import Predictor, load_predictor
 from hded.inference.photo import Photo, read_photo
 from hded.inference.view import View, view_of
+from hded.network import HEADS
 from hded.optics.photograph import StatedLens
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
@@ -57,6 +58,18 @@ def add_network(parser: ArgumentParser, out: str = "") -> None:
     )
     if out:
         parser.add_argument("--out", required=True, type=Path, help=out)
+
+
+def load_both_heads(path: Path, device: str, purpose: str) -> Predictor:
+    """Return a network with both heads; raises HDEDError, naming the purpose, for any other."""
+    check_device(device)
+    predictor = load_predictor(path, device)
+    if lacking := set(HEADS) - set(predictor.network.heads):
+        raise HDEDError(
+            f"{path}: {purpose} needs a network with both heads; it lacks "
+            f"{', '.join(sorted(lacking))}"
+        )
+    return predictor
 
 
 def add_device(parser: ArgumentParser) -> None:

@@ -16,14 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hded.commands.common import LENS, add_device, add_network, check_device
+from hded.commands.common import LENS, add_device, add_network, load_both_heads
 from hded.common.errors import HDEDError, first_line
 from hded.common.resize import resize_bilinear, resize_rgb
-from hded.inference import Predictor, load_predictor
+from hded.inference import Predictor
 from hded.inference.photo import Estimate, Photo, estimate, preview, read_photo
 from hded.inference.refocus import LARGEST_COC_PX, RENDERED_PX, refocus
-from hded.inference.view import View, view_of
-from hded.network import HEADS
+from hded.inference.view import View, taken_lens, view_of
 from hded.optics.photograph import StatedLens
 
 HOST = "127.0.0.1"
@@ -59,13 +58,7 @@ def demo(arguments: Namespace) -> None:
             "the page needs the package nicegui; run `pip install '.[demo]'` in the project's "
             "folder"
         ) from None
-    check_device(arguments.device)
-    predictor = load_predictor(arguments.checkpoint, arguments.device)
-    if lacking := set(HEADS) - set(predictor.network.heads):
-        raise HDEDError(
-            f"{arguments.checkpoint}: the page needs a network with both heads; it lacks "
-            f"{', '.join(sorted(lacking))}"
-        )
+    predictor = load_both_heads(arguments.checkpoint, arguments.device, "the page")
     _check_port(arguments.port)
     print(f"http://{HOST}:{arguments.port}  (Ctrl-C ends it)", flush=True)
     alone = asyncio.Lock()  # one photograph at a time has all cores
@@ -93,7 +86,7 @@ def _check_port(port: int) -> None:
         except OSError as error:
             raise HDEDError(
                 f"--port: {port} cannot be used ({error.strerror}); take another"
-            ) from (error)
+            ) from error
 
 
 @dataclass(slots=True)
@@ -152,12 +145,9 @@ class Desk:
         HDEDError where focal length or sensor are not known, and for a distance inside the focal
         length.
         """
-        assert self.sharp is not None and self.depth is not None
-        taken, depth_m = self.lens, self.depth
-        trained, scale = self.predictor.lens, self.predictor.scale
-        if taken.missing and trained is not None and scale is not None:
-            taken = StatedLens.of(trained, scale.image_width_px)
-        unit_m = 1.0
+        assert self.photo is not None and self.sharp is not None and self.depth is not None
+        taken = taken_lens(self.predictor, self.lens, max(self.photo.rgb.shape[:2]))
+        depth_m, scale, unit_m = self.depth, self.predictor.scale, 1.0
         if self.view.unit != "m":
             assert scale is not None and scale.focus_distance_m is not None
             unit_m = scale.focus_distance_m  # as which the view took it
@@ -215,7 +205,7 @@ class Page:
         await self.estimate()
 
     def changed(self) -> None:
-        """Say that the numbers on the page are no longer those of its images."""
+        """Show that the numbers on the page are no longer those of its images."""
         if self.desk.sharp is not None:
             self.message.text = "The lens was changed: estimate again."
 

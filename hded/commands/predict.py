@@ -3,10 +3,10 @@
 Takes photographs, and folders of them. For PHOTO.jpg it writes, at the photograph's own size:
 PHOTO_depth.png (16-bit, millimetres), PHOTO_depth_preview.png, PHOTO_all_in_focus.png, and
 PHOTO.json, which says by which lens depth was found and what its limits are; by a network that
-states it, PHOTO_confidence.png, where 255 is certainty that depth is within a factor of 1.25. The
-lens is that of the options, or else of EXIF. Where the focus distance is not known, and the network
-was trained through several lenses, depth is in units of it: PHOTO_depth_relative.png holds
-thousandths.
+states it, PHOTO_confidence.png, where 255 is certainty that depth is within a factor of 1.25, by
+the lens that was used. The lens is that of the options, or else of EXIF. Where the focus distance
+is not known, and the network was trained through several lenses, depth is in units of it:
+PHOTO_depth_relative.png holds thousandths.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from hded.commands.common import (
@@ -84,18 +85,19 @@ def predict(arguments: Namespace) -> None:
             failed.append(str(error))
             continue
         found = estimate(predictor, photo.rgb, arguments.tile, arguments.overlap, view)
-        notes = [*view.notes, *found.notes, *_remarks(predictor, photo, found)]
+        depth = found.thousandths
+        notes = [*view.notes, *found.notes, *_remarks(predictor, photo, depth)]
         for note in notes:
             bar.write(f"{path}: {note}")
-        _write(arguments, path.stem, photo, found, relative=view.unit != "m")
+        _write(arguments, path.stem, photo, found, depth, relative=view.unit != "m")
         record = _record(predictor, arguments.checkpoint, photo, stated, view)
         write_json(arguments.out / f"{path.stem}.json", record | {"notes": notes})
     if failed:
         raise HDEDError("; ".join(failed))
 
 
-def _remarks(predictor: Predictor, photo: Photo, found: Estimate) -> Iterator[str]:
-    """Yield what a user must know of one result."""
+def _remarks(predictor: Predictor, photo: Photo, depth: NDArray[np.uint16] | None) -> Iterator[str]:
+    """Yield what a user must know of one result; depth: in thousandths of its unit."""
     height, width = photo.rgb.shape[:2]
     if predictor.geometry == "resize":
         side = predictor.size_px
@@ -103,8 +105,8 @@ def _remarks(predictor: Predictor, photo: Photo, found: Estimate) -> Iterator[st
             f"the network was trained on frames resized to {side}x{side}; its results are computed "
             f"at that size and enlarged to {width}x{height}"
         )
-    if found.thousandths is not None:
-        saturated = float((found.thousandths == LARGEST).mean())
+    if depth is not None:
+        saturated = float((depth == LARGEST).mean())
         if saturated:
             yield (
                 f"{saturated:.1%} of the depth is at or beyond {LARGEST / 1000} m, the most that "
@@ -113,11 +115,17 @@ def _remarks(predictor: Predictor, photo: Photo, found: Estimate) -> Iterator[st
 
 
 def _write(
-    arguments: Namespace, stem: str, photo: Photo, found: Estimate, *, relative: bool
+    arguments: Namespace,
+    stem: str,
+    photo: Photo,
+    found: Estimate,
+    depth: NDArray[np.uint16] | None,
+    *,
+    relative: bool,
 ) -> None:
     """Write the images of one photograph."""
     name = f"{stem}_depth_relative" if relative else f"{stem}_depth"
-    depth, values, image = found.thousandths, found.depth, found.all_in_focus
+    values, image = found.depth, found.all_in_focus
     if depth is not None and values is not None:
         save(Image.fromarray(depth).save, arguments.out / f"{name}.png")
         save(preview(depth).save, arguments.out / f"{stem}_depth_preview.png")

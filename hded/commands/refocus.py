@@ -20,7 +20,7 @@ from hded.commands.common import (
     add_device,
     add_lens,
     add_network,
-    check_device,
+    load_both_heads,
     make_folder,
     open_photo,
     photographs,
@@ -30,12 +30,10 @@ from hded.commands.common import (
 )
 from hded.common.errors import HDEDError
 from hded.common.progress import progress
-from hded.inference import load_predictor
 from hded.inference.photo import Photo, estimate
 from hded.inference.predictor import Predictor
 from hded.inference.refocus import LARGEST_COC_PX, refocus
-from hded.inference.view import View
-from hded.network import HEADS
+from hded.inference.view import View, taken_lens
 from hded.optics import ThinLens
 from hded.optics.photograph import StatedLens
 
@@ -64,13 +62,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def refocus_photographs(arguments: Namespace) -> None:
     """Run the command; a photograph that cannot be used does not stop the others."""
     paths = photographs(arguments.images)
-    check_device(arguments.device)
-    predictor = load_predictor(arguments.checkpoint, arguments.device)
-    if lacking := set(HEADS) - set(predictor.network.heads):
-        raise HDEDError(
-            f"{arguments.checkpoint}: refocusing needs a network with both heads; it lacks "
-            f"{', '.join(sorted(lacking))}"
-        )
+    predictor = load_both_heads(arguments.checkpoint, arguments.device, "refocusing")
     make_folder(arguments.out)
     options, failed = stated_lens(arguments, TAKEN), []
     bar = progress(paths, desc="refocus", unit="image")
@@ -102,11 +94,7 @@ def _lenses(
 ) -> dict[str, ThinLens]:
     """Return the new lenses, by the end of their files' names."""
     distances, long_side_px = arguments.focus_distance_m, max(photo.rgb.shape[:2])
-    taken = stated
-    if stated.missing and predictor.lens is not None:  # depth is that of the training camera
-        width_px = predictor.scale.image_width_px if predictor.scale else long_side_px
-        trained = StatedLens.of(predictor.lens, width_px)
-        taken = replace(trained, f_number=stated.f_number or trained.f_number)
+    taken = taken_lens(predictor, stated, long_side_px)
     if view.unit != "m" or taken.missing:
         missing = ", ".join(f"--{TAKEN}{LENS[name][0]}" for name in stated.missing)
         raise HDEDError(f"{path}: refocusing needs the lens and depth in metres; state {missing}")

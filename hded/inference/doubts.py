@@ -1,4 +1,4 @@
-"""What makes a result doubtful: no detail, more noise than in training, blur of no depth.
+"""Reasons to doubt a result: no detail, more noise than in training, blur of no depth.
 
 Everything is computed of the photograph as the network saw it, and of the network's own output.
 """

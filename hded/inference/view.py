@@ -98,6 +98,20 @@ def _by_lens(predictor: Predictor, lens: ThinLens, long_side_px: int, scale: flo
     return View(scale, factor=lens.focus_distance_m / trained.focus_distance_m, notes=tuple(notes))
 
 
+def taken_lens(predictor: Predictor, stated: StatedLens, long_side_px: int) -> StatedLens:
+    """Return the lens that a photograph counts as taken by.
+
+    Where it is not wholly known and the network was trained with one lens, that is the training
+    camera's, of which depth then is, with the photograph's own f-number where that is known.
+    long_side_px: of the photograph.
+    """
+    trained, known = predictor.lens, predictor.scale
+    if not stated.missing or trained is None:
+        return stated
+    width_px = known.image_width_px if known is not None else long_side_px
+    return StatedLens(f_number=stated.f_number).or_else(StatedLens.of(trained, width_px))
+
+
 def _gains(predictor: Predictor) -> tuple[float, float] | None:
     """Return the smallest and the largest gain [px] of the training images; None if not known."""
     if predictor.scale is not None and predictor.scale.gain_px is not None:

@@ -1,4 +1,4 @@
-"""What is known of the lens of a photograph: stated by its user, or by its EXIF."""
+"""The lens of a photograph, as far as it is known: stated by its user, or by its EXIF."""
 
 import math
 from dataclasses import dataclass, fields

@@ -1,8 +1,8 @@
 """Frames that are read from their store as training needs them, ahead of time and by threads.
 
 Threads read and decode whole frames; the training thread, whose cores the network needs, cuts the
-samples out of them. Which samples there are, and in which order, is
-decided elsewhere: reading from the store changes speed and memory alone.
+samples out of them. Which samples there are, and in which order, is decided elsewhere: reading from
+the store changes speed and memory alone.
 """
 
 import math

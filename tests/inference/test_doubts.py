@@ -1,4 +1,4 @@
-"""What is said of a photograph that the network cannot know."""
+"""Doubts about a photograph and its result, and how they are told."""
 
 from dataclasses import replace
 from pathlib import Path
