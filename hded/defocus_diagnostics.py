@@ -42,13 +42,25 @@ class BlurCount:
 
     def add(self, coc_px: NDArray[np.float32], depth_m: NDArray[np.float32]) -> None:
         """Add one frame (H, W); pixels without valid depth do not count."""
+        self.include(self.measure(coc_px, depth_m))
+
+    def measure(self, coc_px: NDArray[np.float32], depth_m: NDArray[np.float32]) -> dict[str, Any]:
+        """Return the counts and sums of one frame (H, W), as JSON has them."""
         coc = coc_px[depth_m > 0]
         sigma = sigma_of_coc(coc, self.sigma_rule, self.softness_px)
-        self.counts += np.histogram(coc, self.edges)[0]
-        self.sums["sigma"] += float(sigma.sum(dtype=np.float64))
-        self.sums["coc"] += float(np.abs(coc).sum(dtype=np.float64))
-        self.sums["sharp"] += np.count_nonzero(sigma < MIN_SIGMA_PX)
-        self.sums["clamped"] += np.count_nonzero(np.abs(coc) >= np.float32(self.max_coc_px))
+        return {
+            "counts": np.histogram(coc, self.edges)[0].tolist(),
+            "sigma": float(sigma.sum(dtype=np.float64)),
+            "coc": float(np.abs(coc).sum(dtype=np.float64)),
+            "sharp": int(np.count_nonzero(sigma < MIN_SIGMA_PX)),
+            "clamped": int(np.count_nonzero(np.abs(coc) >= np.float32(self.max_coc_px))),
+        }
+
+    def include(self, frame: Mapping[str, Any]) -> None:
+        """Add what `measure` returned for a frame."""
+        self.counts += np.asarray(frame["counts"])
+        for name in self.sums:
+            self.sums[name] += frame[name]
 
     def table(self) -> pd.DataFrame:
         """Return columns coc_px (a bin's centre) and share_percent, of pixels with valid depth."""

@@ -13,9 +13,10 @@ each file), while a single frame can still be read alone. Strings are in the tab
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from hded.common.files import write_csv, write_json
 FORMAT = 2
 SHARD_FRAMES = 64  # at most
 SHARD_BYTES = 256 << 20  # of all arrays together: large frames have fewer to a shard
-MARKER = "store.json"
+MARKER, TABLE, ARRAYS = "store.json", "frames.csv", "arrays.zarr"
+Arrays = Mapping[str, tuple[tuple[int, ...], np.dtype | type]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +78,9 @@ def open_store(folder: Path) -> Store:
             raise HDEDError(f"{folder}: {name} {state}; rebuild the store")
     text = {"frame": str, "split": str, "scene": str}
     try:
-        table = folder / "frames.csv"
+        table = folder / TABLE
         frames = pd.read_csv(table, index_col="index", dtype=text, na_filter=False)
-        root = zarr.open_group(folder / "arrays.zarr", mode="r")
+        root = zarr.open_group(folder / ARRAYS, mode="r")
         arrays: dict[str, zarr.Array] = {}
         for name in names:
             if not isinstance(array := root[name], zarr.Array):
@@ -96,7 +98,7 @@ def open_store(folder: Path) -> Store:
 def write_store(
     folder: Path,
     frames: pd.DataFrame,
-    arrays: Mapping[str, tuple[tuple[int, ...], np.dtype | type]],
+    arrays: Arrays,
     records: Iterable[Mapping[str, Any]],
     attributes: Mapping[str, Any],
 ) -> None:
@@ -108,57 +110,92 @@ def write_store(
     Raises HDEDError, naming the frame, for a record without an array or of another shape, and for a
     wrong number of records.
     """
-    if not len(frames):
+    names, records = frames["frame"].tolist(), iter(records)
+    facts: list[dict[str, Any]] = []
+    for shard in create_store(folder, len(frames), arrays):
+        facts += write_shard(folder, shard, islice(records, len(shard)), names)
+    if next(records, None) is not None:
+        raise HDEDError(f"{folder}: more records than the {len(frames)} rows of frames.csv")
+    finish_store(folder, frames, facts, attributes)
+
+
+def create_store(folder: Path, count: int, arrays: Arrays) -> list[range]:
+    """Create an unfinished store of `count` frames, and return the frames of each of its shards.
+
+    What is in the folder is deleted. Shards are then written by `write_shard`, in any order and by
+    several processes, and `finish_store` makes the store complete.
+    """
+    if not count:
         raise HDEDError(f"{folder}: there are no frames to store")
     if folder.exists():
         (folder / MARKER).unlink(missing_ok=True)  # a partly deleted store must not look complete
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    root = zarr.create_group(folder / "arrays.zarr")
-    count = len(frames)
+    root = zarr.create_group(folder / ARRAYS)
     frame_bytes = sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in arrays.values())
-    shard = max(1, min(SHARD_FRAMES, SHARD_BYTES // frame_bytes))
+    size = max(1, min(SHARD_FRAMES, SHARD_BYTES // frame_bytes))
     for name, (shape, dtype) in arrays.items():
         root.create_array(
             name,
             shape=(count, *shape),
             dtype=np.dtype(dtype),
             chunks=(1, *shape),
-            shards=(shard, *shape),
+            shards=(size, *shape),
             compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
         )
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def write_shard(
+    folder: Path, shard: range, records: Iterable[Mapping[str, Any]], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Write one shard of an unfinished store; return the scalars of its records.
+
+    records: those of the shard's frames, as for `write_store`; names: of all frames.
+    """
+    root = zarr.open_group(folder / ARRAYS, mode="r+")
+    arrays = dict(root.arrays())
     buffers = {
-        name: np.empty((min(shard, count), *shape), dtype)
-        for name, (shape, dtype) in arrays.items()
+        name: np.empty((len(shard), *array.shape[1:]), array.dtype)
+        for name, array in arrays.items()
     }
     facts: list[dict[str, Any]] = []
-    written = 0
-    for index, record in enumerate(records):
-        if index == count:
-            raise HDEDError(f"{folder}: more records than the {count} rows of frames.csv")
+    for record in records:
+        frame = names[shard[len(facts)]]
         for name, buffer in buffers.items():
             if name not in record:
-                raise HDEDError(f"frame {frames['frame'].iloc[index]}: has no {name}")
+                raise HDEDError(f"frame {frame}: has no {name}")
             if record[name].shape != buffer.shape[1:]:
                 raise HDEDError(
-                    f"frame {frames['frame'].iloc[index]}: {name} has shape {record[name].shape}, "
+                    f"frame {frame}: {name} has shape {record[name].shape}, "
                     f"the store {buffer.shape[1:]}; all frames of a dataset share one size"
                 )
-            buffer[index % shard] = record[name]
+            buffer[len(facts)] = record[name]
         facts.append({name: value for name, value in record.items() if name not in arrays})
-        written = index + 1
-        if written % shard == 0 or written == count:
-            start = index // shard * shard
-            for name, buffer in buffers.items():
-                root[name][start:written] = buffer[: written - start]  # pyright: ignore[reportArgumentType]
-    if written != count:
-        raise HDEDError(f"{folder}: {written} records for the {count} rows of frames.csv")
-    columns = pd.DataFrame(facts, index=frames.index).items()
+    if len(facts) != len(shard):
+        written = shard.start + len(facts)
+        raise HDEDError(f"{folder}: {written} records for the {len(names)} rows of frames.csv")
+    for name, buffer in buffers.items():
+        arrays[name][shard.start : shard.stop] = buffer  # pyright: ignore[reportArgumentType]
+    return facts
+
+
+def finish_store(
+    folder: Path,
+    frames: pd.DataFrame,
+    facts: Sequence[Mapping[str, Any]],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Make a store complete once all its shards are written; `facts`: the scalars of all frames."""
+    for draft in folder.rglob("*.partial"):  # of a process that was killed while it wrote a shard
+        draft.unlink()
+    columns = pd.DataFrame([*facts], index=frames.index).items()
     frames = frames.assign(**{str(name): column for name, column in columns})
-    write_csv(folder / "frames.csv", frames, index=True, index_label="index")
+    write_csv(folder / TABLE, frames, index=True, index_label="index")
+    names = [name for name, _ in zarr.open_group(folder / ARRAYS, mode="r").arrays()]
     meta = {
         "format": FORMAT,
-        "arrays": sorted(arrays),
+        "arrays": sorted(names),
         "attributes": dict(attributes),
         "files": _files(folder),
     }

@@ -3,32 +3,32 @@
 python -m pipeline.convert --dataset nyu
 """
 
-import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hded.common.errors import HDEDError
-from hded.common.progress import progress
 from hded.config.params import load_params
 from hded.config.schema import Download
-from hded.datasets import DATASETS, RawFrames
+from hded.datasets import DATASETS, RawFrame, RawFrames
 from hded.datasets.folder import open_folder
-from hded.store import write_store
 from pipeline.lib import raw as raw_files
 from pipeline.lib import stage
+from pipeline.lib.blocks import Result, StoreTask, unfinished
 
 
 def main() -> None:
     """Run the stage."""
-    dataset = stage.parser(__doc__, "dataset").parse_args().dataset
+    args = stage.parser(__doc__, "dataset", scheduler=True).parse_args()
+    dataset = args.dataset
     params = load_params(stage.PARAMS)
     entry = params.source(dataset)
     folder = raw_files.provide(dataset, entry)
+    settings = {"download": entry.model_dump(), "convert": params.convert.model_dump()}
     with ExitStack() as stack:
         raw = _open(dataset, entry, folder, stack).subset(params.convert.subset)
         for split in _needed(raw):
@@ -41,8 +41,6 @@ def main() -> None:
             arrays["raw_valid"] = (raw.size, np.bool_)
         if raw.has_photographs:
             arrays["defocused"] = ((*raw.size, 3), np.uint8)
-        facts = _Facts(dataset, raw)
-        bar = progress(facts, total=len(raw.frames), desc=f"convert {dataset}", unit="frame")
         attributes = {
             "dataset": dataset,
             "format": raw.format,
@@ -53,54 +51,58 @@ def main() -> None:
             "truths": list(raw.truths),
             "skipped": raw.skipped,
         }
-        write_store(stage.FRAMES / dataset, raw.frames, arrays, bar, attributes)
-        print(facts)
+        task = StoreTask(
+            f"convert {dataset}", raw.frames, arrays, partial(_record, raw.read), attributes,
+            check=partial(_check, dataset, raw), portable=raw.portable,
+        )  # fmt: skip
+        files = raw_files.files(dataset, entry, folder)
+        with unfinished(f"convert/{dataset}", settings, files) as draft:
+            facts = task.write(stage.FRAMES / dataset, draft, args.scheduler)
+        print(_describe(dataset, raw, facts))
 
 
-class _Facts:
-    """The records of a dataset, and what is known about them once they have been read.
+def _record(read: Callable[[int], RawFrame], index: int) -> tuple[RawFrame, Result]:
+    """Return a frame's arrays, and what is known of its depth."""
+    frame = read(index)
+    depth = frame["depth"]
+    valid = depth[depth > 0]
+    range_m = [float(valid.min()), float(valid.max())] if valid.size else []
+    return frame, {"known": valid.size, "range_m": range_m, "notes": list(frame.notes)}
 
-    Raises HDEDError where a split has no valid depth at all: nothing could be trained or measured.
-    """
 
-    def __init__(self, dataset: str, raw: RawFrames) -> None:
-        self._dataset, self._raw = dataset, raw
-        self._known: Counter[str] = Counter()  # pixels by split
-        self._nearest, self._farthest = math.inf, 0.0
+def _check(dataset: str, raw: RawFrames, facts: Sequence[Result]) -> None:
+    """Raise HDEDError where a split has no valid depth: nothing could be trained or measured."""
+    for split in _needed(raw) if "depth" in raw.truths else ():
+        here = raw.frames["split"] == split
+        if not any(fact["known"] for fact, used in zip(facts, here, strict=True) if used):
+            notes = "".join(f"; {line}" for line in _notes(raw, facts))
+            raise HDEDError(
+                f"{dataset}: no {split} frame has a pixel of valid depth, above 0 "
+                f"and up to {raw.max_depth_m:g} m{notes}; check the depth files and "
+                f"their unit (download.{dataset})"
+            )
 
-    def __iter__(self) -> Iterator[dict[str, NDArray]]:
-        for split, record in zip(self._raw.frames["split"], self._raw, strict=True):
-            depth = record["depth"]
-            if (valid := depth[depth > 0]).size:
-                self._known[split] += valid.size
-                self._nearest = min(self._nearest, float(valid.min()))
-                self._farthest = max(self._farthest, float(valid.max()))
-            yield record
-        for split in _needed(self._raw) if "depth" in self._raw.truths else ():
-            if not self._known[split]:
-                notes = "".join(f"; {line}" for line in self._notes())
-                raise HDEDError(
-                    f"{self._dataset}: no {split} frame has a pixel of valid depth, above 0 "
-                    f"and up to {self._raw.max_depth_m:g} m{notes}; check the depth files and "
-                    f"their unit (download.{self._dataset})"
-                )
 
-    def __str__(self) -> str:
-        frames, (height, width) = self._raw.frames, self._raw.size
-        counts = Counter(frames["split"])
-        share = self._known.total() / (len(frames) * height * width)
-        known = f"depth known in {share:.1%} of the pixels, {self._nearest:.3g} to "
-        known += f"{self._farthest:.3g} m"
-        parts = [
-            f"{len(frames)} frames of {height}x{width}, {counts['train']} train and "
-            f"{counts['test']} test",
-            known if share else "no depth",
-            *self._notes(),
-        ]
-        return f"{self._dataset}: {'; '.join(parts)}"
+def _describe(dataset: str, raw: RawFrames, facts: Sequence[Result]) -> str:
+    """Return a line about the frames that were converted."""
+    frames, (height, width) = raw.frames, raw.size
+    counts = Counter(frames["split"])
+    share = sum(fact["known"] for fact in facts) / (len(frames) * height * width)
+    ends = [end for fact in facts for end in fact["range_m"]]
+    known = f"depth known in {share:.1%} of the pixels"
+    known += f", {min(ends):.3g} to {max(ends):.3g} m" if ends else ""
+    parts = [
+        f"{len(frames)} frames of {height}x{width}, {counts['train']} train and "
+        f"{counts['test']} test",
+        known if share else "no depth",
+        *_notes(raw, facts),
+    ]
+    return f"{dataset}: {'; '.join(parts)}"
 
-    def _notes(self) -> list[str]:
-        return [f"{count} {note}" for note, count in sorted(self._raw.notes.items())]
+
+def _notes(raw: RawFrames, facts: Sequence[Result]) -> list[str]:
+    counts = raw.notes + Counter(note for fact in facts for note in fact["notes"])
+    return [f"{count} {note}" for note, count in sorted(counts.items())]
 
 
 def _open(dataset: str, entry: Download, folder: Path, stack: ExitStack) -> RawFrames:

@@ -15,7 +15,8 @@ every other camera against depth, and the defocused input's scores.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ from hded.blur.render import (
 )
 from hded.common.errors import HDEDError
 from hded.common.files import finite, replacing, write_csv, write_json
-from hded.common.progress import progress
 from hded.config.params import load_params
 from hded.config.schema import Defocus
 from hded.defocus_diagnostics import (
@@ -44,14 +44,15 @@ from hded.defocus_diagnostics import (
 from hded.metrics import psnr, ssim
 from hded.optics import IDEAL, Camera, describe_cameras
 from hded.optics.camera import STATED
-from hded.store import Store, open_store, write_store
+from hded.store import MARKER, Store, open_store
 from pipeline.lib import fingerprint, stage
+from pipeline.lib.blocks import Result, StoreTask, unfinished
 from pipeline.lib.tracking import flatten, track
 
 
 def main() -> None:
     """Run the stage."""
-    args = stage.parser(__doc__, "dataset", "camera").parse_args()
+    args = stage.parser(__doc__, "dataset", "camera", scheduler=True).parse_args()
     dataset, cell = args.dataset, Path(args.dataset) / args.camera
     params = load_params(stage.PARAMS)
     settings = params.defocus
@@ -70,15 +71,17 @@ def main() -> None:
     table = list_renderings(scenes.frames, cameras)
     size = tuple(scenes.attributes["size"])
     arrays = {"defocused": ((*size, 3), np.uint8), "coc": (size, np.float16)}
-    softness_px = camera.get("softness_px", 0.0)
-    blur = BlurCount(camera["max_coc_px"], camera["sigma_rule"], softness_px)
-    records = progress(
-        _records(scenes, table, cameras, settings, blur),
-        total=len(table),
-        desc=f"defocus {dataset} by {args.camera}",
-        unit="frame",
+    blur = BlurCount(camera["max_coc_px"], camera["sigma_rule"], camera.get("softness_px", 0.0))
+    record = Rendering(scenes, table, cameras, settings, blur)
+    task = StoreTask(
+        f"defocus {dataset} by {args.camera}", table, arrays, record, {"camera": camera}
     )
-    write_store(stage.DEFOCUSED / cell, table, arrays, records, {"camera": camera})
+    depends_on = {"camera": camera, "defocus": settings.model_dump()}
+    name = f"defocus/{cell.as_posix()}"
+    with unfinished(name, depends_on, [stage.FRAMES / dataset / MARKER]) as draft:
+        facts = task.write(stage.DEFOCUSED / cell, draft, args.scheduler)
+    for fact in facts:
+        blur.include(fact)
     every = {args.camera: cameras} | {name: params.camera(name) for name in params.cameras}
     blurs = camera_table(every, width_px, scenes.attributes["max_depth_m"])
     _show(
@@ -96,35 +99,39 @@ def _took_photographs(cameras: Sequence[Camera], scenes: Store) -> bool:
     return cameras[0].photographs and "defocused" in scenes.arrays
 
 
-def _records(
-    scenes: Store,
-    table: pd.DataFrame,
-    cameras: Sequence[Camera],
-    settings: Defocus,
-    blur: BlurCount,
-) -> Iterator[dict[str, Any]]:
-    width_px = scenes.attributes["image_width_px"]
-    known = "all_in_focus" in scenes.attributes["truths"]
-    photographs = _took_photographs(cameras, scenes)
-    for row in table.to_dict("records"):
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """Renders frames of a store: a frame's arrays and columns, and the amount of its blur."""
+
+    scenes: Store
+    table: pd.DataFrame
+    cameras: Sequence[Camera]
+    settings: Defocus
+    blur: BlurCount
+
+    def __call__(self, position: int) -> tuple[dict[str, Any], Result]:
+        """Return the record of one row of the table."""
+        scenes, settings = self.scenes, self.settings
+        row = {str(k): v for k, v in self.table.iloc[position].items()}
+        width_px = scenes.attributes["image_width_px"]
+        known = "all_in_focus" in scenes.attributes["truths"]
         index = row["frame_index"]
         rgb, depth = scenes.read("rgb", index), scenes.read("depth", index)
         rng = np.random.default_rng([settings.seed, index])
-        camera = cameras[row["camera_index"]].of_frame(row)
+        camera = self.cameras[row["camera_index"]].of_frame(row)
         # training draws noise and compression anew for each sample
         test = row["split"] == "test"
         sensor = camera.sensor if test else IDEAL
         noise = sensor_rng(camera.name, settings.seed, index, row["camera_index"])
         try:
             lens = camera.lens(depth, width_px, rng)
-            if photographs:
+            if _took_photographs(self.cameras, scenes):
                 image, coc = scenes.read("defocused", index), lens.coc_px(fill_holes(depth))
             else:
                 image, coc = render_defocused(rgb, depth, lens, settings.renderer, sensor, noise)
         except HDEDError as error:
             raise HDEDError(f"frame {row['frame']}: {error}") from error
-        blur.add(coc, depth)
-        yield {
+        record = {
             "defocused": image,
             "coc": coc.astype(np.float16),
             "focal_length_m": lens.focal_length_m,
@@ -133,6 +140,7 @@ def _records(
             "psnr": psnr(image, rgb) if test and known else math.nan,
             "ssim": ssim(image, rgb) if test and known else math.nan,
         }
+        return record, self.blur.measure(coc, depth)
 
 
 def _show(

@@ -7,7 +7,8 @@ Writes per-image errors (depth.csv, all_in_focus.csv), aggregates (metrics.json)
 """
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from hded.config.schema import Evaluate, Restoration
 from hded.evaluation.controls import ControlRenderings, Renderings
 from hded.evaluation.evaluate import (
     Evaluation,
+    EvaluationSet,
     Predict,
     SystemInput,
     evaluate,
@@ -40,49 +42,137 @@ from hded.records import (
     read_record,
     to_json,
 )
-from hded.store import Store, open_store
+from hded.store import MARKER, Store, open_store
 from pipeline.lib import fingerprint, provenance, stage
+from pipeline.lib.blocks import Block, Result, Task, run_task, unfinished
 from pipeline.lib.device import resolve_device
 from pipeline.lib.tracking import EVALUATION, OF_TRAINING, flatten, track
 
+BLOCK = 64  # images that are measured together
 
-def main() -> None:
-    """Run the stage."""
-    args = stage.parser(__doc__, "dataset", "variant", "seed").parse_args()
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A trained network and the dataset that it is tested on."""
+
+    dataset: str
+    variant: str
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """Return the cell's place in data/trained and data/evaluated."""
+        return Path(self.dataset) / self.variant / str(self.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A system, and the images that it is tested on.
+
+    `names` are those of the cameras, whose images are in `stores`; `control` says what is not as in
+    training, if anything.
+    """
+
+    how: Evaluate
+    predictor: Predictor
+    predict: Predict
+    heads: tuple[str, ...]
+    scenes: Store
+    stores: list[Path]
+    renderings: list[Renderings]
+    control: str
+    device: str
+    run: TrainingRecord
+
+    @property
+    def size_px(self) -> int | None:
+        """Side of the network's input, where its geometry is `resize`."""
+        return self.predictor.size_px if self.predictor.geometry == "resize" else None
+
+    def images(self, median_m: float) -> EvaluationSet:
+        """Return the test images."""
+        return EvaluationSet(
+            self.scenes, self.renderings,
+            heads=self.heads, size_px=self.size_px, median_m=median_m,
+        )  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def open_trial(cell: Cell) -> Trial:
+    """Load a cell's network and open its images; this process keeps the last cell's."""
     params = load_params(stage.PARAMS)
-    cell = Path(args.dataset) / args.variant / str(args.seed)
-    trained, out = stage.TRAINED / cell, stage.EVALUATED / cell
-    scenes = open_store(stage.FRAMES / args.dataset)
-    _, _, how = params.variant(args.variant)
-    names = params.test_camera_names(args.variant, args.dataset)
-    stores = [stage.DEFOCUSED / args.dataset / name for name in names]
+    trained = stage.TRAINED / cell.path
+    scenes = open_store(stage.FRAMES / cell.dataset)
+    _, _, how = params.variant(cell.variant)
+    names = params.test_camera_names(cell.variant, cell.dataset)
+    stores = [stage.DEFOCUSED / cell.dataset / name for name in names]
     renderings: list[Renderings] = [open_store(store) for store in stores]
-    refocused = params.test_cameras(args.variant, args.dataset, how)
+    refocused = params.test_cameras(cell.variant, cell.dataset, how)
     control = ""
     if refocused:
         renderings = [ControlRenderings(scenes, c, params.defocus.renderer) for c in refocused]
         control = f"tested on images focused at {how.focus_distance_m:g} m"
     elif how.network_input == "sharp":
         renderings = [ControlRenderings(scenes, None)]
-    elif names != (trained_by := params.camera_names(args.variant, args.dataset)):
+    elif names != (trained_by := params.camera_names(cell.variant, cell.dataset)):
         control = f"trained through {' and '.join(trained_by)}"
     if how.restoration.method != "none" and how.restoration.depth == "ground_truth":
         control = "restored with the true depth"
     _check_truths(scenes, how)
-    defocused = renderings[0]
     device = resolve_device(how.device, "evaluate.device")
     limit_threads()
     predictor = load_predictor(trained / NAME, device)
     predict, heads = _system(predictor, how)
     run = read_record(TrainingRecord, trained / "run.json")
-    size_px = predictor.size_px if predictor.geometry == "resize" else None
-    median_m = None
-    if not len(scenes.indices("train")):  # photographs for a test alone
-        median_m = median_depth_m(open_store(stage.FRAMES / run.dataset))
-    result = evaluate(
-        predict, scenes, renderings,
-        heads=heads, size_px=size_px, batch_size=how.batch_size, median_m=median_m,
-    )  # fmt: skip
+    return Trial(how, predictor, predict, heads, scenes, stores, renderings, control, device, run)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Work that measures a block of a cell's test images."""
+
+    cell: Cell
+    median_m: float
+
+    def __call__(self, block: Block) -> list[Result]:
+        """Return the errors of the images."""
+        trial = open_trial(self.cell)
+        images = trial.images(self.median_m)
+        return [*images.measure(trial.predict, block.frames, trial.how.batch_size, block.watch)]
+
+
+def measure(cell: Cell, trial: Trial, scheduler: str | None) -> Evaluation:
+    """Return the evaluation of a cell's network on all of its test images."""
+    if len(trial.scenes.indices("train")):
+        median_m = median_depth_m(trial.scenes)
+    else:  # photographs for a test alone
+        median_m = median_depth_m(open_store(stage.FRAMES / trial.run.dataset))
+    images = trial.images(median_m)
+    # a block is of whole batches, so that their contents do not depend on how they are shared out
+    size = -(-BLOCK // trial.how.batch_size) * trial.how.batch_size
+    count = len(images)
+    blocks = [range(start, min(start + size, count)) for start in range(0, count, size)]
+    work = Measurement(cell, median_m)
+    task = Task(f"evaluate {cell.path.as_posix()}", work, blocks, images.names)
+    markers = [folder / MARKER for folder in (trial.scenes.folder, *trial.stores)]
+    files = [*markers, stage.TRAINED / cell.path / NAME]
+    depends_on = {
+        "evaluate": trial.how.model_dump(), "cameras": [r.attributes for r in trial.renderings]
+    }  # fmt: skip
+    with unfinished(f"evaluate/{cell.path.as_posix()}", depends_on, files) as folder:
+        return images.summarise(run_task(task, folder, scheduler))
+
+
+def main() -> None:
+    """Run the stage."""
+    args = stage.parser(__doc__, "dataset", "variant", "seed", scheduler=True).parse_args()
+    cell = Cell(args.dataset, args.variant, args.seed)
+    trained, out = stage.TRAINED / cell.path, stage.EVALUATED / cell.path
+    trial = open_trial(cell)
+    how, predictor, predict, heads = trial.how, trial.predictor, trial.predict, trial.heads
+    scenes, renderings, control = trial.scenes, trial.renderings, trial.control
+    defocused, run = renderings[0], trial.run
+    result = measure(cell, trial, args.scheduler)
     degraded = 0 if control else min(how.robustness_frames, len(defocused.indices("test")))
     robustness = {}
     for degradation in DEGRADATIONS if degraded else ():
@@ -92,7 +182,7 @@ def main() -> None:
         ]
         found = evaluate(
             predict, scenes, inputs,
-            heads=heads, size_px=size_px, batch_size=how.batch_size,
+            heads=heads, size_px=trial.size_px, batch_size=how.batch_size,
             median_m=result.median_depth_m,
         )  # fmt: skip
         robustness[degradation.name] = {k: found.metrics[k] for k in ("depth", "all_in_focus")}
@@ -150,7 +240,7 @@ def main() -> None:
         "camera": "+".join(each.attributes["camera"]["name"] for each in renderings),
         "params_digest": run.params_digest,
         "commit": provenance.commit(),
-        "device": provenance.hardware(torch.device(device)),
+        "device": provenance.hardware(torch.device(trial.device)),
         "stage": "evaluate",
     }
     with track(run.run_name, tags, run.run_id) as tracker:
@@ -158,7 +248,7 @@ def main() -> None:
         tracker.metrics(flatten(result.metrics, "test/", separator="/"))
         tracker.dataset(
             args.dataset,
-            fingerprint.of_data(stage.FRAMES / args.dataset, *stores),
+            fingerprint.of_data(stage.FRAMES / args.dataset, *trial.stores),
             attributes["source"],
             "testing",
             camera=tags["camera"],

@@ -12,10 +12,10 @@ These are in different packages because a DVC stage depends on whole packages: t
 evaluation must not depend on the readers, nor conversion on the generator of sample data.
 """
 
-from hded.datasets.base import Dataset, RawFrames
+from hded.datasets.base import Dataset, RawFrame, RawFrames
 from hded.datasets.make3d import MAKE3D
 from hded.datasets.nyu import NYU
 
 DATASETS = {dataset.name: dataset for dataset in (NYU, MAKE3D)}
 
-__all__ = ["DATASETS", "Dataset", "RawFrames"]
+__all__ = ["DATASETS", "Dataset", "RawFrame", "RawFrames"]

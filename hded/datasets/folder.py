@@ -22,7 +22,6 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from PIL import Image
 
 from hded.common.errors import HDEDError
@@ -36,7 +35,7 @@ from hded.common.image_io import (
     upright_size,
 )
 from hded.common.progress import progress
-from hded.datasets.base import RawFrames
+from hded.datasets.base import RawFrame, RawFrames
 from hded.datasets.lenses import FILE as LENSES
 from hded.datasets.lenses import read_lenses
 from hded.datasets.registration import Registration, register
@@ -114,17 +113,18 @@ def open_folder(
         raise HDEDError(f"{folder}: nothing is left of a frame that is moved by {margin} px")
     inside = slice(margin, size[0] - margin), slice(margin, size[1] - margin)
 
-    def read(i: int) -> dict[str, NDArray]:
+    def read(i: int) -> RawFrame:
         name = frames["frame"].iloc[i]
-        found = _read(files[name], depth_unit_m, notes)
+        found = _read(files[name], depth_unit_m)
         if name in registrations:
             found["rgb"] = registrations[name].apply(found["rgb"])
         depth = found["depth"]
-        far = int(np.count_nonzero(depth > max_depth_m))
-        if far == depth.size:
-            notes[f"frames with all depth beyond max_depth_m {max_depth_m:g} m"] += 1
+        if (depth > max_depth_m).all():
+            found.notes += (f"frames with all depth beyond max_depth_m {max_depth_m:g} m",)
         found["depth"] = np.where(depth <= max_depth_m, depth, np.float32(0))
-        return {name: np.ascontiguousarray(array[inside]) for name, array in found.items()}
+        for array in found:
+            found[array] = np.ascontiguousarray(found[array][inside])
+        return found
 
     first = next(iter(files.values()))
     return RawFrames(
@@ -144,6 +144,7 @@ def open_folder(
         has_photographs=first.defocused is not None,
         skipped=skipped,
         notes=notes,
+        portable=True,
     )
 
 
@@ -362,26 +363,27 @@ def _listed(names: list[str]) -> str:
     return f"{shown} {'is' if len(names) == 1 else 'are'}"
 
 
-def _read(files: _Files, unit_m: float, notes: Counter[str]) -> dict[str, NDArray]:
+def _read(files: _Files, unit_m: float) -> RawFrame:
     """Return a scene's arrays, all upright.
 
     What is missing stands in: the defocused photograph for the one in focus, unknown depth.
     """
     image, turn = open_turned(files.picture)
     picture = np.asarray(image)
-    found: dict[str, NDArray] = {"rgb": picture}
+    found = RawFrame(rgb=picture)
     if files.defocused is not None:
         found["defocused"] = picture
         if files.rgb is not None:
             found["rgb"] = np.asarray(open_upright(files.rgb))
     if files.depth is None:
-        return found | {"depth": np.zeros(picture.shape[:2], np.float32)}
+        found["depth"] = np.zeros(picture.shape[:2], np.float32)
+        return found
     stored = _depth(files.depth)
     upright = picture.shape[:2]
     before = upright[::-1] if turn in SWAPPED else upright
     if stored.size == before[::-1] and turn != 1:
         stored = turned(stored, turn)
-        notes[f"turned with their depth, EXIF orientation {turn}"] += 1
+        found.notes = (f"turned with their depth, EXIF orientation {turn}",)
     depth = np.asarray(stored)
     if depth.shape != upright:
         raise HDEDError(
@@ -389,7 +391,8 @@ def _read(files: _Files, unit_m: float, notes: Counter[str]) -> dict[str, NDArra
             f"{upright[0]}x{upright[1]}; depth must be registered to the image: resize it to "
             "the image's size, by nearest neighbour"
         )
-    return found | {"depth": (depth * unit_m).astype(np.float32)}
+    found["depth"] = (depth * unit_m).astype(np.float32)
+    return found
 
 
 def _depth(path: Path) -> Image.Image:

@@ -22,7 +22,7 @@ from hded.common.image_io import open_upright
 from hded.common.progress import progress
 from hded.common.resize import resize_nearest
 from hded.datasets.archives import iter_members
-from hded.datasets.base import Dataset, RawFrames
+from hded.datasets.base import Dataset, RawFrame, RawFrames
 from hded.datasets.matlab import MatReader
 
 # split -> (archive, folder inside it) of images, and of depths
@@ -61,8 +61,8 @@ def open_make3d(folder: Path) -> RawFrames:
             images.append(rgb_images[name])
             grids.append(depths[name])
 
-    def read(i: int) -> dict[str, NDArray]:
-        return {"rgb": images[i], "depth": resize_nearest(grids[i], SIZE)}
+    def read(i: int) -> RawFrame:
+        return RawFrame(rgb=images[i], depth=resize_nearest(grids[i], SIZE))
 
     return RawFrames(
         format="make3d",

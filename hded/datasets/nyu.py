@@ -8,6 +8,7 @@
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -15,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hded.common.errors import HDEDError
-from hded.datasets.base import Dataset, RawFrames
+from hded.datasets.base import Dataset, RawFrame, RawFrames
 from hded.datasets.matlab import MatReader
 
 LABELED = "nyu_depth_v2_labeled.mat"
@@ -29,6 +30,26 @@ MAX_DEPTH_M = 10.0
 MAX_FRAMES = 100_000  # a damaged file must not exhaust the memory
 MAX_NAME = 1000  # characters
 SPLITS_BYTES = 1 << 24  # the official file has 3 kB
+
+
+class _Labeled:
+    """The .mat's arrays, read frame by frame; a copy in another process opens the file anew."""
+
+    def __init__(self, path: Path, mat: h5py.File) -> None:
+        self._path, self._mat = path, mat
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self._path,)
+
+    def frame(self, name: str, i: int) -> NDArray:
+        """Return the part of an array's frame that is used, (H, W) or (H, W, 3)."""
+        array = self._mat[name]
+        assert isinstance(array, h5py.Dataset)
+        return array[i].T[CROP_ROWS, CROP_COLUMNS]
+
+
+def _reopen(path: Path) -> _Labeled:
+    return _Labeled(path, _open_hdf5(path, ExitStack()))
 
 
 def open_nyu(folder: Path, stack: ExitStack) -> RawFrames:
@@ -71,21 +92,22 @@ def open_nyu(folder: Path, stack: ExitStack) -> RawFrames:
     used = np.flatnonzero(frames["split"] != "")
     frames = frames.iloc[used].reset_index(drop=True)
 
-    def read(position: int) -> dict[str, NDArray]:
+    labeled = _Labeled(folder / LABELED, mat)
+
+    def read(position: int) -> RawFrame:
         i = used[position]
         try:
-            rgb = arrays["images"][i].transpose(2, 1, 0)[CROP_ROWS, CROP_COLUMNS]
-            depth = arrays["depths"][i].T[CROP_ROWS, CROP_COLUMNS]
-            measured = arrays["rawDepths"][i].T[CROP_ROWS, CROP_COLUMNS] if has_raw else None
+            rgb, depth = labeled.frame("images", i), labeled.frame("depths", i)
+            measured = labeled.frame("rawDepths", i) if has_raw else None
         except OSError as error:
             raise HDEDError(
                 f"{folder / LABELED}: frame {i + 1} is unreadable ({error}); fetch the file again"
             ) from error
         valid = np.isfinite(depth) & (depth > 0) & (depth <= MAX_DEPTH_M)
-        record = {
-            "rgb": np.ascontiguousarray(rgb, np.uint8),
-            "depth": np.where(valid, depth, 0).astype(np.float32),
-        }
+        record = RawFrame(
+            rgb=np.ascontiguousarray(rgb, np.uint8),
+            depth=np.where(valid, depth, 0).astype(np.float32),
+        )
         if measured is not None:
             known = np.isfinite(measured) & (measured > 0) & (measured <= MAX_DEPTH_M)
             record["raw_valid"] = known
@@ -99,6 +121,7 @@ def open_nyu(folder: Path, stack: ExitStack) -> RawFrames:
         max_depth_m=MAX_DEPTH_M,
         has_raw_valid=has_raw,
         read=read,
+        portable=True,
     )
 
 

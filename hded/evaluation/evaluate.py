@@ -7,7 +7,7 @@ baselines: the training set's median depth, and the defocused input itself as al
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -50,6 +50,10 @@ class SystemInput:
     lens: ThinLens | None
     depth_m: NDArray[np.float32]
 
+
+# of one image: rows of the tables `depth` and `images`, sums of the error curves
+# `by_depth` and `by_coc`, and in `truth` the SHA-256 of its true depth
+FrameErrors = dict[str, Any]
 
 # the outputs of each image, as `Predictor.batch` returns them
 Predict = Callable[[Sequence[SystemInput]], Sequence[Mapping[str, NDArray]]]
@@ -109,7 +113,21 @@ class Evaluation:
     by_depth: ErrorCurve
     by_coc: ErrorCurve
     median_depth_m: float
-    truth: str  # SHA-256 prefix of the test frames' ground-truth depth
+    truth: str  # SHA-256 prefix of the digests of the test frames' ground-truth depth
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A test rendering and its ground truth, all at native size."""
+
+    key: dict[str, Any]
+    image: SystemInput
+    defocused: NDArray[np.uint8]
+    coc_px: NDArray[np.float32]
+    depth_m: NDArray[np.float32]
+    raw_valid: NDArray[np.bool_] | None
+    sharp: NDArray[np.uint8] | None
+    first: bool  # of the renderings of its frame, whose true depth is counted once
 
 
 def median_depth_m(scenes: Store) -> float:
@@ -137,90 +155,157 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate `predict` on the test frames under every protocol of the dataset.
 
+    The arguments are those of `EvaluationSet` and its `measure`; median_m: None computes it from
+    the training frames.
+    """
+    median_m = median_depth_m(scenes) if median_m is None else median_m
+    images = EvaluationSet(scenes, renderings, heads=heads, size_px=size_px, median_m=median_m)
+    with progress(total=len(images), desc="evaluate", unit="frame") as bar:
+        every = range(len(images))
+        return images.summarise(images.measure(predict, every, batch_size, lambda _: bar.update()))
+
+
+class EvaluationSet:
+    """The test images of a dataset, and every protocol under which a system is measured on them.
+
     renderings: by each camera whose images the system reads together. A frame with several
     renderings by a camera, one for each focus distance, counts once for each of them.
 
-    heads: the outputs of `predict`. size_px: side of the input of a network with the geometry
-    `resize`, None for any other. batch_size: number of images that `predict` gets at once.
-    median_m: of the training frames; None computes it. Raises HDEDError, naming the frame, for a
-    predicted depth that is not finite.
+    heads: the outputs of the system. size_px: side of the input of a network with the geometry
+    `resize`, None for any other. median_m: median depth [m] of the training frames, the baseline.
     """
-    attributes, defocused = scenes.attributes, renderings[0]
-    native: tuple[int, int] = tuple(attributes["size"])
-    network_size = (size_px, size_px) if size_px else None
-    every = depth_protocols(
-        attributes["format"], attributes["max_depth_m"], photographs="defocused" in scenes.arrays
-    )
-    if network_size:
-        side = f"{size_px}x{size_px}"
-        every += tuple(
-            replace(p, name=f"{p.name}_{size_px}", title=f"{p.title} at {side}", size=network_size)
-            for p in every
-            if not p.raw and p.crop is None
+
+    def __init__(
+        self,
+        scenes: Store,
+        renderings: Sequence[Renderings],
+        *,
+        heads: tuple[str, ...],
+        size_px: int | None,
+        median_m: float,
+    ) -> None:
+        self._scenes, self._renderings = scenes, renderings
+        attributes, defocused = scenes.attributes, renderings[0]
+        self._native: tuple[int, int] = tuple(attributes["size"])
+        network_size = (size_px, size_px) if size_px else None
+        every = depth_protocols(
+            attributes["format"],
+            attributes["max_depth_m"],
+            photographs="defocused" in scenes.arrays,
         )
-    has_raw = "raw_valid" in scenes.arrays
-    max_coc = defocused.attributes["camera"]["max_coc_px"]
-    table = defocused.frames
-    several = table["camera_index"].nunique() > 1
-    sizes = [network_size] if network_size else list(dict.fromkeys([native, PAPER_SIZE]))
-    evaluator = _FrameEvaluator(
-        protocols=[p for p in every if has_raw or not p.raw],
-        sizes=sizes if "all_in_focus" in heads and "all_in_focus" in attributes["truths"] else [],
-        native=native,
-        median_m=median_depth_m(scenes) if median_m is None else median_m,
-        by_depth=ErrorCurve(np.linspace(0, attributes["max_depth_m"], DEPTH_BINS + 1)),
-        by_coc=ErrorCurve(np.arange(-np.ceil(max_coc), np.ceil(max_coc) + 1, COC_BIN_PX)),
-    )
-
-    truth = hashlib.sha256()
-
-    def frames() -> Iterator[_Frame]:
-        for row in progress(defocused.indices("test"), desc="evaluate", unit="frame"):
-            index = table["frame_index"].iloc[row]
-            key = {"frame": table["frame"].iloc[row]}
-            image = read_system_input(scenes, renderings, int(row))
-            depth_m = image.depth_m
-            if table["camera_index"].iloc[row] == 0:
-                truth.update(depth_m.data)
-            if several:
-                key["source_frame"] = scenes.frames["frame"].iloc[index]
-                key["focus_distance_m"] = table["focus_distance_m"].iloc[row]
-            yield _Frame(
-                key=key,
-                image=image,
-                defocused=image.rgb[..., :3],
-                coc_px=defocused.read("coc", row).astype(np.float32),
-                depth_m=depth_m,
-                raw_valid=scenes.read("raw_valid", index) if has_raw else None,
-                sharp=scenes.read("rgb", index) if evaluator.sizes else None,
+        if network_size:
+            side = f"{size_px}x{size_px}"
+            every += tuple(
+                replace(
+                    p, name=f"{p.name}_{size_px}", title=f"{p.title} at {side}", size=network_size
+                )
+                for p in every
+                if not p.raw and p.crop is None
             )
+        self._every = every
+        self._has_raw = "raw_valid" in scenes.arrays
+        self._sizes = (
+            [network_size] if network_size else list(dict.fromkeys([self._native, PAPER_SIZE]))
+        )
+        self._table = defocused.frames
+        self._several = self._table["camera_index"].nunique() > 1
+        self._rows = defocused.indices("test")
+        max_coc = defocused.attributes["camera"]["max_coc_px"]
+        restores = "all_in_focus" in heads and "all_in_focus" in attributes["truths"]
+        self._errors = _FrameEvaluator(
+            protocols=[p for p in every if self._has_raw or not p.raw],
+            sizes=self._sizes if restores else [],
+            native=self._native,
+            median_m=median_m,
+            by_depth=ErrorCurve(np.linspace(0, attributes["max_depth_m"], DEPTH_BINS + 1)),
+            by_coc=ErrorCurve(np.arange(-np.ceil(max_coc), np.ceil(max_coc) + 1, COC_BIN_PX)),
+        )
 
-    depth_rows: list[dict[str, Any]] = []
-    image_rows: list[dict[str, Any]] = []
-    for result in _stream(predict, frames(), evaluator.measure, batch_size):
-        depth_rows += result.depth
-        image_rows += result.images
-        evaluator.by_depth.sums += result.by_depth
-        evaluator.by_coc.sums += result.by_coc
-    depth, all_in_focus = pd.DataFrame(depth_rows), pd.DataFrame(image_rows)
-    metrics = _aggregate(depth, all_in_focus, evaluator.protocols)
-    if several:
-        images = dict(list(all_in_focus.groupby("focus_distance_m"))) if len(all_in_focus) else {}
-        metrics["focus"] = {
-            f"{focus:.10g}": _aggregate(rows, images.get(focus, all_in_focus), evaluator.protocols)
-            for focus, rows in depth.groupby("focus_distance_m")
-        }
-    return Evaluation(
-        depth=depth,
-        all_in_focus=all_in_focus,
-        metrics=metrics,
-        protocols=[_depth_block(p, native, has_raw) for p in every]
-        + [_image_block(size, native) for size in sizes],
-        by_depth=evaluator.by_depth,
-        by_coc=evaluator.by_coc,
-        median_depth_m=evaluator.median_m,
-        truth=truth.hexdigest()[:20],
-    )
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the images."""
+        return self._table["frame"].iloc[self._rows].tolist()
+
+    def measure(
+        self,
+        predict: Predict,
+        positions: range,
+        batch_size: int,
+        watch: Callable[[int], object],
+    ) -> Iterator[FrameErrors]:
+        """Yield the errors of the images at `positions`, in order; they are JSON.
+
+        batch_size: number of images that `predict` gets at once; watch: is called with each
+        position before its image is read. Raises HDEDError, naming the frame, for a predicted depth
+        that is not finite.
+        """
+
+        def frames() -> Iterator[_Frame]:
+            for position in positions:
+                watch(position)
+                yield self._read(int(self._rows[position]))
+
+        return _stream(predict, frames(), self._errors.measure, batch_size)
+
+    def _read(self, row: int) -> _Frame:
+        scenes, table, defocused = self._scenes, self._table, self._renderings[0]
+        index = table["frame_index"].iloc[row]
+        key = {"frame": table["frame"].iloc[row]}
+        image = read_system_input(scenes, self._renderings, row)
+        if self._several:
+            key["source_frame"] = scenes.frames["frame"].iloc[index]
+            key["focus_distance_m"] = float(table["focus_distance_m"].iloc[row])
+        return _Frame(
+            key=key,
+            image=image,
+            defocused=image.rgb[..., :3],
+            coc_px=defocused.read("coc", row).astype(np.float32),
+            depth_m=image.depth_m,
+            raw_valid=scenes.read("raw_valid", index) if self._has_raw else None,
+            sharp=scenes.read("rgb", index) if self._errors.sizes else None,
+            first=bool(table["camera_index"].iloc[row] == 0),
+        )
+
+    def summarise(self, results: Iterable[FrameErrors]) -> Evaluation:
+        """Return the evaluation from the errors of all images, in their order."""
+        depth_rows: list[dict[str, Any]] = []
+        image_rows: list[dict[str, Any]] = []
+        by_depth, by_coc = (
+            ErrorCurve(curve.edges) for curve in (self._errors.by_depth, self._errors.by_coc)
+        )
+        truth = hashlib.sha256()
+        for result in results:
+            depth_rows += result["depth"]
+            image_rows += result["images"]
+            truth.update(result["truth"].encode())
+            for name, curve in (("by_depth", by_depth), ("by_coc", by_coc)):
+                if name in result:
+                    curve.sums += np.asarray(result[name])
+        depth, all_in_focus = pd.DataFrame(depth_rows), pd.DataFrame(image_rows)
+        protocols = self._errors.protocols
+        metrics = _aggregate(depth, all_in_focus, protocols)
+        if self._several:
+            images = {}
+            if len(all_in_focus):
+                images = dict(list(all_in_focus.groupby("focus_distance_m")))
+            metrics["focus"] = {
+                f"{focus:.10g}": _aggregate(rows, images.get(focus, all_in_focus), protocols)
+                for focus, rows in depth.groupby("focus_distance_m")
+            }
+        return Evaluation(
+            depth=depth,
+            all_in_focus=all_in_focus,
+            metrics=metrics,
+            protocols=[_depth_block(p, self._native, self._has_raw) for p in self._every]
+            + [_image_block(size, self._native) for size in self._sizes],
+            by_depth=by_depth,
+            by_coc=by_coc,
+            median_depth_m=self._errors.median_m,
+            truth=truth.hexdigest()[:20],
+        )
 
 
 def read_system_input(scenes: Store, renderings: Sequence[Renderings], row: int) -> SystemInput:
@@ -236,29 +321,6 @@ def read_system_input(scenes: Store, renderings: Sequence[Renderings], row: int)
 
 
 @dataclass(frozen=True, slots=True)
-class _Frame:
-    """A test rendering and its ground truth, all at native size."""
-
-    key: dict[str, Any]
-    image: SystemInput
-    defocused: NDArray[np.uint8]
-    coc_px: NDArray[np.float32]
-    depth_m: NDArray[np.float32]
-    raw_valid: NDArray[np.bool_] | None
-    sharp: NDArray[np.uint8] | None
-
-
-@dataclass(frozen=True, slots=True)
-class _FrameErrors:
-    """The rows of one frame, and its sums for the error curves."""
-
-    depth: list[dict[str, Any]]
-    images: list[dict[str, Any]]
-    by_depth: NDArray[np.float64] | float = 0.0
-    by_coc: NDArray[np.float64] | float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class _FrameEvaluator:
     """Computes the errors of single frames, under all protocols and at all sizes."""
 
@@ -269,7 +331,7 @@ class _FrameEvaluator:
     by_depth: ErrorCurve
     by_coc: ErrorCurve
 
-    def measure(self, frame: _Frame, outputs: Mapping[str, NDArray]) -> _FrameErrors:
+    def measure(self, frame: _Frame, outputs: Mapping[str, NDArray]) -> FrameErrors:
         gt, max_m = frame.depth_m, self.by_depth.edges[-1]
         predictions = {"median": np.full(gt.shape, self.median_m, np.float32)}
         curves = {}
@@ -277,8 +339,8 @@ class _FrameEvaluator:
             predictions["network"] = outputs["depth"]
             valid = (gt > MIN_DEPTH_M) & (gt <= max_m)
             pred = np.clip(resize_bilinear(outputs["depth"], gt.shape), MIN_DEPTH_M, max_m)
-            curves["by_depth"] = self.by_depth.sums_of(gt, pred, gt, valid)
-            curves["by_coc"] = self.by_coc.sums_of(frame.coc_px, pred, gt, valid)
+            curves["by_depth"] = self.by_depth.sums_of(gt, pred, gt, valid).tolist()
+            curves["by_coc"] = self.by_coc.sums_of(frame.coc_px, pred, gt, valid).tolist()
         depth, images = [], []
         # protocols that differ only in pooling have the same per-image errors
         kinds = {p.per_image for p in self.protocols}
@@ -295,18 +357,19 @@ class _FrameEvaluator:
                 for method, scores in measure_all_in_focus(estimates, frame.sharp, size).items():
                     key = {**frame.key, "method": method}
                     images.append({**key, "protocol": _size_name(size, self.native), **scores})
-        return _FrameErrors(depth, images, **curves)
+        truth = hashlib.sha256(gt.data).hexdigest() if frame.first else ""
+        return {"depth": depth, "images": images, "truth": truth, **curves}
 
 
 def _stream(
     predict: Predict,
     frames: Iterator[_Frame],
-    measure: Callable[[_Frame, Mapping[str, NDArray]], _FrameErrors],
+    measure: Callable[[_Frame, Mapping[str, NDArray]], FrameErrors],
     batch_size: int,
-) -> Iterator[_FrameErrors]:
+) -> Iterator[FrameErrors]:
     """Predict in this thread, measure in others, and yield the results in the frames' order."""
     threads = torch.get_num_threads()
-    waiting: deque[Future[_FrameErrors]] = deque()
+    waiting: deque[Future[FrameErrors]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         while batch := list(islice(frames, batch_size)):
             try:

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from hded.blur.render import SENSOR_STREAM, render_defocused
 from hded.blur.support import border_indices, radius_px
+from hded.common.threads import ahead
 from hded.network.normalize import copy_to_tensor
 from hded.optics import Camera, ThinLens, sigma_of_coc
 from hded.training.batch import Batch, Exposure, SharpBatch, expose, to_batch
 from hded.training.frames import TrainingFrames
-from hded.training.stream import Part, Streamed, ahead, batches_ahead, ready
+from hded.training.stream import THREADS, Part, Streamed, batches_ahead, ready
 
 T = TypeVar("T")
 WHOLE = slice(None), slice(None)
@@ -91,7 +92,8 @@ class Sampler(ABC, Generic[T]):
             parts = {(id(a), row): (a, row) for d in draws for a, row in self._parts(d)}
             return draws, [(array, row, array.fetch(row)) for array, row in parts.values()]
 
-        for draws, parts in ahead(read, shares, batches_ahead(batch_size * self.frames.bytes)):
+        count = batches_ahead(batch_size * self.frames.bytes)
+        for draws, parts in ahead(read, shares, count, THREADS):
             ready(parts)
             yield self._load(draws)
 

@@ -7,11 +7,8 @@ the store changes speed and memory alone.
 
 import math
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -19,8 +16,6 @@ from torch import Tensor
 
 from hded.network.normalize import copy_to_tensor
 
-T = TypeVar("T")
-R = TypeVar("R")
 AHEAD = 4  # batches that are read before they are asked for, as far as memory allows
 AHEAD_BYTES, REMEMBERED_BYTES = 512 << 20, 128 << 20
 THREADS = max(2, min(8, (os.cpu_count() or 2) // 2))
@@ -65,18 +60,3 @@ def ready(parts: Iterable[tuple[Streamed, int, NDArray]]) -> None:
 def batches_ahead(batch_bytes: int) -> int:
     """Return how many batches of so many bytes are read before they are asked for."""
     return max(1, min(AHEAD, AHEAD_BYTES // max(1, batch_bytes)))
-
-
-def ahead(work: Callable[[T], R], items: Iterable[T], count: int = AHEAD) -> Iterator[R]:
-    """Yield `work` of each item, in their order; threads are at most `count` items ahead."""
-    waiting: deque[Future[R]] = deque()
-    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="read-frames")
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > count:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

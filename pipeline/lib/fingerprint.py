@@ -30,6 +30,8 @@ IRRELEVANT = {
     "hded.config.schema": "checks params.yaml, whose values are hashed as settings",
 }
 VERSIONED = ("torch", "numba")  # libraries whose version may change the numbers of a fit
+# libraries whose version may change the bytes that a stage writes
+WRITING = (*VERSIONED, "numpy", "scipy", "pillow", "h5py", "zarr", "numcodecs")
 
 
 def of_settings(settings: Mapping[str, Any]) -> str:
@@ -51,6 +53,33 @@ def of_fit(settings: Mapping[str, Any], data: Iterable[Path], project: Path = PR
             whole.update(f"{name} {code_digest(path.read_bytes())}\n".encode())
     _update_by_content(whole, data)
     return whole.hexdigest()[:20]
+
+
+def of_work(settings: Mapping[str, Any], data: Iterable[Path]) -> str:
+    """Return a 12-character SHA-256 prefix of what determines a stage's unfinished work.
+
+    data: files; one that was written anew counts as another one, whatever it contains.
+    """
+    whole = hashlib.sha256(_canonical(settings))
+    whole.update(of_code().encode())
+    for path in data:
+        status = path.stat()
+        whole.update(f"{path} {status.st_mtime_ns} {status.st_size}\n".encode())
+    return whole.hexdigest()[:12]
+
+
+def of_code() -> str:
+    """Return a 12-character SHA-256 prefix of the project's modules and of the libraries' versions.
+
+    Two processes with the same prefix write the same bytes on the same kind of processor.
+    """
+    whole = hashlib.sha256()
+    for package in ("hded", "pipeline"):
+        for path in sorted((PROJECT / package).rglob("*.py")):
+            whole.update(f"{path.relative_to(PROJECT).as_posix()} {of_file(path)}\n".encode())
+    for name in WRITING:
+        whole.update(f"{name} {version(name)}\n".encode())
+    return whole.hexdigest()[:12]
 
 
 def of_data(*data: Path) -> str:

@@ -28,9 +28,19 @@ CURVES = REPORTS / "curves"  # training curves
 ERRORS = REPORTS / "errors"  # depth errors
 
 
-def parser(doc: str | None, *arguments: str) -> Parser:
-    """Return a parser with required options of these names; `seed` is an integer."""
+def parser(doc: str | None, *arguments: str, scheduler: bool = False) -> Parser:
+    """Return a parser with required options of these names; `seed` is an integer.
+
+    scheduler: whether the stage's frames may be done on a Dask cluster, whose address is the
+    option's or the environment's.
+    """
     result = Parser(description=doc)
+    if scheduler:
+        result.add_argument(
+            "--scheduler",
+            default=os.environ.get("HDED_DASK") or None,
+            help="address of a Dask scheduler, such as tcp://192.168.1.5:8786 (default: HDED_DASK)",
+        )
     for name in arguments:
         result.add_argument(f"--{name}", required=True, type=_seed if name == "seed" else str)
     return result

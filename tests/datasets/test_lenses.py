@@ -8,17 +8,15 @@ import pytest
 import torch
 from datasets.test_photographs import NAMES, SIZE, own, write
 from support.cameras import PAPER
+from support.stores import records_of
 
 from hded.blur.render import describe_photographs, list_renderings, render_defocused
 from hded.common.errors import HDEDError
-from hded.config.schema import Defocus
 from hded.datasets.folder import list_files
-from hded.defocus_diagnostics import BlurCount
 from hded.optics import describe_cameras, recorded_lens
 from hded.store import Store, open_store, write_store
 from hded.training.frames import TrainingFrames
 from hded.training.samplers import build_sampler
-from pipeline.defocus import _records
 
 MINE = replace(PAPER, name="mine", photographs=True)
 ROWS = [f"{name}.png,{35 + i},{2 + i / 2},{'' if i == 1 else 1.5 + i}\n"
@@ -48,8 +46,7 @@ def test_each_frame_is_blurred_by_its_own_lens_and_what_is_open_is_the_cameras(
 ) -> None:
     scenes = stored(tmp_path)
     table = list_renderings(scenes.frames, [MINE])
-    blur = BlurCount(29.0, "quarter")
-    records = list(_records(scenes, table, [MINE], Defocus(), blur))
+    records = records_of(scenes, table, [MINE])
     for i, record in enumerate(records):
         focus_m = 2.0 if i == 1 else 1.5 + i
         expected = replace(
@@ -71,7 +68,7 @@ def test_each_frame_is_blurred_by_its_own_lens_and_what_is_open_is_the_cameras(
 def test_another_camera_blurs_all_frames_alike(tmp_path: Path) -> None:
     scenes = stored(tmp_path)
     table = list_renderings(scenes.frames, [PAPER])
-    records = list(_records(scenes, table, [PAPER], Defocus(), BlurCount(29.0, "quarter")))
+    records = records_of(scenes, table, [PAPER])
     assert {record["focal_length_m"] for record in records} == {0.07}
     assert describe_cameras([PAPER], SIZE[1], table.columns)["focal_length_m"] == 0.07
 
@@ -79,7 +76,7 @@ def test_another_camera_blurs_all_frames_alike(tmp_path: Path) -> None:
 def test_photographs_have_the_lens_of_their_frame(tmp_path: Path) -> None:
     scenes = stored(tmp_path, ("rgb", "depth", "defocused"))
     table = list_renderings(scenes.frames, [MINE])
-    records = list(_records(scenes, table, [MINE], Defocus(), BlurCount(29.0, "quarter")))
+    records = records_of(scenes, table, [MINE])
     assert [r["focal_length_m"] for r in records] == pytest.approx(
         [0.035 + i / 1000 for i in range(6)]
     )
@@ -119,7 +116,7 @@ def test_a_lens_focused_inside_its_focal_length_names_the_frame(tmp_path: Path) 
     scenes = stored(tmp_path, table=TABLE.replace("35,2.0,1.5", "2000,2.0,1.5"))
     table = list_renderings(scenes.frames, [MINE])
     with pytest.raises(HDEDError, match="frame a00: lens: focus_distance_m"):
-        list(_records(scenes, table, [MINE], Defocus(), BlurCount(29.0, "quarter")))
+        records_of(scenes, table, [MINE])
 
 
 def test_the_table_is_among_the_files_that_are_looked_at(tmp_path: Path) -> None:

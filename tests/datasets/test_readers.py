@@ -23,7 +23,7 @@ from scipy.io import loadmat, savemat
 from support.hdf5 import dataset
 
 from hded.common.errors import HDEDError
-from hded.datasets.base import RawFrames
+from hded.datasets.base import RawFrame, RawFrames
 from hded.datasets.folder import open_folder
 from hded.datasets.make3d import open_make3d
 from hded.datasets.matlab import MatReader
@@ -881,7 +881,7 @@ def numbered(train: int, test: int) -> RawFrames:
         image_width_px=1,
         max_depth_m=1.0,
         has_raw_valid=False,
-        read=lambda i: {"depth": np.full((1, 1), i)},
+        read=lambda i: RawFrame(depth=np.full((1, 1), i)),
         skipped=["x: why"],
     )
 

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from support.imports import ROOT
 
 from hded.config.schema import OFFICIAL
-from hded.datasets import DATASETS, Dataset, RawFrames
+from hded.datasets import DATASETS, Dataset, RawFrame, RawFrames
 from hded.evaluation.protocols import depth_protocols
 from hded.sample.write import WRITERS
 from hded.store import open_store
@@ -48,7 +48,7 @@ def open_tiny(folder: Path, stack: ExitStack) -> RawFrames:
         image_width_px=SIZE[1],
         max_depth_m=5.0,
         has_raw_valid=False,
-        read=lambda i: {"rgb": rgb[i], "depth": np.ones(SIZE, np.float32)},
+        read=lambda i: RawFrame(rgb=rgb[i], depth=np.ones(SIZE, np.float32)),
     )
 
 

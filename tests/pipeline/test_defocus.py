@@ -7,22 +7,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from support.cameras import PAPER
+from support.stores import records_of
 
 from hded.blur.render import describe_photographs, list_renderings, render_defocused
 from hded.common.errors import HDEDError
-from hded.config.schema import Defocus
-from hded.defocus_diagnostics import BlurCount
 from hded.evaluation.controls import ControlRenderings
 from hded.metrics import psnr
 from hded.optics import Sensor
-from pipeline.defocus import _records
 
 NOISY = replace(PAPER, sensor=Sensor(read=(0.01, 0.05), quality=(60, 90)))
 
 
 def stored(stores: SimpleNamespace) -> list[dict]:
     table = list_renderings(stores.scenes.frames, [NOISY])
-    return list(_records(stores.scenes, table, [NOISY], Defocus(), BlurCount(29.0, "quarter")))
+    return records_of(stores.scenes, table, [NOISY])
 
 
 def test_test_images_have_noise_and_training_images_get_theirs_in_training(
@@ -88,8 +86,7 @@ def test_a_camera_that_took_photographs_gives_them_as_they_are(stores: SimpleNam
     taker = replace(NOISY, photographs=True)
     for camera, taken in ((taker, True), (NOISY, False)):
         table = list_renderings(scenes.frames, [camera])
-        blur = BlurCount(29.0, "quarter")
-        for i, record in enumerate(_records(scenes, table, [camera], Defocus(), blur)):  # pyright: ignore
+        for i, record in enumerate(records_of(scenes, table, [camera])):
             assert np.array_equal(record["defocused"], photographs[i]) == taken
             if taken and scenes.frames["split"].iloc[i] == "test":
                 assert record["psnr"] == pytest.approx(psnr(photographs[i], scenes.read("rgb", i)))
@@ -103,6 +100,5 @@ def test_without_a_sharp_truth_the_input_has_no_score(stores: SimpleNamespace) -
     _, scenes = with_photographs(stores, ("depth",))
     camera = replace(PAPER, photographs=True)
     table = list_renderings(scenes.frames, [camera])
-    blur = BlurCount(29.0, "quarter")
-    for record in _records(scenes, table, [camera], Defocus(), blur):  # pyright: ignore
+    for record in records_of(scenes, table, [camera]):
         assert math.isnan(record["psnr"]) and math.isnan(record["ssim"])

@@ -20,12 +20,13 @@ from training.test_samplers import (  # pyright: ignore[reportAttributeAccessIss
 )
 
 from hded.common.memory import available_bytes
+from hded.common.threads import ahead
 from hded.config.schema import Train
 from hded.training.batch import Batch
 from hded.training.build import _streams
 from hded.training.frames import TrainingFrames, resident_bytes
 from hded.training.samplers import BLOCK_FRAMES, WINDOW_FRAMES, build_sampler, epoch_order
-from hded.training.stream import AHEAD, THREADS, Streamed, ahead, batches_ahead
+from hded.training.stream import AHEAD, THREADS, Streamed, batches_ahead
 from hded.training.validation import whole_frames
 
 CPU = torch.device("cpu")
@@ -110,20 +111,20 @@ def test_frames_are_read_ahead_and_few_are_held(rendered: SimpleNamespace) -> No
 
     frames.sharp.fetch = counted
     epochs(frames)
-    assert set(read) == {"read-frames"}  # never the thread that trains
+    assert set(read) == {"ahead"}  # never the thread that trains
     assert len(frames.sharp.ready) <= 2
 
 
 def test_threads_are_at_most_so_many_items_ahead() -> None:
     started: list[int] = []
     asked = iter(range(100))
-    results = ahead(lambda i: started.append(i) or i * i, asked)
+    results = ahead(lambda i: started.append(i) or i * i, asked, AHEAD, THREADS)
     assert [next(results) for _ in range(10)] == [i * i for i in range(10)]
     assert len(started) <= 10 + AHEAD + 1
     results.close()  # pyright: ignore[reportAttributeAccessIssue]
-    assert not [t for t in threading.enumerate() if t.name.startswith("read-frames")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("ahead")]
     with pytest.raises(ZeroDivisionError):
-        list(ahead(lambda i: 1 // i, [1, 0, 1]))
+        list(ahead(lambda i: 1 // i, [1, 0, 1], AHEAD, THREADS))
     assert THREADS >= 2
     assert batches_ahead(20 << 20) == AHEAD and batches_ahead(300 << 20) == 1
 

@@ -1,0 +1,184 @@
+"""Blocks of frames on the workers of a Dask cluster, which share the project's folder.
+
+Workers are started in that folder, on every machine: `dask worker ADDRESS --nthreads 1`. Each block
+is done by one worker, which writes its part of the store and its results into the shared folder. A
+block whose worker died is given to another one; the third death on one block ends the stage.
+"""
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from tqdm import tqdm
+
+from hded.common.errors import HDEDError, first_line
+from hded.common.files import write_text
+from hded.common.threads import limit_threads, may_share
+from pipeline.lib import fingerprint
+from pipeline.lib.blocks import Block, Task, Update, Work, do_block, result_path
+
+WORK = "work.pickle"  # beside the blocks' results
+CONNECT_S, WORKERS_S = 15, 60  # seconds to wait for a scheduler, and for its first worker
+ARRIVAL_S = 60  # until a file of another machine is visible here
+DEATHS = 3  # of workers on one block
+
+
+def run_on_cluster(
+    task: Task,
+    todo: Sequence[range],
+    folder: Path,
+    address: str,
+    update: Update,
+) -> None:
+    """Do the blocks `todo` of a task on the workers of the scheduler at `address`.
+
+    folder: of the blocks' results; update: is called with a number of frames that are done.
+    Raises HDEDError where no scheduler or no worker answers, where a worker does not share the
+    folder or has other code, where the scheduler is lost, and for a block on which workers die.
+    """
+    try:
+        import cloudpickle
+        from dask import config
+        from distributed import Client, as_completed
+    except ImportError as error:
+        raise HDEDError(
+            "HDED_DASK: Dask is not installed; install the project with its extra `cluster`: "
+            "pip install -e '.[cluster]'"
+        ) from error
+    token = secrets.token_hex(8)
+    draft = folder / f"{WORK}.part"
+    draft.write_bytes(cloudpickle.dumps((token, task.work, list(task.names))))
+    draft.replace(folder / WORK)
+    code = fingerprint.of_code()
+    config.set({"distributed.comm.retry.count": 2})
+    try:
+        client = Client(address, timeout=CONNECT_S)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise HDEDError(
+            f"HDED_DASK: no Dask scheduler answers at {address} ({first_line(error)}); start one "
+            "by `dask scheduler`, or unset HDED_DASK to use this machine alone"
+        ) from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=WORKERS_S)
+        except TimeoutError as error:
+            raise HDEDError(
+                f"HDED_DASK: the scheduler at {address} has no worker; start some in this folder, "
+                f"on every machine, by `dask worker {address} --nthreads 1`"
+            ) from error
+        tqdm.write(f"{task.name}: on the cluster at {address}{_dashboard(client)}", file=sys.stderr)
+        blocks = {
+            client.submit(
+                do_remotely, str(folder), frames.start, frames.stop, token, code,
+                pure=False, retries=0, key=f"{task.name}-{frames.start}-{token}",
+            ): frames
+            for frames in todo
+        }  # fmt: skip
+        try:
+            for future in as_completed(blocks):
+                future.result()
+                _await_file(result_path(folder, blocks[future]))
+                update(len(blocks[future]))
+        except BaseException as error:
+            if client.status == "running":
+                client.cancel(list(blocks))
+            _explain(error, task, folder, address)
+
+
+def _dashboard(client: Any) -> str:
+    """Return where a browser shows what the cluster does; nothing where its page is off."""
+    shown = "dashboard" in client.scheduler_info().get("services", {})
+    return f", see {client.dashboard_link}" if shown else ""
+
+
+def do_remotely(folder: str, start: int, stop: int, token: str, code: str) -> None:
+    """Do one block on a worker; its results are in the shared folder."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    where = f"Dask worker {worker.address} in {os.getcwd()}"
+    path = Path(folder) / WORK
+    try:
+        found, work, names = _load(path, path.stat().st_mtime_ns)
+    except FileNotFoundError:
+        found, work, names = "", None, []
+    if found != token or work is None:
+        raise HDEDError(
+            f"{where}: does not see this run's {folder}; start it in the project's folder, on a "
+            "disk that all machines share"
+        )
+    if fingerprint.of_code() != code:
+        raise HDEDError(
+            f"{where}: has another version of hded, or of {', '.join(fingerprint.WRITING)}; "
+            "install the same on every machine and start the worker again"
+        )
+    limit_threads()
+    frames = range(start, stop)
+    started = Path(folder) / f"{start:07d}.started"
+    again = started.exists()  # a worker died on this block: note each frame before it is read
+    started.touch()
+
+    def watch(index: int) -> None:
+        if again:
+            write_text(started, names[index])
+
+    threads = torch.get_num_threads() // worker.state.nthreads if may_share() else 1
+    do_block(work, Block(frames, 1 if again else max(1, threads), watch), Path(folder))
+    started.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=1)
+def _load(path: Path, mtime_ns: int) -> tuple[str, Work, list[str]]:
+    import cloudpickle
+
+    return cloudpickle.loads(path.read_bytes())
+
+
+def _await_file(path: Path) -> None:
+    """Wait for a file that a worker has written: network file systems list new files late."""
+    end = time.monotonic() + ARRIVAL_S
+    while not path.is_file():
+        if time.monotonic() > end:
+            raise HDEDError(
+                f"{path}: a Dask worker wrote it, but it is not here; the workers must share this "
+                "folder"
+            )
+        time.sleep(0.2)
+
+
+def _explain(error: BaseException, task: Task, folder: Path, address: str) -> NoReturn:
+    """Raise the error, or a line that explains it."""
+    from distributed import KilledWorker
+    from distributed.client import FutureCancelledError, FuturesCancelledError
+    from distributed.comm.core import CommClosedError
+
+    if isinstance(error, KilledWorker):
+        start = int(str(error.task).rsplit("-", 2)[1])
+        frames = next(block for block in task.blocks if block.start == start)
+        started = folder / f"{start:07d}.started"
+        name = started.read_text(encoding="utf-8") if started.is_file() else ""
+        which = (
+            f"frame {name}" if name else f"frames {task.names[start]} to {task.names[frames[-1]]}"
+        )
+        raise HDEDError(
+            f"{task.name}: Dask workers died at {which} again and again; see their logs, give them "
+            "more memory or remove the frame, then run again: blocks that are done are kept"
+        ) from error
+    lost = (CommClosedError, FutureCancelledError, FuturesCancelledError)
+    if isinstance(error, lost):
+        raise HDEDError(
+            f"{task.name}: the Dask scheduler at {address} was lost; start it and its workers, "
+            "then run again: blocks that are done are kept"
+        ) from error
+    if isinstance(error, ModuleNotFoundError):
+        raise HDEDError(
+            f"{task.name}: a Dask worker cannot import {error.name}; start it in the project's "
+            "environment, in its folder"
+        ) from error
+    raise error

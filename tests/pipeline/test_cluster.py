@@ -1,0 +1,210 @@
+"""Frames on a Dask cluster: a real scheduler and workers, whose results are those of one machine."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.clones import Clone
+from support.own import own_clone, write_pictures
+from support.servers import free_port
+
+FRAMES = 320  # five shards
+STORES = ("data/frames", "data/defocused")
+# a worker that reads this picture dies as one whose memory ran out
+DEADLY = """
+import os, signal
+from PIL import Image
+whole = Image.open
+def opened(path, *args, **kwargs):
+    if str(path).endswith("rgb/0100.png"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(path, *args, **kwargs)
+Image.open = opened
+"""
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    root = tmp_path_factory.mktemp("cluster")
+    write_pictures(root / "own", FRAMES)
+    clone = own_clone(root / "hded", str(root / "own"))
+    clone.run("dvc", "repro", "renderings")
+    return clone
+
+
+@pytest.fixture(scope="module")
+def expected(clone: Clone) -> dict[str, str]:
+    """What one machine writes."""
+    return digests(clone)
+
+
+def digests(clone: Clone, *places: str) -> dict[str, str]:
+    return {
+        path.relative_to(clone.root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for place in places or STORES
+        for path in sorted((clone.root / place).rglob("*"))
+        if path.is_file()
+    }
+
+
+class Cluster:
+    """A scheduler on 127.0.0.1 and workers, each a process of its own."""
+
+    def __init__(self, clone: Clone) -> None:
+        self.clone = clone
+        self.address = f"tcp://127.0.0.1:{free_port()}"
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.log = (clone.root.parent / f"dask-{self.address[-5:]}.log").open("wb")
+        port = self.address.rsplit(":", 1)[1]
+        self.scheduler = self.start(
+            "scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard"
+        )
+
+    def start(self, *command: str, cwd: Path | None = None, path: Path | None = None):
+        env = {**self.clone.environment, "PYTHONPATH": str(path or self.clone.root)}
+        process = subprocess.Popen(
+            ["dask", *command], cwd=cwd or self.clone.root, env=env,
+            stdout=self.log, stderr=self.log, start_new_session=True,
+        )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def worker(self, *options: str, cwd: Path | None = None, path: Path | None = None):
+        return self.start("worker", self.address, "--nthreads", "1", *options, cwd=cwd, path=path)
+
+    def stop(self) -> None:
+        for process in self.processes:
+            with_children(process, signal.SIGKILL)
+        self.log.close()
+
+
+def with_children(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Send a signal to a process that was started in a session of its own, and to its children."""
+    if process.poll() is None:
+        os.killpg(process.pid, number)
+        process.wait()
+
+
+@contextmanager
+def cluster(clone: Clone, workers: int = 0) -> Iterator[Cluster]:
+    made = Cluster(clone)
+    try:
+        for _ in range(workers):
+            made.worker("--no-nanny")
+        yield made
+    finally:
+        made.stop()
+
+
+def stage(name: str, address: str | None) -> list[str]:
+    camera = ["--camera", "paper"] if name == "defocus" else []
+    where = ["--scheduler", address] if address else []
+    return [sys.executable, "-m", f"pipeline.{name}", "--dataset", "own", *camera, *where]
+
+
+def begin(clone: Clone, name: str, address: str) -> subprocess.Popen[str]:
+    """Start a stage without its earlier results; return once its first shard is written."""
+    shutil.rmtree(clone.root / {"convert": STORES[0], "defocus": STORES[1]}[name] / "own")
+    run = subprocess.Popen(
+        stage(name, address), cwd=clone.root, env=clone.environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while not done(clone, name):
+        assert run.poll() is None and time.monotonic() < end, run.communicate()
+        time.sleep(0.01)
+    return run
+
+
+def done(clone: Clone, name: str) -> list[str]:
+    """Return the files of the shards that are written."""
+    place = clone.root / "data/unfinished" / name
+    return sorted(path.stem for path in place.rglob("0*.json"))
+
+
+def fails(clone: Clone, address: str, words: str) -> None:
+    """A stage ends with one line, and leaves no store."""
+    shutil.rmtree(clone.root / STORES[0] / "own", ignore_errors=True)
+    run = clone.run(*stage("convert", address), check=False)
+    errors = [line for line in run.stderr.splitlines() if line.startswith("error:")]
+    assert run.returncode == 2 and len(errors) == 1 and words in errors[0], run.stderr
+    assert "Traceback" not in run.stderr
+    assert not (clone.root / STORES[0] / "own").exists()
+
+
+def test_stages_write_the_same_bytes_on_two_workers(clone: Clone, expected: dict[str, str]) -> None:
+    with cluster(clone, 2) as dask:
+        for name in ("convert", "defocus"):
+            run = begin(clone, name, dask.address)
+            out, err = run.communicate(timeout=120)
+            assert run.returncode == 0, err
+            assert f"on the cluster at {dask.address}" in out + err
+    assert digests(clone) == expected
+    assert not (clone.root / "data/unfinished").exists()
+
+
+def test_a_killed_workers_shard_is_written_by_another(
+    clone: Clone, expected: dict[str, str]
+) -> None:
+    with cluster(clone, 2) as dask:
+        run = begin(clone, "defocus", dask.address)
+        with_children(dask.processes[1], signal.SIGKILL)
+        _, err = run.communicate(timeout=120)
+        assert run.returncode == 0, err
+    assert digests(clone) == expected
+
+
+def test_a_lost_scheduler_is_one_line_and_the_next_run_does_what_is_missing(
+    clone: Clone, expected: dict[str, str]
+) -> None:
+    with cluster(clone, 1) as dask:
+        run = begin(clone, "defocus", dask.address)
+        with_children(dask.scheduler, signal.SIGKILL)
+        _, err = run.communicate(timeout=120)
+        assert run.returncode == 2 and "Traceback" not in err, err
+        assert "scheduler" in err and "was lost" in err
+    assert not (clone.root / "data/defocused/own").exists()
+    before = done(clone, "defocus")
+    assert 0 < len(before) < 5
+    files = [next((clone.root / "data/unfinished").rglob(f"{name}.json")) for name in before]
+    written = [file.stat().st_mtime_ns for file in files]
+    shown = clone.run(*stage("defocus", None)).stderr
+    assert f"{64 * len(before)}/{FRAMES}" in shown  # the bar begins there
+    assert written and digests(clone) == expected
+
+
+def test_mistakes_are_one_line(clone: Clone, expected: dict[str, str], tmp_path: Path) -> None:
+    fails(clone, f"tcp://127.0.0.1:{free_port()}", "no Dask scheduler answers")
+    fails(clone, "nonsense", "no Dask scheduler answers")
+    with cluster(clone) as dask:
+        dask.worker("--no-nanny", cwd=tmp_path)
+        fails(clone, dask.address, "start it in the project's folder")
+    other = tmp_path / "other"
+    for package in ("hded", "pipeline"):
+        shutil.copytree(clone.root / package, other / package)
+    with (other / "hded/store.py").open("a") as file:
+        file.write("# changed\n")
+    with cluster(clone) as dask:
+        dask.worker("--no-nanny", path=other)
+        fails(clone, dask.address, "another version of hded")
+    clone.run(*stage("convert", None))
+    assert digests(clone) == expected
+
+
+def test_a_frame_on_which_workers_die_is_named(
+    clone: Clone, expected: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(DEADLY)
+    with cluster(clone) as dask:
+        dask.worker(path=Path(f"{tmp_path}{os.pathsep}{clone.root}"))
+        fails(clone, dask.address, "workers died at frame 0100 again and again")
+    clone.run(*stage("convert", None))
+    assert digests(clone) == expected
