@@ -2,6 +2,10 @@
 
     python -m pipeline.train --dataset nyu --variant full --seed 0
 
+With `train.nodes` above 1, the same command is run on so many machines, which have the same data.
+HDED_RENDEZVOUS is the first machine's address, HOST:PORT, on all of them, and HDED_NODE the number
+of each: 0 (or nothing) on the first, which alone reads and writes checkpoints and results.
+
 Writes weights.safetensors, history.csv and run.json, whose run id lets later stages log to the same
 MLflow run. Checkpoints lie in data/checkpoints, outside DVC's outs. After a crash the stage
 continues from the last checkpoint, in the same MLflow run; a fit that is done is not repeated.
@@ -64,10 +68,11 @@ def main() -> None:
     """
     args = stage.parser(__doc__, "dataset", "variant", "seed").parse_args()
     params = load_params(stage.PARAMS)
-    devices = params.variant(args.variant)[1].devices
-    launch.relaunch_on_devices(devices, "pipeline.train")
+    train = params.variant(args.variant)[1]
+    launch.relaunch_on_devices("pipeline.train", train.devices, train.nodes)
     job = _job(args, params)
     with launch.group(job.train.device) as (group, device):
+        _check_alike(group, job)
         if group.leads:
             _lead(job, group, device)
         else:
@@ -133,6 +138,16 @@ def _scale(scenes: Store, defocused: Store, train: Train) -> files.Scale:
         gain_px=(gain_px.min().item(), gain_px.max().item()),
         focus_distance_m=focus_m.median().item(),
     )
+
+
+def _check_alike(group: Group, job: Job) -> None:
+    """Raise HDEDError in every process where one of them would train something else."""
+    keys = group.gather(job.key)
+    if other := [rank for rank, key in enumerate(keys) if key != keys[0]]:
+        raise HDEDError(
+            f"training: process {other[0] + 1} of {group.size} has other data, settings, code or "
+            "versions of torch and numba than the first; give every machine the same"
+        )
 
 
 def _follow(job: Job, group: Group, device: torch.device) -> None:

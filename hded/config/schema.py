@@ -434,7 +434,7 @@ class Train(Section):
     """Settings of training, arguments of `hded.training.loop.fit`.
 
     The defaults are those of the paper and its released code, except that frames are held out for
-    validation. `batch_size` is that of a step, summed over all devices.
+    validation. `batch_size` is that of a step, summed over all devices of all nodes (machines).
     """
 
     epochs: Count
@@ -461,6 +461,7 @@ class Train(Section):
     checkpoint_minutes: NonNegative = 10.0
     memory: Literal["auto", "resident", "stream"] = "auto"
     devices: Count = 1
+    nodes: Count = 1
     device: Device = "auto"
     loss: Loss = Loss()
 
@@ -468,10 +469,10 @@ class Train(Section):
     def _selectable(self) -> "Train":
         if self.size_px % 32:
             raise ValueError(f"size_px {self.size_px} is not a multiple of the network's stride 32")
-        if self.batch_size % self.devices:
+        if self.batch_size % (self.devices * self.nodes):
+            among = f"devices {self.devices}" + (f" x nodes {self.nodes}" if self.nodes > 1 else "")
             raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of devices {self.devices}, which "
-                "share it equally"
+                f"batch_size {self.batch_size} is not a multiple of {among}, which share it equally"
             )
         if self.checkpoint == "best" and self.val_fraction == 0:
             raise ValueError(

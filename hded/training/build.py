@@ -171,7 +171,8 @@ def run_fit(
             on_epoch,
             seed=inputs.seed,
             save=lambda state: checkpoints.save({**state, **facts}),
-            resume=checkpoints.load(),
+            # the others may be on machines that do not share the first one's disk
+            resume=group.share(checkpoints.load() if group.leads else None),
             should_stop=should_stop,
             group=group,
         )

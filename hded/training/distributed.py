@@ -48,6 +48,14 @@ class Group:
         dist.all_reduce(both, dist.ReduceOp.MAX)
         return [bool(flag) for flag in both]
 
+    def share(self, value: Any) -> Any:
+        """Return the first process's value."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, 0)
+        return values[0]
+
     def gather(self, value: Any) -> list[Any]:
         """Return every process's value, by rank."""
         if self.size == 1:

@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -12,26 +12,52 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
-from hded.common.errors import HDEDError
+from hded.common.errors import HDEDError, first_line
 from hded.common.threads import limit_threads
 from hded.training.distributed import Group
 from pipeline.lib.device import resolve_device
 
 RANK = "LOCAL_RANK"  # set by torchrun only; some schedulers also set WORLD_SIZE
+RENDEZVOUS, NODE = "HDED_RENDEZVOUS", "HDED_NODE"
 
 
-def relaunch_on_devices(devices: int, module: str) -> None:
-    """Run this process `devices` times by torchrun, unless in such a process; exit as they do."""
-    if devices > 1 and RANK not in os.environ:
-        _torchrun(devices, module)
+def relaunch_on_devices(module: str, devices: int, nodes: int = 1) -> None:
+    """Run this process `devices` times by torchrun, unless in such a process; exit as they do.
+
+    nodes: the number of machines that do so, which find each other by the variables of the
+    environment above.
+    """
+    wanted = devices * nodes
+    if wanted > 1 and RANK not in os.environ:
+        _torchrun(module, devices, _where(nodes))
     started = int(os.environ["WORLD_SIZE"]) if RANK in os.environ else 1
-    if started != devices:
+    if started != wanted:
+        settings = f"train.devices is {devices}"
+        settings += f" and train.nodes {nodes}" if nodes > 1 else ""
+        raise HDEDError(f"{settings}, but torchrun started {started} processes; make them equal")
+
+
+def _where(nodes: int) -> list[str]:
+    """Return torchrun's options about the machines that take part."""
+    if nodes == 1:
+        return ["--standalone"]
+    address = os.environ.get(RENDEZVOUS, "")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
         raise HDEDError(
-            f"train.devices is {devices}, but torchrun started {started} processes; make them equal"
+            f"train.nodes is {nodes}, but {RENDEZVOUS} is {address!r}; set it to HOST:PORT, the "
+            "first machine's name and a free port, on every machine"
         )
+    node = os.environ.get(NODE) or "0"
+    if not node.isdecimal() or int(node) >= nodes:
+        raise HDEDError(
+            f"{NODE} is {node!r}, but train.nodes is {nodes}; number the machines 0 to {nodes - 1}"
+        )
+    machines = [f"--nnodes={nodes}", f"--node-rank={node}"]
+    return [*machines, f"--master-addr={host}", f"--master-port={port}"]
 
 
-def _torchrun(devices: int, module: str) -> NoReturn:
+def _torchrun(module: str, devices: int, where: Sequence[str]) -> NoReturn:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
@@ -40,7 +66,7 @@ def _torchrun(devices: int, module: str) -> NoReturn:
     threads = max(1, torch.get_num_threads() // devices)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
-    options = ["--standalone", f"--nproc-per-node={devices}", "-m", module]
+    options = [*where, f"--nproc-per-node={devices}", "-m", module]
     # the processes print their own errors
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
@@ -50,6 +76,11 @@ def _torchrun(devices: int, module: str) -> NoReturn:
         sys.exit(status if status > 0 else 128 - status)  # killed by a signal: a shell's status
     except SignalException as error:
         sys.exit(128 + int(error.sigval))
+    except dist.DistError as error:
+        raise HDEDError(
+            f"{RENDEZVOUS}: the machines did not find each other ({first_line(error)}); start the "
+            "stage on all of them, with the first one's address"
+        ) from error
     sys.exit(0)
 
 
@@ -76,8 +107,20 @@ def group(name: str) -> Iterator[tuple[Group, torch.device]]:
             Group(dist.get_rank(), dist.get_world_size()),
             torch.device(name, rank) if name == "cuda" else torch.device(name),
         )
+    except RuntimeError as error:
+        if not _lost_another(error):
+            raise
+        raise HDEDError(
+            f"training: another process was lost ({first_line(error)}); see what it says, then run "
+            "again: training goes on from the last checkpoint"
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _lost_another(error: RuntimeError) -> bool:
+    """Return whether a collective failed because another process has ended."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Frames on a Dask cluster: a real scheduler and workers, whose results are those of one machine."""
+"""Frames on a Dask cluster: a real scheduler and workers; the results are those of one machine."""
 
 import hashlib
 import os

@@ -5,15 +5,18 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import torch
 import torch.distributed as dist
 from support.fit import Project
+from support.servers import free_port
 from support.stores import write_stores
 from torch.multiprocessing.spawn import spawn
 
@@ -238,10 +241,92 @@ def test_processes_stop_with_the_torchrun_that_was_killed_or_interrupted(tmp_pat
 
 
 def test_as_many_processes_as_devices(monkeypatch):
-    relaunch_on_devices(1, "pipeline.train")
+    relaunch_on_devices("pipeline.train", 1)
     monkeypatch.setenv("WORLD_SIZE", "1")  # as schedulers set it, for what they start
-    relaunch_on_devices(1, "pipeline.train")
+    relaunch_on_devices("pipeline.train", 1)
     monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(HDEDError, match=r"train.devices is 2, but torchrun started 1"):
-        relaunch_on_devices(2, "pipeline.train")
-    relaunch_on_devices(1, "pipeline.train")
+        relaunch_on_devices("pipeline.train", 2)
+    with pytest.raises(HDEDError, match=r"devices is 2 and train.nodes 3, but torchrun started 1"):
+        relaunch_on_devices("pipeline.train", 2, 3)
+    relaunch_on_devices("pipeline.train", 1)
+
+
+@pytest.mark.parametrize("address", ["", "host", "host:", ":29500", "host:port"])
+def test_several_machines_need_the_address_of_the_first(monkeypatch, address):
+    monkeypatch.setenv("HDED_RENDEZVOUS", address)
+    with pytest.raises(HDEDError, match=r"train.nodes is 2, but HDED_RENDEZVOUS .* HOST:PORT"):
+        relaunch_on_devices("pipeline.train", 1, 2)
+    monkeypatch.setenv("HDED_RENDEZVOUS", "host:29500")
+    for node in ("2", "-1", "first"):
+        monkeypatch.setenv("HDED_NODE", node)
+        with pytest.raises(HDEDError, match=r"HDED_NODE is .*; number the machines 0 to 1"):
+            relaunch_on_devices("pipeline.train", 1, 2)
+
+
+def machines(root: Path, **settings: Any) -> list[Project]:
+    """Two folders with the same data, which share nothing."""
+    found = [Project(root / name, SIZE, **settings) for name in ("first", "second")]
+    address = f"127.0.0.1:{free_port()}"
+    for node, project in enumerate(found):
+        project.variables |= {"HDED_RENDEZVOUS": address, "HDED_NODE": str(node)}
+    return found
+
+
+def train_together(found: Sequence[Project]) -> None:
+    processes = [each.start() for each in found]
+    said = [process.communicate(timeout=200)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+
+
+@pytest.mark.slow
+def test_two_machines_train_as_two_processes_of_one_do(tmp_path):
+    settings = {"size_px": 64, "batch_size": 4, "epochs": 2}
+    alone = Project(tmp_path / "alone", SIZE, devices=2, **settings)
+    code, errors = alone.run()
+    assert code == 0, errors
+    both = machines(tmp_path, nodes=2, **settings)
+    train_together(both)
+    (weights, history), (expected, as_before) = both[0].result(), alone.result()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    pd.testing.assert_frame_equal(history, as_before)
+    # the second one keeps nothing
+    assert not (both[1].root / "data/trained").exists() and not both[1].files("*.pt")
+    assert not (both[1].root / "mlflow.db").exists()
+
+
+@pytest.mark.slow
+def test_a_machine_that_dies_ends_the_other_and_the_next_run_goes_on(tmp_path):
+    settings = {"size_px": 64, "batch_size": 4, "epochs": 40}
+    smooth = machines(tmp_path / "smooth", nodes=2, **settings)
+    train_together(smooth)
+    both = machines(tmp_path / "killed", nodes=2, **settings)
+    second = both[1].start()
+    first = both[0].start_and_wait_for_saves(5)
+    whole_machine = [*psutil.Process(second.pid).children(recursive=True), second]
+    for process in whole_machine:
+        process.kill()
+    second.communicate()
+    _, errors = first.communicate(timeout=100)
+    assert first.returncode == 2 and "Traceback" not in errors, errors
+    assert "another process was lost" in errors and len(both[0].files("latest.pt")) == 1
+    train_together(both)
+    (weights, history), (expected, whole) = both[0].result(), smooth[0].result()
+    assert len(history) == len(whole) == 40
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+@pytest.mark.slow
+def test_a_machine_with_other_data_is_refused(tmp_path):
+    both = machines(tmp_path, nodes=2, size_px=64, batch_size=4, epochs=1)
+    table = both[1].root / "data/frames/nyu/frames.csv"
+    table.write_text(table.read_text() + "\n")
+    marker = both[1].root / "data/frames/nyu/store.json"
+    content = json.loads(marker.read_text())
+    content["files"]["frames.csv"] += 1
+    marker.write_text(json.dumps(content))
+    processes = [each.start() for each in both]
+    said = [process.communicate(timeout=100)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], said
+    assert all("process 2 of 2 has other data" in errors for errors in said)
+    assert not any("Traceback" in errors for errors in said)
