@@ -127,4 +127,7 @@ def _source_kind(entry: Download) -> str:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    # by its name: workers import what is sent to them
+    from pipeline import convert
+
+    stage.run(convert.main)

@@ -176,4 +176,7 @@ def _show(
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    # by its name: workers import what is sent to them
+    from pipeline import defocus
+
+    stage.run(defocus.main)

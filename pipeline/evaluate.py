@@ -329,4 +329,7 @@ def summarise(result: Evaluation) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    # by its name: workers import what is sent to them
+    from pipeline import evaluate
+
+    stage.run(evaluate.main)

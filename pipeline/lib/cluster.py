@@ -103,6 +103,11 @@ def do_remotely(folder: str, start: int, stop: int, token: str, code: str) -> No
 
     worker = get_worker()
     where = f"Dask worker {worker.address} in {os.getcwd()}"
+    if fingerprint.of_code() != code:
+        raise HDEDError(
+            f"{where}: has another version of hded, or of {', '.join(fingerprint.WRITING)}; "
+            "install the same on every machine and start the worker again"
+        )
     path = Path(folder) / WORK
     try:
         found, work, names = _load(path, path.stat().st_mtime_ns)
@@ -112,11 +117,6 @@ def do_remotely(folder: str, start: int, stop: int, token: str, code: str) -> No
         raise HDEDError(
             f"{where}: does not see this run's {folder}; start it in the project's folder, on a "
             "disk that all machines share"
-        )
-    if fingerprint.of_code() != code:
-        raise HDEDError(
-            f"{where}: has another version of hded, or of {', '.join(fingerprint.WRITING)}; "
-            "install the same on every machine and start the worker again"
         )
     limit_threads()
     frames = range(start, stop)

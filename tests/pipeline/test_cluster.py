@@ -7,17 +7,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support.clones import Clone
+from support.dask import cluster, with_children
 from support.own import own_clone, write_pictures
 from support.servers import free_port
 
+pytestmark = pytest.mark.slow
 FRAMES = 320  # five shards
 STORES = ("data/frames", "data/defocused")
+EVALUATED = "data/evaluated"
 # a worker that reads this picture dies as one whose memory ran out
 DEADLY = """
 import os, signal
@@ -36,7 +37,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     root = tmp_path_factory.mktemp("cluster")
     write_pictures(root / "own", FRAMES)
     clone = own_clone(root / "hded", str(root / "own"))
-    clone.run("dvc", "repro", "renderings")
+    lists = {"train": range(24), "test": range(24, FRAMES)}
+    for split, numbers in lists.items():
+        (root / "own" / f"{split}.txt").write_text("".join(f"{i:04d}\n" for i in numbers))
+    clone.run("dvc", "repro", "evaluate")
     return clone
 
 
@@ -55,59 +59,16 @@ def digests(clone: Clone, *places: str) -> dict[str, str]:
     }
 
 
-class Cluster:
-    """A scheduler on 127.0.0.1 and workers, each a process of its own."""
-
-    def __init__(self, clone: Clone) -> None:
-        self.clone = clone
-        self.address = f"tcp://127.0.0.1:{free_port()}"
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self.log = (clone.root.parent / f"dask-{self.address[-5:]}.log").open("wb")
-        port = self.address.rsplit(":", 1)[1]
-        self.scheduler = self.start(
-            "scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard"
-        )
-
-    def start(self, *command: str, cwd: Path | None = None, path: Path | None = None):
-        env = {**self.clone.environment, "PYTHONPATH": str(path or self.clone.root)}
-        process = subprocess.Popen(
-            ["dask", *command], cwd=cwd or self.clone.root, env=env,
-            stdout=self.log, stderr=self.log, start_new_session=True,
-        )  # fmt: skip
-        self.processes.append(process)
-        return process
-
-    def worker(self, *options: str, cwd: Path | None = None, path: Path | None = None):
-        return self.start("worker", self.address, "--nthreads", "1", *options, cwd=cwd, path=path)
-
-    def stop(self) -> None:
-        for process in self.processes:
-            with_children(process, signal.SIGKILL)
-        self.log.close()
-
-
-def with_children(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """Send a signal to a process that was started in a session of its own, and to its children."""
-    if process.poll() is None:
-        os.killpg(process.pid, number)
-        process.wait()
-
-
-@contextmanager
-def cluster(clone: Clone, workers: int = 0) -> Iterator[Cluster]:
-    made = Cluster(clone)
-    try:
-        for _ in range(workers):
-            made.worker("--no-nanny")
-        yield made
-    finally:
-        made.stop()
+CELLS = {
+    "convert": [],
+    "defocus": ["--camera", "paper"],
+    "evaluate": ["--variant", "full", "--seed", "0"],
+}
 
 
 def stage(name: str, address: str | None) -> list[str]:
-    camera = ["--camera", "paper"] if name == "defocus" else []
     where = ["--scheduler", address] if address else []
-    return [sys.executable, "-m", f"pipeline.{name}", "--dataset", "own", *camera, *where]
+    return [sys.executable, "-m", f"pipeline.{name}", "--dataset", "own", *CELLS[name], *where]
 
 
 def begin(clone: Clone, name: str, address: str) -> subprocess.Popen[str]:
@@ -141,7 +102,7 @@ def fails(clone: Clone, address: str, words: str) -> None:
 
 
 def test_stages_write_the_same_bytes_on_two_workers(clone: Clone, expected: dict[str, str]) -> None:
-    with cluster(clone, 2) as dask:
+    with cluster(clone.root, clone.environment, 2) as dask:
         for name in ("convert", "defocus"):
             run = begin(clone, name, dask.address)
             out, err = run.communicate(timeout=120)
@@ -151,10 +112,20 @@ def test_stages_write_the_same_bytes_on_two_workers(clone: Clone, expected: dict
     assert not (clone.root / "data/unfinished").exists()
 
 
+def test_a_network_is_measured_the_same_on_two_workers(clone: Clone) -> None:
+    before = digests(clone, EVALUATED)
+    assert before
+    shutil.rmtree(clone.root / EVALUATED)
+    with cluster(clone.root, clone.environment, 2) as dask:
+        said = clone.run(*stage("evaluate", dask.address)).stderr
+    assert f"on the cluster at {dask.address}" in said
+    assert digests(clone, EVALUATED) == before
+
+
 def test_a_killed_workers_shard_is_written_by_another(
     clone: Clone, expected: dict[str, str]
 ) -> None:
-    with cluster(clone, 2) as dask:
+    with cluster(clone.root, clone.environment, 2) as dask:
         run = begin(clone, "defocus", dask.address)
         with_children(dask.processes[1], signal.SIGKILL)
         _, err = run.communicate(timeout=120)
@@ -165,7 +136,7 @@ def test_a_killed_workers_shard_is_written_by_another(
 def test_a_lost_scheduler_is_one_line_and_the_next_run_does_what_is_missing(
     clone: Clone, expected: dict[str, str]
 ) -> None:
-    with cluster(clone, 1) as dask:
+    with cluster(clone.root, clone.environment, 1) as dask:
         run = begin(clone, "defocus", dask.address)
         with_children(dask.scheduler, signal.SIGKILL)
         _, err = run.communicate(timeout=120)
@@ -184,7 +155,7 @@ def test_a_lost_scheduler_is_one_line_and_the_next_run_does_what_is_missing(
 def test_mistakes_are_one_line(clone: Clone, expected: dict[str, str], tmp_path: Path) -> None:
     fails(clone, f"tcp://127.0.0.1:{free_port()}", "no Dask scheduler answers")
     fails(clone, "nonsense", "no Dask scheduler answers")
-    with cluster(clone) as dask:
+    with cluster(clone.root, clone.environment) as dask:
         dask.worker("--no-nanny", cwd=tmp_path)
         fails(clone, dask.address, "start it in the project's folder")
     other = tmp_path / "other"
@@ -192,7 +163,7 @@ def test_mistakes_are_one_line(clone: Clone, expected: dict[str, str], tmp_path:
         shutil.copytree(clone.root / package, other / package)
     with (other / "hded/store.py").open("a") as file:
         file.write("# changed\n")
-    with cluster(clone) as dask:
+    with cluster(clone.root, clone.environment) as dask:
         dask.worker("--no-nanny", path=other)
         fails(clone, dask.address, "another version of hded")
     clone.run(*stage("convert", None))
@@ -203,7 +174,7 @@ def test_a_frame_on_which_workers_die_is_named(
     clone: Clone, expected: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(DEADLY)
-    with cluster(clone) as dask:
+    with cluster(clone.root, clone.environment) as dask:
         dask.worker(path=Path(f"{tmp_path}{os.pathsep}{clone.root}"))
         fails(clone, dask.address, "workers died at frame 0100 again and again")
     clone.run(*stage("convert", None))

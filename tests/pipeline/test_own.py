@@ -59,6 +59,10 @@ def test_experiments_hold_their_figures_wherever_they_ran(clone: Clone) -> None:
     values = list(found.values())
     assert all(value is not None for value in values) and len(set(values)) == 4
     assert found["here"] == here and before not in values
+    # those that ran at the same time lost nothing in the database that they share
+    runs = [run for run in clone.mlflow_runs() if "dvc_experiment" in run["tags"]]
+    rates = {float(run["params"]["train.lr"]) for run in runs if "rmse" in run["metrics"]}
+    assert rates == {1e-4, 2e-4, 5e-4, 6e-4} and {run["status"] for run in runs} == {"FINISHED"}
     clone.run("dvc", "exp", "apply", "one")
     assert rmse(clone) == found["one"]
     difference = json.loads(clone.run("dvc", "metrics", "diff", "--json").stdout)

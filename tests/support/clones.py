@@ -59,6 +59,7 @@ class Clone:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.connections = root.parent / "connections.txt"
+        self.variables: dict[str, str] = {}
         (root.parent / "site").mkdir(parents=True)
         (root.parent / "site/sitecustomize.py").write_text(SITECUSTOMIZE)
         files = self._git("ls-files", "-co", "--exclude-standard", cwd=ROOT).splitlines()
@@ -109,7 +110,8 @@ class Clone:
             "MLFLOW_DISABLE_TELEMETRY", "DVC_NO_ANALYTICS", "DO_NOT_TRACK", "CI",
             "PYTEST_CURRENT_TEST", "PYTEST_VERSION",
         )  # fmt: skip
-        return {k: v for k, v in os.environ.items() if k not in foreign} | own
+        kept = {k: v for k, v in os.environ.items() if k not in foreign}
+        return kept | own | self.variables
 
     def run(
         self, *command: str, check: bool = True, cwd: Path | None = None, timeout_s: float = 600
