@@ -8,7 +8,7 @@ Writes per-image errors (depth.csv, all_in_focus.csv), aggregates (metrics.json)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -69,8 +69,8 @@ class Cell:
 class Trial:
     """A system, and the images that it is tested on.
 
-    `names` are those of the cameras, whose images are in `stores`; `control` says what is not as in
-    training, if anything.
+    `stores` are the folders of `renderings`, where these are stored; `control` says what is not as
+    in training, if anything.
     """
 
     how: Evaluate
@@ -97,9 +97,8 @@ class Trial:
         )  # fmt: skip
 
 
-@lru_cache(maxsize=1)
 def open_trial(cell: Cell) -> Trial:
-    """Load a cell's network and open its images; this process keeps the last cell's."""
+    """Load a cell's network and open its images."""
     params = load_params(stage.PARAMS)
     trained = stage.TRAINED / cell.path
     scenes = open_store(stage.FRAMES / cell.dataset)
@@ -127,17 +126,19 @@ def open_trial(cell: Cell) -> Trial:
     return Trial(how, predictor, predict, heads, scenes, stores, renderings, control, device, run)
 
 
-@dataclass(frozen=True, slots=True)
 class Measurement:
-    """Work that measures a block of a cell's test images."""
+    """Work that measures blocks of a cell's test images; a copy elsewhere loads the network anew."""
 
-    cell: Cell
-    median_m: float
+    def __init__(self, cell: Cell, median_m: float, trial: Trial | None = None) -> None:
+        self._cell, self._median_m, self._trial = cell, median_m, trial
+
+    def __reduce__(self) -> tuple[type["Measurement"], tuple[Cell, float]]:
+        return Measurement, (self._cell, self._median_m)
 
     def __call__(self, block: Block) -> list[Result]:
         """Return the errors of the images."""
-        trial = open_trial(self.cell)
-        images = trial.images(self.median_m)
+        trial = self._trial = self._trial or open_trial(self._cell)
+        images = trial.images(self._median_m)
         return [*images.measure(trial.predict, block.frames, trial.how.batch_size, block.watch)]
 
 
@@ -152,7 +153,7 @@ def measure(cell: Cell, trial: Trial, scheduler: str | None) -> Evaluation:
     size = -(-BLOCK // trial.how.batch_size) * trial.how.batch_size
     count = len(images)
     blocks = [range(start, min(start + size, count)) for start in range(0, count, size)]
-    work = Measurement(cell, median_m)
+    work = Measurement(cell, median_m, trial)
     task = Task(f"evaluate {cell.path.as_posix()}", work, blocks, images.names)
     markers = [folder / MARKER for folder in (trial.scenes.folder, *trial.stores)]
     files = [*markers, stage.TRAINED / cell.path / NAME]

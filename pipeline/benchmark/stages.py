@@ -13,6 +13,7 @@ import numpy as np
 from hded.blur import gaussian_gather
 from hded.common.errors import HDEDError
 from hded.config.params import load_params
+from hded.optics import Camera
 from hded.store import Store, open_store
 from pipeline.lib import stage
 
@@ -26,8 +27,9 @@ def measure_stages(dataset: str, frames: int) -> dict[str, Any]:
         (root / stage.SAMPLES).symlink_to(stage.SAMPLES.resolve())
         (root / stage.PARAMS).write_bytes(stage.PARAMS.read_bytes())
         idle_s, idle_mb = run_measured(root, "-c", "import pipeline.defocus, pipeline.convert")
-        for name in ("convert", "defocus"):
-            seconds, peak_mb = run_measured(root, "-m", f"pipeline.{name}", "--dataset", dataset)
+        for name, options in (("convert", []), ("defocus", ["--camera", "paper"])):
+            command = ["-m", f"pipeline.{name}", "--dataset", dataset, *options]
+            seconds, peak_mb = run_measured(root, *command)
             rows.append(
                 {
                     "name": name,
@@ -37,9 +39,10 @@ def measure_stages(dataset: str, frames: int) -> dict[str, Any]:
                 }
             )
         scenes = open_store(root / stage.FRAMES / dataset)
+        (camera,) = load_params(stage.PARAMS).camera("paper")
         start = time.perf_counter()
         for index in range(len(scenes)):
-            _blur_alone(scenes, index)
+            _blur_alone(scenes, camera, index)
         alone = time.perf_counter() - start
     baseline = "reading and blurring alone"
     rows.insert(0, {"name": baseline, "seconds": alone / frames, "frames_per_s": frames / alone})
@@ -58,9 +61,8 @@ def measure_stages(dataset: str, frames: int) -> dict[str, Any]:
     }
 
 
-def _blur_alone(scenes: Store, index: int) -> None:
+def _blur_alone(scenes: Store, camera: Camera, index: int) -> None:
     depth = scenes.read("depth", index)
-    (camera,) = load_params(stage.PARAMS).camera("paper")
     lens = camera.lens(depth, scenes.attributes["image_width_px"], np.random.default_rng(0))
     gaussian_gather(scenes.read("rgb", index), lens.sigma_px(depth))
 

@@ -15,6 +15,8 @@ from support.dask import cluster, with_children
 from support.own import own_clone, write_pictures
 from support.servers import free_port
 
+from hded.network.files import NAME, read_network, save_network
+
 pytestmark = pytest.mark.slow
 FRAMES = 320  # five shards
 STORES = ("data/frames", "data/defocused")
@@ -116,10 +118,22 @@ def test_a_network_is_measured_the_same_on_two_workers(clone: Clone) -> None:
     before = digests(clone, EVALUATED)
     assert before
     shutil.rmtree(clone.root / EVALUATED)
+    weights = clone.root / "data/trained/own/full/0" / NAME
     with cluster(clone.root, clone.environment, 2) as dask:
         said = clone.run(*stage("evaluate", dask.address)).stderr
-    assert f"on the cluster at {dask.address}" in said
-    assert digests(clone, EVALUATED) == before
+        assert f"on the cluster at {dask.address}" in said
+        assert digests(clone, EVALUATED) == before
+        # the same workers measure another network as soon as there is one
+        content = weights.read_bytes()
+        header, state = read_network(weights)
+        halved = {name: tensor / 2 for name, tensor in state.items()}
+        weights.unlink()  # it may be a link into DVC's cache
+        save_network(weights, halved, header)
+        clone.run(*stage("evaluate", dask.address))
+    other = digests(clone, EVALUATED)
+    clone.run(*stage("evaluate", None))
+    assert digests(clone, EVALUATED) == other != before
+    weights.write_bytes(content)
 
 
 def test_a_killed_workers_shard_is_written_by_another(
