@@ -128,6 +128,6 @@ def _source_kind(entry: Download) -> str:
 
 if __name__ == "__main__":
     # by its name: workers import what is sent to them
-    from pipeline import convert
+    from pipeline import convert as by_name
 
-    stage.run(convert.main)
+    stage.run(by_name.main)

@@ -177,6 +177,6 @@ def _show(
 
 if __name__ == "__main__":
     # by its name: workers import what is sent to them
-    from pipeline import defocus
+    from pipeline import defocus as by_name
 
-    stage.run(defocus.main)
+    stage.run(by_name.main)

@@ -127,7 +127,7 @@ def open_trial(cell: Cell) -> Trial:
 
 
 class Measurement:
-    """Work that measures blocks of a cell's test images; a copy elsewhere loads the network anew."""
+    """Work that measures a cell's test images; a copy elsewhere loads the network anew."""
 
     def __init__(self, cell: Cell, median_m: float, trial: Trial | None = None) -> None:
         self._cell, self._median_m, self._trial = cell, median_m, trial
@@ -331,6 +331,6 @@ def summarise(result: Evaluation) -> dict[str, float]:
 
 if __name__ == "__main__":
     # by its name: workers import what is sent to them
-    from pipeline import evaluate
+    from pipeline import evaluate as by_name
 
-    stage.run(evaluate.main)
+    stage.run(by_name.main)
