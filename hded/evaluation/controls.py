@@ -12,7 +12,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hded.blur.render import list_renderings, render_defocused, sensor_rng
-from hded.optics import NOT_DEFOCUSED, Camera, Renderer, describe_cameras
+from hded.optics import (
+    NOT_DEFOCUSED,
+    Camera,
+    Renderer,
+    ThinLens,
+    describe_cameras,
+    recorded_lens,
+)
 from hded.store import Store
 
 
@@ -71,15 +78,31 @@ class ControlRenderings:
             self._last = index, self._render(index)
         return self._last[1][name]
 
+    def lens(self, index: int) -> ThinLens | None:
+        """Return the lens of one row, which the camera may draw; None without a camera."""
+        if self._camera is None:
+            return None
+        frame = int(self.frames["frame_index"].iloc[index])
+        width_px = self._store.attributes["image_width_px"]
+        depth_m = self._store.read("depth", frame)
+        return self._camera.lens(depth_m, width_px, np.random.default_rng(frame))
+
     def _render(self, index: int) -> dict[str, NDArray]:
         frame = int(self.frames["frame_index"].iloc[index])
         rgb, depth_m = self._store.read("rgb", frame), self._store.read("depth", frame)
-        if self._camera is None:
+        lens = self.lens(index)
+        if self._camera is None or lens is None:
             return {"defocused": rgb, "coc": np.zeros(depth_m.shape, np.float32)}
-        width_px = self._store.attributes["image_width_px"]
-        lens = self._camera.lens(depth_m, width_px, np.random.default_rng(frame))
         noise = sensor_rng(self._camera.name, 0, frame)
         image, coc = render_defocused(
             rgb, depth_m, lens, self._renderer, self._camera.sensor, noise
         )
         return {"defocused": image, "coc": coc}
+
+
+def lens_of(renderings: Renderings, row: int) -> ThinLens | None:
+    """Return the lens by which a row of `renderings` was defocused; None where it is not known."""
+    if isinstance(renderings, ControlRenderings):
+        return renderings.lens(row)
+    record: dict[str, Any] = {str(k): v for k, v in renderings.frames.iloc[row].items()}
+    return recorded_lens(renderings.attributes["camera"], record)

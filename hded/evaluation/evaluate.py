@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from hded.common.errors import HDEDError
 from hded.common.progress import progress
 from hded.common.resize import resize_bilinear
-from hded.evaluation.controls import Renderings
+from hded.evaluation.controls import Renderings, lens_of
 from hded.evaluation.protocols import (
     MIN_DEPTH_M,
     PAPER_SIZE,
@@ -31,7 +31,7 @@ from hded.evaluation.protocols import (
     depth_protocols,
     measure_all_in_focus,
 )
-from hded.optics import ThinLens, recorded_lens
+from hded.optics import ThinLens
 from hded.store import Store
 
 DEPTH_BINS = 20
@@ -311,12 +311,11 @@ class EvaluationSet:
 def read_system_input(scenes: Store, renderings: Sequence[Renderings], row: int) -> SystemInput:
     """Return the input of a system for one row of the renderings' tables."""
     first = renderings[0]
-    record: dict[str, Any] = {str(k): v for k, v in first.frames.iloc[row].items()}
     shots = [each.read("defocused", row) for each in renderings]
     return SystemInput(
         rgb=shots[0] if len(shots) == 1 else np.concatenate(shots, -1),
-        lens=recorded_lens(first.attributes["camera"], record),
-        depth_m=scenes.read("depth", record["frame_index"]),
+        lens=lens_of(first, row),
+        depth_m=scenes.read("depth", int(first.frames["frame_index"].iloc[row])),
     )
 
 

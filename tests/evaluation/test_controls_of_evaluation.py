@@ -1,6 +1,7 @@
 """The pictures of controls: another focus, or all in focus, in a store's place."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from hded.blur.holes import fill_holes
 from hded.common.errors import HDEDError
 from hded.config.schema import Evaluate, Restoration
 from hded.evaluation.controls import ControlRenderings
-from hded.evaluation.evaluate import SystemInput, evaluate
+from hded.evaluation.evaluate import SystemInput, evaluate, read_system_input
 from hded.optics import Camera
 from hded.training.frames import TrainingFrames
 from hded.training.samplers import StoredSampler
@@ -42,6 +43,20 @@ def test_a_frame_is_taken_through_the_lens_that_the_test_asks_for(tiny):
         assert found.dtype == np.uint8 and (found != tiny.rgb[index]).any()
         np.testing.assert_allclose(found, 255 * expected, rtol=0, atol=0.51)
         np.testing.assert_allclose(retaken.read("coc", index), lens.coc_px(depth_m), atol=0.01)
+
+
+def test_a_network_is_told_the_lens_that_a_control_draws(tiny):
+    drawn = replace(FAR, focal_length_m=(0.05, 0.07, 0.09), focus_distance_m=None)
+    retaken = ControlRenderings(tiny.scenes, drawn)
+    lenses = []
+    for row in retaken.indices("test"):
+        shown = read_system_input(tiny.scenes, [retaken], int(row))
+        assert shown.lens is not None
+        coc = shown.lens.coc_px(fill_holes(shown.depth_m))
+        np.testing.assert_array_equal(coc, retaken.read("coc", int(row)))
+        lenses.append(shown.lens)
+    assert len(set(lenses)) == len(lenses)
+    assert read_system_input(tiny.scenes, [ControlRenderings(tiny.scenes, None)], 10).lens is None
 
 
 def test_without_a_camera_the_sharp_image_is_the_picture(tiny):
