@@ -185,6 +185,16 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
         fit(network, loss, train, None, settings, CPU, seed=3, group=Group(0, 2))
 
 
+@pytest.mark.parametrize(
+    ("devices", "nodes", "words"),
+    [(3, 1, "multiple of devices 3, which"), (2, 4, "multiple of devices 2 x nodes 4, which")],
+)
+def test_a_batch_that_machines_cannot_share_is_refused(devices, nodes, words):
+    with pytest.raises(ValueError, match=f"batch_size 4 is not a {words} share it equally"):
+        Train(epochs=1, batch_size=4, devices=devices, nodes=nodes)
+    assert Train(epochs=1, batch_size=8, devices=2, nodes=4).nodes == 4
+
+
 @pytest.mark.slow
 def test_the_stage_trains_on_two_devices_into_one_run(tmp_path):
     project = Project(tmp_path, SIZE, size_px=64, devices=2, batch_size=4, epochs=2)
