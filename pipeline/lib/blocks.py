@@ -210,5 +210,5 @@ class StoreTask:
         if out.exists():
             shutil.rmtree(out)
         out.parent.mkdir(parents=True, exist_ok=True)
-        draft.replace(out)
+        shutil.move(draft, out)  # they may lie on different disks
         return facts

@@ -16,25 +16,29 @@ from support.clones import Clone, stages_run
 CELL = ("--dataset", "nyu", "--variant", "full", "--seed", "0")
 STAGES = {  # command, folders that it writes to
     "download": (("--dataset", "nyu"), ("data/raw",)),
-    "convert": (("--dataset", "nyu"), ("data/frames",)),
+    "convert": (("--dataset", "nyu"), ("data/frames", "data/unfinished")),
     "defocus": (
         ("--dataset", "nyu", "--camera", "paper"),
         ("data/defocused", "reports/defocus"),
     ),
     "renderings": (("--dataset", "nyu"), ("data/renderings",)),
     "train": (CELL, ("data/trained", "data/checkpoints", "mlartifacts")),
-    "evaluate": (CELL, ("data/evaluated", "reports/metrics", "mlartifacts")),
+    "evaluate": (CELL, ("data/evaluated", "data/unfinished", "reports/metrics", "mlartifacts")),
     "report": ((), ("reports/tables",)),
 }
 # what a stage may have written before the disk refused; all else must be as it was
 OWN = {
     "download": ("data/raw",),
-    "convert": ("data/frames/nyu",),
-    "defocus": ("data/defocused/nyu/paper", "reports/defocus/nyu/paper", "mlartifacts"),
+    "convert": ("data/frames/nyu", "data/unfinished/convert"),
+    "defocus": (
+        "data/defocused/nyu/paper", "data/unfinished/defocus", "reports/defocus/nyu/paper",
+        "mlartifacts",
+    ),
     "renderings": ("data/renderings/nyu",),
     "train": ("data/trained/nyu/full", "data/checkpoints", "reports/curves", "mlartifacts"),
     "evaluate": (
-        "data/evaluated/nyu/full", "reports/metrics", "reports/errors", "mlartifacts",
+        "data/evaluated/nyu/full", "data/unfinished/evaluate", "reports/metrics", "reports/errors",
+        "mlartifacts",
     ),
     "report": ("reports/tables", "reports/index.html"),
 }  # fmt: skip
@@ -96,6 +100,7 @@ def test_a_disk_that_takes_no_more_is_one_line(
 ) -> None:
     if stage == "train":  # else the fit is there already, and nothing is to be written
         clone.change({"train.lr": 1e-3 + 1e-5 * PLACES.index((stage, place))})
+    (clone.root / place).mkdir(exist_ok=True)
     before = digests(clone)
     check(run_on(clone, mount.format(place), stage))
     after = digests(clone)
