@@ -2,7 +2,7 @@
 
 Workers are started in that folder, on every machine: `dask worker ADDRESS --nthreads 1`. Each block
 is done by one worker, which writes its part of the store and its results into the shared folder. A
-block whose worker died is given to another one; the third death on one block ends the stage.
+block whose worker died is given to another one, until Dask's `allowed-failures` (3) is exceeded.
 """
 
 import os
@@ -26,7 +26,8 @@ from pipeline.lib.blocks import Block, Task, Update, Work, do_block, result_path
 WORK = "work.pickle"  # beside the blocks' results
 CONNECT_S, WORKERS_S = 15, 60  # seconds to wait for a scheduler, and for its first worker
 ARRIVAL_S = 60  # until a file of another machine is visible here
-DEATHS = 3  # of workers on one block
+# as this process loaded it: a worker that was started before a change still has the old code
+CODE = fingerprint.of_code()
 
 
 def run_on_cluster(
@@ -55,7 +56,6 @@ def run_on_cluster(
     draft = folder / f"{WORK}.part"
     draft.write_bytes(cloudpickle.dumps((token, task.work, list(task.names))))
     draft.replace(folder / WORK)
-    code = fingerprint.of_code()
     config.set({"distributed.comm.retry.count": 2})
     try:
         client = Client(address, timeout=CONNECT_S)
@@ -75,7 +75,7 @@ def run_on_cluster(
         tqdm.write(f"{task.name}: on the cluster at {address}{_dashboard(client)}", file=sys.stderr)
         blocks = {
             client.submit(
-                do_remotely, str(folder), frames.start, frames.stop, token, code,
+                do_remotely, str(folder), frames.start, frames.stop, token, CODE,
                 pure=False, retries=0, key=f"{task.name}-{frames.start}-{token}",
             ): frames
             for frames in todo
@@ -103,7 +103,7 @@ def do_remotely(folder: str, start: int, stop: int, token: str, code: str) -> No
 
     worker = get_worker()
     where = f"Dask worker {worker.address} in {os.getcwd()}"
-    if fingerprint.of_code() != code:
+    if code != CODE:
         raise HDEDError(
             f"{where}: has another version of hded, or of {', '.join(fingerprint.WRITING)}; "
             "install the same on every machine and start the worker again"

@@ -180,6 +180,13 @@ def test_mistakes_are_one_line(clone: Clone, expected: dict[str, str], tmp_path:
     with cluster(clone.root, clone.environment) as dask:
         dask.worker("--no-nanny", path=other)
         fails(clone, dask.address, "another version of hded")
+    source = clone.root / "hded/store.py"
+    with cluster(clone.root, clone.environment, 1) as dask:
+        clone.run(*stage("convert", dask.address))
+        # a worker that was started before the change would go on with the old code
+        source.write_text(f"{source.read_text()}# changed\n")
+        fails(clone, dask.address, "another version of hded")
+    source.write_text(source.read_text().removesuffix("# changed\n"))
     clone.run(*stage("convert", None))
     assert digests(clone) == expected
 
