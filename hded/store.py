@@ -33,6 +33,7 @@ FORMAT = 2
 SHARD_FRAMES = 64  # at most
 SHARD_BYTES = 256 << 20  # of all arrays together: large frames have fewer to a shard
 MARKER, TABLE, ARRAYS = "store.json", "frames.csv", "arrays.zarr"
+DRAFT = ".partial"  # of a shard that zarr is writing
 Arrays = Mapping[str, tuple[tuple[int, ...], np.dtype | type]]
 
 
@@ -47,6 +48,10 @@ class Store:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a copy in another process checks that what it reads is whole
+        return open_store, (self.folder,)
 
     def indices(self, split: str) -> NDArray[np.int64]:
         """Return the positions of a split's frames, ascending."""
@@ -187,7 +192,7 @@ def finish_store(
     attributes: Mapping[str, Any],
 ) -> None:
     """Make a store complete once all its shards are written; `facts`: the scalars of all frames."""
-    for draft in folder.rglob("*.partial"):  # of a process that was killed while it wrote a shard
+    for draft in folder.rglob(f"*{DRAFT}"):  # of a process that was killed while it wrote a shard
         draft.unlink()
     columns = pd.DataFrame([*facts], index=frames.index).items()
     frames = frames.assign(**{str(name): column for name, column in columns})
@@ -207,5 +212,5 @@ def _files(folder: Path) -> dict[str, int]:
     return {
         path.relative_to(folder).as_posix(): path.stat().st_size
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MARKER
+        if path.is_file() and path.name != MARKER and path.suffix != DRAFT
     }

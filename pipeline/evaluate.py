@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -89,6 +90,17 @@ class Trial:
         """Side of the network's input, where its geometry is `resize`."""
         return self.predictor.size_px if self.predictor.geometry == "resize" else None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What determines the results beside the files that are read."""
+        cameras = [dict(each.attributes) for each in self.renderings]
+        return {"evaluate": self.how.model_dump(), "cameras": cameras}
+
+    @property
+    def digest(self) -> str:
+        """A digest of the settings."""
+        return fingerprint.of_settings(self.settings)
+
     def images(self, median_m: float) -> EvaluationSet:
         """Return the test images."""
         return EvaluationSet(
@@ -129,15 +141,19 @@ def open_trial(cell: Cell) -> Trial:
 class Measurement:
     """Work that measures a cell's test images; a copy elsewhere loads the network anew."""
 
-    def __init__(self, cell: Cell, median_m: float, trial: Trial | None = None) -> None:
-        self._cell, self._median_m, self._trial = cell, median_m, trial
+    def __init__(
+        self, cell: Cell, median_m: float, digest: str, trial: Trial | None = None
+    ) -> None:
+        self._cell, self._median_m, self._digest, self._trial = cell, median_m, digest, trial
 
-    def __reduce__(self) -> tuple[type["Measurement"], tuple[Cell, float]]:
-        return Measurement, (self._cell, self._median_m)
+    def __reduce__(self) -> tuple[type["Measurement"], tuple[Cell, float, str]]:
+        return Measurement, (self._cell, self._median_m, self._digest)
 
     def __call__(self, block: Block) -> list[Result]:
         """Return the errors of the images."""
         trial = self._trial = self._trial or open_trial(self._cell)
+        if trial.digest != self._digest:
+            raise HDEDError("params.yaml was changed while this network was measured; run it again")
         images = trial.images(self._median_m)
         return [*images.measure(trial.predict, block.frames, trial.how.batch_size, block.watch)]
 
@@ -153,14 +169,11 @@ def measure(cell: Cell, trial: Trial, scheduler: str | None) -> Evaluation:
     size = -(-BLOCK // trial.how.batch_size) * trial.how.batch_size
     count = len(images)
     blocks = [range(start, min(start + size, count)) for start in range(0, count, size)]
-    work = Measurement(cell, median_m, trial)
+    work = Measurement(cell, median_m, trial.digest, trial)
     task = Task(f"evaluate {cell.path.as_posix()}", work, blocks, images.names)
     markers = [folder / MARKER for folder in (trial.scenes.folder, *trial.stores)]
     files = [*markers, stage.TRAINED / cell.path / NAME]
-    depends_on = {
-        "evaluate": trial.how.model_dump(), "cameras": [r.attributes for r in trial.renderings]
-    }  # fmt: skip
-    with unfinished(f"evaluate/{cell.path.as_posix()}", depends_on, files) as folder:
+    with unfinished(f"evaluate/{cell.path.as_posix()}", trial.settings, files) as folder:
         return images.summarise(run_task(task, folder, scheduler))
 
 

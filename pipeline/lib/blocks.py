@@ -6,6 +6,7 @@ here or on the cluster, goes on with the blocks that are missing.
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
@@ -21,9 +22,10 @@ from hded.common.files import write_text
 from hded.common.progress import progress
 from hded.common.threads import ahead, limit_threads, may_share, one_thread
 from hded.store import Arrays, create_store, finish_store, write_shard
-from pipeline.lib import fingerprint
+from pipeline.lib import fingerprint, stage
 
 UNFINISHED = Path("data/unfinished")  # <stage and cell>/<key>/: blocks of a stage that is not done
+PLAN = "shards.json"  # beside the blocks' results, as long as the shards are there
 AT_ONCE = 2  # shards in memory: one is written while the next is computed
 
 Result = dict[str, Any]  # of one frame, as JSON has it
@@ -69,7 +71,7 @@ def run_task(task: Task, folder: Path, scheduler: str | None = None) -> list[Res
     total = sum(map(len, task.blocks))
     bar = progress(total=total, initial=total - sum(map(len, todo)), desc=task.name, unit="frame")
     with bar:
-        if todo and scheduler and task.portable:
+        if todo and scheduler and task.portable and not _elsewhere():
             from pipeline.lib.cluster import run_on_cluster
 
             run_on_cluster(task, todo, folder, scheduler, bar.update)
@@ -81,17 +83,27 @@ def run_task(task: Task, folder: Path, scheduler: str | None = None) -> list[Res
     return results
 
 
+def _elsewhere() -> bool:
+    """Return whether this is an experiment in a folder of its own, where no worker looks."""
+    if Path.cwd() == stage.project_root():
+        return False
+    print("HDED_DASK: not used by an experiment in a temporary folder", file=sys.stderr)
+    return True
+
+
 def result_path(folder: Path, block: range) -> Path:
     """Return the file of a block's results."""
     return folder / f"{block.start:07d}.json"
 
 
-def do_block(work: Work, block: Block, folder: Path) -> None:
-    """Do a block and keep its results."""
-    results = work(block)
-    # the same text wherever it was computed: NumPy's numbers become Python's
-    text = json.dumps(results, default=lambda value: value.item())
-    write_text(result_path(folder, block.frames), text)
+def do_block(work: Work, block: Block) -> str:
+    """Do a block and return its results as JSON, the same text wherever it was computed."""
+    return json.dumps(work(block), default=lambda value: value.item())  # NumPy's numbers
+
+
+def keep(results: str, block: range, folder: Path) -> None:
+    """Keep a block's results: it is done. This process alone says so."""
+    write_text(result_path(folder, block), results)
 
 
 def _run_here(task: Task, todo: Sequence[range], folder: Path, update: Update) -> None:
@@ -108,7 +120,7 @@ def _run_here(task: Task, todo: Sequence[range], folder: Path, update: Update) -
 
     def do(frames: range) -> None:
         threads = max(1, cores // at_once) if may_share() else 1
-        do_block(task.work, Block(frames, threads, watch), folder)
+        keep(do_block(task.work, Block(frames, threads, watch)), frames, folder)
 
     if at_once == 1:
         for frames in todo:
@@ -136,6 +148,7 @@ def unfinished(name: str, depends_on: Mapping[str, Any], data: Sequence[Path]) -
     key = fingerprint.of_work(depends_on, data)
     for other in root.glob("*") if root.is_dir() else ():
         if other.name != key:
+            (other / PLAN).unlink(missing_ok=True)
             shutil.rmtree(other, ignore_errors=True)
     folder = root / key
     folder.mkdir(parents=True, exist_ok=True)
@@ -194,8 +207,10 @@ class StoreTask:
 
     def write(self, out: Path, folder: Path, scheduler: str | None) -> list[Result]:
         """Write the store to `out` by way of `folder`, and return the facts of all frames."""
-        draft, plan = folder / "store", folder / "shards.json"
-        if not plan.is_file():
+        draft, plan = folder / "store", folder / PLAN
+        if not (plan.is_file() and draft.is_dir()):
+            for old in (*folder.glob("*.json"), *folder.glob("*.started")):
+                old.unlink()  # results without their shards
             shards = create_store(draft, len(self.frames), self.arrays)
             write_text(plan, json.dumps([[shard.start, shard.stop] for shard in shards]))
         blocks = [range(*ends) for ends in json.loads(plan.read_bytes())]
@@ -210,5 +225,6 @@ class StoreTask:
         if out.exists():
             shutil.rmtree(out)
         out.parent.mkdir(parents=True, exist_ok=True)
+        plan.unlink()  # from here on the shards are no longer there
         shutil.move(draft, out)  # they may lie on different disks
         return facts

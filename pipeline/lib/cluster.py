@@ -1,7 +1,7 @@
 """Blocks of frames on the workers of a Dask cluster, which share the project's folder.
 
 Workers are started in that folder, on every machine: `dask worker ADDRESS --nthreads 1`. Each block
-is done by one worker, which writes its part of the store and its results into the shared folder. A
+is done by one worker, which writes its part of the store into the shared folder. A
 block whose worker died is given to another one, until Dask's `allowed-failures` (3) is exceeded.
 """
 
@@ -9,9 +9,10 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, NoReturn
 
 import torch
@@ -21,11 +22,13 @@ from hded.common.errors import HDEDError, first_line
 from hded.common.files import write_text
 from hded.common.threads import limit_threads, may_share
 from pipeline.lib import fingerprint
-from pipeline.lib.blocks import Block, Task, Update, Work, do_block, result_path
+from pipeline.lib.blocks import Block, Task, Update, Work, do_block, keep
 
 WORK = "work.pickle"  # beside the blocks' results
 CONNECT_S, WORKERS_S = 15, 60  # seconds to wait for a scheduler, and for its first worker
-ARRIVAL_S = 60  # until a file of another machine is visible here
+ARRIVAL_S = 20  # until a file of another machine is visible to a worker
+STEP_S = 5  # between looks at whether there is a worker
+ONE_BLOCK = Lock()  # a block uses all cores of its worker, and what it reads is not shared
 # as this process loaded it: a worker that was started before a change still has the old code
 CODE = fingerprint.of_code()
 
@@ -46,7 +49,7 @@ def run_on_cluster(
     try:
         import cloudpickle
         from dask import config
-        from distributed import Client, as_completed
+        from distributed import Client
     except ImportError as error:
         raise HDEDError(
             "HDED_DASK: Dask is not installed; install the project with its extra `cluster`: "
@@ -66,29 +69,65 @@ def run_on_cluster(
         ) from error
     with client:
         try:
-            client.wait_for_workers(1, timeout=WORKERS_S)
-        except TimeoutError as error:
-            raise HDEDError(
-                f"HDED_DASK: the scheduler at {address} has no worker; start some in this folder, "
-                f"on every machine, by `dask worker {address} --nthreads 1`"
-            ) from error
-        tqdm.write(f"{task.name}: on the cluster at {address}{_dashboard(client)}", file=sys.stderr)
-        blocks = {
-            client.submit(
-                do_remotely, str(folder), frames.start, frames.stop, token, CODE,
-                pure=False, retries=0, key=f"{task.name}-{frames.start}-{token}",
-            ): frames
-            for frames in todo
-        }  # fmt: skip
-        try:
-            for future in as_completed(blocks):
-                future.result()
-                _await_file(result_path(folder, blocks[future]))
-                update(len(blocks[future]))
+            _wait_for_worker(client, address)
+            where = f"on the cluster at {address}{_dashboard(client)}"
+            tqdm.write(f"{task.name}: {where}", file=sys.stderr)
+            blocks = {
+                client.submit(
+                    _begin(), str(folder), frames.start, frames.stop, token, CODE,
+                    pure=False, key=f"{task.name}-{frames.start}-{token}",
+                ): frames
+                for frames in todo
+            }  # fmt: skip
+            _gather(client, blocks, folder, address, update)
         except BaseException as error:
-            if client.status == "running":
-                client.cancel(list(blocks))
             _explain(error, task, folder, address)
+
+
+def _begin() -> Callable[..., str]:
+    """Return a function that is sent as its code: a scheduler need not know the project."""
+
+    def begin(*arguments: Any) -> str:
+        from pipeline.lib.cluster import do_remotely
+
+        return do_remotely(*arguments)
+
+    return begin
+
+
+def _wait_for_worker(client: Any, address: str) -> None:
+    try:
+        client.wait_for_workers(1, timeout=WORKERS_S)
+    except TimeoutError as error:
+        raise HDEDError(
+            f"HDED_DASK: the scheduler at {address} has no worker; start some in this folder, "
+            f"on every machine, by `dask worker {address} --nthreads 1`"
+        ) from error
+
+
+def _gather(
+    client: Any, blocks: dict[Any, range], folder: Path, address: str, update: Update
+) -> None:
+    """Keep the results of all blocks as they come; raises HDEDError where no worker is left."""
+    from distributed import wait
+
+    while blocks:
+        try:
+            found: Any = wait(list(blocks), timeout=STEP_S, return_when="FIRST_COMPLETED")
+            done = found.done
+        except TimeoutError:
+            done = set()
+        for future in done:
+            try:
+                results = future.result(timeout=STEP_S)
+            except TimeoutError:  # its worker died since: another one does it again
+                done = set()
+                break
+            frames = blocks.pop(future)  # or Dask would do it again when its worker dies
+            keep(results, frames, folder)
+            update(len(frames))
+        if not done and client.status == "running" and not client.scheduler_info()["workers"]:
+            _wait_for_worker(client, address)
 
 
 def _dashboard(client: Any) -> str:
@@ -97,40 +136,51 @@ def _dashboard(client: Any) -> str:
     return f", see {client.dashboard_link}" if shown else ""
 
 
-def do_remotely(folder: str, start: int, stop: int, token: str, code: str) -> None:
-    """Do one block on a worker; its results are in the shared folder."""
+def do_remotely(folder: str, start: int, stop: int, token: str, code: str) -> str:
+    """Do one block on a worker, and return its results as JSON."""
     from distributed import get_worker
 
     worker = get_worker()
     where = f"Dask worker {worker.address} in {os.getcwd()}"
     if code != CODE:
         raise HDEDError(
-            f"{where}: has another version of hded, or of {', '.join(fingerprint.WRITING)}; "
+            f"{where}: has another version of hded, Python, or {', '.join(fingerprint.WRITING)}; "
             "install the same on every machine and start the worker again"
-        )
-    path = Path(folder) / WORK
-    try:
-        found, work, names = _load(path, path.stat().st_mtime_ns)
-    except FileNotFoundError:
-        found, work, names = "", None, []
-    if found != token or work is None:
-        raise HDEDError(
-            f"{where}: does not see this run's {folder}; start it in the project's folder, on a "
-            "disk that all machines share"
         )
     limit_threads()
     frames = range(start, stop)
     started = Path(folder) / f"{start:07d}.started"
-    again = started.exists()  # a worker died on this block: note each frame before it is read
-    started.touch()
+    with ONE_BLOCK:
+        work, names = _find(Path(folder) / WORK, token, where)
+        again = started.exists()  # a worker died on this block: note each frame before it is read
+        started.touch()
 
-    def watch(index: int) -> None:
-        if again:
-            write_text(started, names[index])
+        def watch(index: int) -> None:
+            if again:
+                write_text(started, names[index])
 
-    threads = torch.get_num_threads() // worker.state.nthreads if may_share() else 1
-    do_block(work, Block(frames, 1 if again else max(1, threads), watch), Path(folder))
-    started.unlink(missing_ok=True)
+        threads = torch.get_num_threads() if may_share() and not again else 1
+        results = do_block(work, Block(frames, threads, watch))
+        started.unlink(missing_ok=True)
+    return results
+
+
+def _find(path: Path, token: str, where: str) -> tuple[Work, list[str]]:
+    """Return this run's work and its frames' names; network file systems list new files late."""
+    end = time.monotonic() + ARRIVAL_S
+    while True:
+        try:
+            found, work, names = _load(path, path.stat().st_mtime_ns)
+            if found == token:
+                return work, names
+        except OSError:
+            pass
+        if time.monotonic() > end:
+            raise HDEDError(
+                f"{where}: does not see this run's {path}; start it in the project's folder, on a "
+                "disk that all machines share"
+            )
+        time.sleep(0.5)
 
 
 @lru_cache(maxsize=1)
@@ -138,18 +188,6 @@ def _load(path: Path, mtime_ns: int) -> tuple[str, Work, list[str]]:
     import cloudpickle
 
     return cloudpickle.loads(path.read_bytes())
-
-
-def _await_file(path: Path) -> None:
-    """Wait for a file that a worker has written: network file systems list new files late."""
-    end = time.monotonic() + ARRIVAL_S
-    while not path.is_file():
-        if time.monotonic() > end:
-            raise HDEDError(
-                f"{path}: a Dask worker wrote it, but it is not here; the workers must share this "
-                "folder"
-            )
-        time.sleep(0.2)
 
 
 def _explain(error: BaseException, task: Task, folder: Path, address: str) -> NoReturn:
@@ -161,8 +199,8 @@ def _explain(error: BaseException, task: Task, folder: Path, address: str) -> No
     if isinstance(error, KilledWorker):
         start = int(str(error.task).rsplit("-", 2)[1])
         frames = next(block for block in task.blocks if block.start == start)
-        started = folder / f"{start:07d}.started"
-        name = started.read_text(encoding="utf-8") if started.is_file() else ""
+        notes = [path.read_text(encoding="utf-8") for path in folder.glob("*.started")]
+        name = next(filter(None, notes), "")
         which = (
             f"frame {name}" if name else f"frames {task.names[start]} to {task.names[frames[-1]]}"
         )

@@ -8,6 +8,7 @@ without the arguments of exceptions, so that comments and error messages do not 
 import ast
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
@@ -79,6 +80,7 @@ def of_code() -> str:
             whole.update(f"{path.relative_to(PROJECT).as_posix()} {of_file(path)}\n".encode())
     for name in WRITING:
         whole.update(f"{name} {version(name)}\n".encode())
+    whole.update(f"python {sys.version_info[:2]}\n".encode())
     return whole.hexdigest()[:12]
 
 
