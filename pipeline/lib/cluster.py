@@ -5,6 +5,7 @@ is done by one worker, which writes its part of the store into the shared folder
 block whose worker died is given to another one, until Dask's `allowed-failures` (3) is exceeded.
 """
 
+import logging
 import os
 import secrets
 import sys
@@ -55,6 +56,10 @@ def run_on_cluster(
             "HDED_DASK: Dask is not installed; install the project with its extra `cluster`: "
             "pip install -e '.[cluster]'"
         ) from error
+    for name in [*logging.root.manager.loggerDict]:
+        # what is lost is told in one line, not by every part that notices
+        if name.split(".")[0] in ("distributed", "tornado", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     token = secrets.token_hex(8)
     draft = folder / f"{WORK}.part"
     draft.write_bytes(cloudpickle.dumps((token, task.work, list(task.names))))

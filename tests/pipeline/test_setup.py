@@ -2,6 +2,7 @@
 
 import importlib.util
 import subprocess
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +14,16 @@ LOCK = (ROOT / ".ci/requirements.txt").read_text(encoding="utf-8")
 LICENCES = (ROOT / ".ci/licences.md").read_text(encoding="utf-8")
 
 TEXT = {".py", ".yaml", ".toml", ".md", ".csv", ".html", ".lock", ".txt"}
+
+
+def test_every_package_is_installed() -> None:
+    listed = set(tomllib.loads(PYPROJECT)["tool"]["setuptools"]["packages"])
+    found = {
+        path.parent.relative_to(ROOT).as_posix().replace("/", ".")
+        for top in ("hded", "pipeline")
+        for path in (ROOT / top).rglob("__init__.py")
+    }
+    assert listed == found
 
 
 def load() -> ModuleType:
