@@ -87,18 +87,18 @@ class Trial:
 
     @property
     def size_px(self) -> int | None:
-        """Side of the network's input, where its geometry is `resize`."""
+        """Return the side of the network's input, where its geometry is `resize`."""
         return self.predictor.size_px if self.predictor.geometry == "resize" else None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What determines the results beside the files that are read."""
+        """Return what determines the results beside the files that are read."""
         cameras = [dict(each.attributes) for each in self.renderings]
         return {"evaluate": self.how.model_dump(), "cameras": cameras}
 
     @property
     def digest(self) -> str:
-        """A digest of the settings."""
+        """Return a digest of the settings."""
         return fingerprint.of_settings(self.settings)
 
     def images(self, median_m: float) -> EvaluationSet:

@@ -226,7 +226,7 @@ class EvaluationSet:
 
     @property
     def names(self) -> list[str]:
-        """The names of the images."""
+        """Return the names of the images."""
         return self._table["frame"].iloc[self._rows].tolist()
 
     def measure(

@@ -47,7 +47,7 @@ Work = Callable[[Block], list[Result]]  # returns the result of each of the bloc
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a stage does to frames, block by block.
+    """The work of a stage on its frames, block by block.
 
     name: as a progress bar shows it; names: of all frames; at_once: how many blocks this machine
     may do at the same time; portable: whether `work` may be copied to another process.
@@ -109,7 +109,9 @@ def keep(results: str, block: range, folder: Path) -> None:
 def _run_here(task: Task, todo: Sequence[range], folder: Path, update: Update) -> None:
     limit_threads()
     cores = torch.get_num_threads()
-    at_once = min(task.at_once, len(todo), cores) if may_share() else 1
+    if not may_share():
+        cores = 1
+    at_once = min(task.at_once, len(todo), cores)
     stop, lock = Event(), Lock()
 
     def watch(_: int) -> None:
@@ -119,8 +121,7 @@ def _run_here(task: Task, todo: Sequence[range], folder: Path, update: Update) -
             update(1)
 
     def do(frames: range) -> None:
-        threads = max(1, cores // at_once) if may_share() else 1
-        keep(do_block(task.work, Block(frames, threads, watch)), frames, folder)
+        keep(do_block(task.work, Block(frames, cores // at_once, watch)), frames, folder)
 
     if at_once == 1:
         for frames in todo:

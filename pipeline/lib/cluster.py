@@ -1,8 +1,8 @@
 """Blocks of frames on the workers of a Dask cluster, which share the project's folder.
 
 Workers are started in that folder, on every machine: `dask worker ADDRESS --nthreads 1`. Each block
-is done by one worker, which writes its part of the store into the shared folder. A
-block whose worker died is given to another one, until Dask's `allowed-failures` (3) is exceeded.
+is done by one worker, which writes its part of the store into the shared folder. A block whose
+worker died is given to another one, until Dask's `allowed-failures` (3) is exceeded.
 """
 
 import logging
@@ -23,7 +23,7 @@ from hded.common.errors import HDEDError, first_line
 from hded.common.files import write_text
 from hded.common.threads import limit_threads, may_share
 from pipeline.lib import fingerprint
-from pipeline.lib.blocks import Block, Task, Update, Work, do_block, keep
+from pipeline.lib.blocks import Block, Task, Update, Work, do_block, keep, result_path
 
 WORK = "work.pickle"  # beside the blocks' results
 CONNECT_S, WORKERS_S = 15, 60  # seconds to wait for a scheduler, and for its first worker
@@ -49,7 +49,6 @@ def run_on_cluster(
     """
     try:
         import cloudpickle
-        from dask import config
         from distributed import Client
     except ImportError as error:
         raise HDEDError(
@@ -64,7 +63,6 @@ def run_on_cluster(
     draft = folder / f"{WORK}.part"
     draft.write_bytes(cloudpickle.dumps((token, task.work, list(task.names))))
     draft.replace(folder / WORK)
-    config.set({"distributed.comm.retry.count": 2})
     try:
         client = Client(address, timeout=CONNECT_S)
     except (OSError, ValueError, TimeoutError) as error:
@@ -154,7 +152,7 @@ def do_remotely(folder: str, start: int, stop: int, token: str, code: str) -> st
         )
     limit_threads()
     frames = range(start, stop)
-    started = Path(folder) / f"{start:07d}.started"
+    started = result_path(Path(folder), frames).with_suffix(".started")
     with ONE_BLOCK:
         work, names = _find(Path(folder) / WORK, token, where)
         again = started.exists()  # a worker died on this block: note each frame before it is read

@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets.test_photographs import NAMES, SIZE, own, write
 from support.cameras import PAPER
-from support.stores import records_of
+from support.renderings import records_of
 
 from hded.blur.render import describe_photographs, list_renderings, render_defocused
 from hded.common.errors import HDEDError

@@ -48,7 +48,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 @pytest.fixture(scope="module")
 def expected(clone: Clone) -> dict[str, str]:
-    """What one machine writes."""
+    """Return the digests of what one machine writes."""
     return digests(clone)
 
 
@@ -159,11 +159,9 @@ def test_a_lost_scheduler_is_one_line_and_the_next_run_does_what_is_missing(
     assert not (clone.root / "data/defocused/own").exists()
     before = done(clone, "defocus")
     assert 0 < len(before) < 5
-    files = [next((clone.root / "data/unfinished").rglob(f"{name}.json")) for name in before]
-    written = [file.stat().st_mtime_ns for file in files]
     shown = clone.run(*stage("defocus", None)).stderr
     assert f"{64 * len(before)}/{FRAMES}" in shown  # the bar begins there
-    assert written and digests(clone) == expected
+    assert digests(clone) == expected
 
 
 def test_mistakes_are_one_line(clone: Clone, expected: dict[str, str], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from support.cameras import PAPER
-from support.stores import records_of
+from support.renderings import records_of
 
 from hded.blur.render import describe_photographs, list_renderings, render_defocused
 from hded.common.errors import HDEDError

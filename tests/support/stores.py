@@ -10,10 +10,7 @@ from scipy.ndimage import gaussian_filter
 from support.cameras import PAPER
 
 from hded.blur.render import list_renderings
-from hded.config.schema import Defocus
-from hded.defocus_diagnostics import BlurCount
 from hded.store import open_store, write_store
-from pipeline.defocus import Rendering
 
 CAMERA = {"name": "paper", "max_coc_px": 12.0}
 
@@ -87,9 +84,3 @@ def _records(
     written: dict[str, np.ndarray], arrays: dict[str, tuple], count: int
 ) -> list[dict[str, np.ndarray]]:
     return [{name: written[name][i] for name in arrays} for i in range(count)]
-
-
-def records_of(scenes, table, cameras) -> list[dict]:
-    """What the stage stores of each row of the table."""
-    render = Rendering(scenes, table, cameras, Defocus(), BlurCount(29.0, "quarter"))
-    return [render(position)[0] for position in range(len(table))]
