@@ -147,6 +147,39 @@ def test_a_killed_workers_shard_is_written_by_another(
     assert digests(clone) == expected
 
 
+def test_a_scheduler_need_not_have_the_project(
+    clone: Clone, expected: dict[str, str], tmp_path: Path
+) -> None:
+    for name in ("hded", "pipeline", "torch"):
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is not installed')\n")
+    with cluster(clone.root, clone.environment, 1, elsewhere=tmp_path) as dask:
+        for name in ("convert", "defocus"):
+            _, err = begin(clone, name, dask.address).communicate(timeout=120)
+            assert f"on the cluster at {dask.address}" in err
+    assert digests(clone) == expected
+
+
+def test_a_stage_waits_for_another_worker_but_not_for_ever(
+    clone: Clone, expected: dict[str, str]
+) -> None:
+    with cluster(clone.root, clone.environment, 1) as dask:
+        run = begin(clone, "defocus", dask.address)
+        with_children(dask.processes[1], signal.SIGKILL)
+        dask.worker("--no-nanny")
+        _, err = run.communicate(timeout=120)
+        assert run.returncode == 0, err
+        assert digests(clone) == expected
+        run = begin(clone, "defocus", dask.address)
+        with_children(dask.processes[2], signal.SIGKILL)
+        before = done(clone, "defocus")
+        _, err = run.communicate(timeout=120)
+        assert run.returncode == 2 and "Traceback" not in err, err
+        assert "has no worker" in err
+    assert 0 < len(before) < 5 and done(clone, "defocus") == before
+    clone.run(*stage("defocus", None))
+    assert digests(clone) == expected
+
+
 def test_a_lost_scheduler_is_one_line_and_the_next_run_does_what_is_missing(
     clone: Clone, expected: dict[str, str]
 ) -> None:

@@ -11,17 +11,21 @@ from support.servers import free_port
 
 
 class Cluster:
-    """A scheduler on 127.0.0.1 and workers, each a process of its own."""
+    """A scheduler on 127.0.0.1 and workers, each a process of its own.
 
-    def __init__(self, folder: Path, env: dict[str, str]) -> None:
+    elsewhere: a folder with modules of its own, where the scheduler is started; None: `folder`.
+    """
+
+    def __init__(self, folder: Path, env: dict[str, str], elsewhere: Path | None = None) -> None:
         self.folder, self.env = folder, env
         self.address = f"tcp://127.0.0.1:{free_port()}"
         self.processes: list[subprocess.Popen[bytes]] = []
         self.log = (folder.parent / f"dask-{self.address[-5:]}.log").open("wb")
         port = self.address.rsplit(":", 1)[1]
         self.scheduler = self.start(
-            "scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard"
-        )
+            "scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard",
+            cwd=elsewhere, path=elsewhere,
+        )  # fmt: skip
 
     def start(self, *command: str, cwd: Path | None = None, path: Path | None = None):
         env = {**self.env, "PYTHONPATH": str(path or self.folder)}
@@ -49,8 +53,10 @@ def with_children(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 
 @contextmanager
-def cluster(folder: Path, env: dict[str, str], workers: int = 0) -> Iterator[Cluster]:
-    made = Cluster(folder, env)
+def cluster(
+    folder: Path, env: dict[str, str], workers: int = 0, elsewhere: Path | None = None
+) -> Iterator[Cluster]:
+    made = Cluster(folder, env, elsewhere)
     try:
         for _ in range(workers):
             made.worker("--no-nanny")
