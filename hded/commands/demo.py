@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hded.commands.common import LENS, add_device, add_network, load_both_heads
+from hded.common.deep_image import eight_bits
 from hded.common.errors import HDEDError, first_line
 from hded.common.resize import resize_bilinear, resize_rgb
 from hded.inference import Predictor
@@ -117,7 +118,7 @@ class Desk:
         found = estimate(self.predictor, rgb, view=self.view)
         assert found.depth is not None and found.all_in_focus is not None
         size, self.notes = self._shown_size(), (*self.view.notes, *found.notes)
-        self.sharp, self.depth = found.all_in_focus, found.depth
+        self.sharp, self.depth = eight_bits(found.all_in_focus), found.depth
         if size != (height, width):
             self.sharp = resize_rgb(self.sharp, size)
             self.depth = resize_bilinear(self.depth, size)
@@ -129,7 +130,7 @@ class Desk:
     def defocused(self) -> Image.Image:
         """Return the photograph, as large as it is shown."""
         assert self.photo is not None
-        return Image.fromarray(resize_rgb(self.photo.rgb, self._shown_size()))
+        return Image.fromarray(resize_rgb(eight_bits(self.photo.rgb), self._shown_size()))
 
     def depth_at(self, x: float, y: float) -> float:
         """Return the depth at a place of the shown image [px], in the unit of the view."""

@@ -147,6 +147,7 @@ def _record(
         "checkpoint": str(checkpoint),
         "heads": list(predictor.network.heads),
         "size": list(photo.rgb.shape[:2]),
+        "bits_per_channel": 8 * photo.rgb.dtype.itemsize,
         "scale": view.scale,
         "lens": {
             name: {"value": value, "from": "exif" if value == exif[name] else "option"}

@@ -28,6 +28,7 @@ from hded.commands.common import (
     save,
     stated_lens,
 )
+from hded.common.deep_image import eight_bits
 from hded.common.errors import HDEDError
 from hded.common.progress import progress
 from hded.inference.photo import Photo, estimate
@@ -78,7 +79,9 @@ def refocus_photographs(arguments: Namespace) -> None:
             bar.write(f"{path}: {note}")
         assert found.all_in_focus is not None and found.depth is not None
         for end, lens in lenses.items():
-            image = refocus(found.all_in_focus, np.maximum(found.depth, NEAREST_M), lens)
+            image = refocus(
+                eight_bits(found.all_in_focus), np.maximum(found.depth, NEAREST_M), lens
+            )
             save(partial(photo.save, image), arguments.out / f"{path.stem}_refocused{end}.png")
     if failed:
         raise HDEDError("; ".join(failed))

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from hded.common.errors import HDEDError, first_line
@@ -76,16 +78,33 @@ def turned_upright(image: Image.Image, path: Path | BinaryIO) -> tuple[Image.Ima
             f"{_name(path)}: greyscale of more than 8 bits; save it with 8 bits per channel"
         )
     try:
-        turn = image.getexif().get(ORIENTATION, 1)
-        return ImageOps.exif_transpose(image).convert("RGB"), turn if turn in range(1, 9) else 1
+        return ImageOps.exif_transpose(image).convert("RGB"), orientation(image)
     except Exception as error:
         raise _unreadable(path, error) from error
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image, 1 to 8; 1 where there is none."""
+    try:
+        turn = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged EXIF makes pillow raise many kinds of errors
+        return 1
+    return turn if turn in range(1, 9) else 1
 
 
 def turned(image: Image.Image, turn: int) -> Image.Image:
     """Return an image turned as one with EXIF orientation `turn` must be to stand upright."""
     image.getexif()[ORIENTATION] = turn
     return ImageOps.exif_transpose(image)
+
+
+def turned_array(pixels: NDArray, turn: int) -> NDArray:
+    """Return pixels (H, W, ...) turned as an image with EXIF orientation `turn` must be."""
+    if turn in SWAPPED:
+        pixels = pixels.swapaxes(0, 1)
+    rows = slice(None, None, -1 if turn in (3, 4, 7, 8) else 1)
+    columns = slice(None, None, -1 if turn in (2, 3, 6, 7) else 1)
+    return np.ascontiguousarray(pixels[rows, columns])
 
 
 def _unreadable(path: Path | BinaryIO, error: Exception) -> HDEDError:

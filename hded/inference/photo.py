@@ -2,8 +2,9 @@
 
 A photograph is processed at the size that its `View` asks for. There, a large one is cut into
 overlapping tiles that are blended, one row of tiles at a time. Depth is enlarged to the
-photograph's own size. What the network changed in a smaller image is enlarged and added to the
-photograph, which keeps what is finer than that image.
+photograph's own size. What the network changed in the image is added to the photograph, enlarged
+where the image was smaller: the photograph keeps what is finer, and its 16 bits per channel where
+it has them, of which a network sees 8.
 """
 
 from collections.abc import Iterator
@@ -15,8 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hded.common.deep_image import PER_COUNT, Pixels, decode_deep, eight_bits, encode_deep, is_deep
 from hded.common.errors import HDEDError
-from hded.common.image_io import open_image, turned_upright
+from hded.common.image_io import (
+    ORIENTATION,
+    open_image,
+    orientation,
+    turned_array,
+    turned_upright,
+)
 from hded.common.resize import resize_bilinear, resize_rgb, row_blocks
 from hded.inference.doubts import doubts, without_detail
 from hded.inference.predictor import Predictor
@@ -34,13 +42,14 @@ PREVIEW = "viridis"  # near is dark, far is light, as in the report's figures
 class Estimate:
     """Outputs for a photograph (H, W); None without that head.
 
-    `depth`: float32, in metres, or in the unit of its `View`; `all_in_focus`: uint8 (H, W, 3);
+    `depth`: float32, in metres, or in the unit of its `View`; `all_in_focus`: (H, W, 3), uint8 or
+    uint16 as the photograph;
     `confidence`: float32, the probability that depth is within a factor of 1.25, of networks that
     state it; 0 where the photograph has no detail. `notes`: what makes the result doubtful.
     """
 
     depth: NDArray[np.float32] | None
-    all_in_focus: NDArray[np.uint8] | None
+    all_in_focus: Pixels | None
     confidence: NDArray[np.float32] | None = None
     notes: tuple[str, ...] = ()
 
@@ -57,46 +66,59 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A photograph: `rgb` (H, W, 3) uint8, upright; its lens as EXIF states it; what it carries.
+    """A photograph: `rgb` (H, W, 3), upright; its lens as EXIF states it; what it carries.
 
-    `exif` (without the orientation) and `icc_profile` are bytes for a file that is made of it;
-    damaged EXIF is left out.
+    `rgb` is uint8, or uint16 of a file with 16 bits per channel. `exif` (without the orientation)
+    and `icc_profile` are bytes for a file that is made of it; damaged EXIF is left out.
     """
 
-    rgb: NDArray[np.uint8]
+    rgb: Pixels
     lens: StatedLens
     exif: bytes
     icc_profile: bytes | None
 
-    def save(self, rgb: NDArray[np.uint8], path: Path) -> None:
-        """Write an image that was made of the photograph, with its EXIF and its colour profile."""
-        Image.fromarray(rgb).save(path, exif=self.exif, icc_profile=self.icc_profile)
+    def save(self, rgb: Pixels, path: Path) -> None:
+        """Write an image that was made of the photograph, with its EXIF and its colour profile.
+
+        rgb: (H, W, 3) uint8, or uint16, which is written as PNG.
+        """
+        if rgb.dtype == np.uint16:
+            path.write_bytes(
+                encode_deep(rgb.astype(np.uint16, copy=False), self.exif, self.icc_profile)
+            )
+        else:
+            Image.fromarray(rgb).save(path, exif=self.exif, icc_profile=self.icc_profile)
 
 
 def read_photo(path: Path | BinaryIO) -> Photo:
     """Return a photograph, upright according to its EXIF orientation.
 
     A colour profile that is not of RGB is left out: it does not fit the converted pixels. Raises
-    HDEDError for a file that cannot be read, and for greyscale of more than 8 bits.
+    HDEDError for a file that cannot be read, and for greyscale of more than 16 bits.
     """
     original = open_image(path)
-    image, _ = turned_upright(original, path)
+    if is_deep(path):
+        rgb = turned_array(decode_deep(path), orientation(original))
+    else:
+        rgb = np.asarray(turned_upright(original, path)[0])
     try:
-        exif = image.getexif().tobytes()
+        tags = original.getexif()
+        tags.pop(ORIENTATION, None)
+        exif = tags.tobytes()
     except Exception:  # damaged EXIF makes pillow raise many kinds of errors
         exif = b""
     profile = original.info.get("icc_profile") if original.mode in ("RGB", "RGBA") else None
-    return Photo(np.asarray(image), lens_of_exif(original), exif, profile)
+    return Photo(rgb, lens_of_exif(original), exif, profile)
 
 
 def estimate(
     predictor: Predictor,
-    rgb: NDArray[np.uint8],
+    rgb: Pixels,
     tile_px: int = TILE_PX,
     overlap_px: int = OVERLAP_PX,
     view: View = View(),  # noqa: B008  (frozen)
 ) -> Estimate:
-    """Return the network's outputs for a photograph (H, W, 3), at its own size.
+    """Return the network's outputs for a photograph (H, W, 3), uint8 or uint16, at its own size.
 
     A network trained on resized frames is given the whole photograph at its training size, and its
     outputs are enlarged. Any other network is given the photograph resized by `view.scale`, in
@@ -106,25 +128,29 @@ def estimate(
     if not 0 <= overlap_px < tile_px:
         raise HDEDError(f"overlap {overlap_px} px must be less than the tile's {tile_px} px")
     size: tuple[int, int] = rgb.shape[:2]
+    small = eight_bits(rgb)
     if predictor.geometry == "resize":
-        outputs = predictor(rgb, view.lens)
+        small = resize_rgb(small, (predictor.size_px, predictor.size_px))
+        outputs = predictor(small, view.lens)
         depth, image = outputs.get("depth"), outputs.get("all_in_focus")
-        small = resize_rgb(rgb, (predictor.size_px, predictor.size_px))
         sure = outputs.get("confidence")
         if sure is not None:
             sure = np.where(without_detail(small), np.float32(0), sure)
+        if image is not None:
+            image = resize_rgb(image, size)
+            image = image if rgb.dtype == np.uint8 else image * np.uint16(PER_COUNT)
         return Estimate(
             None if depth is None else resize_bilinear(depth, size) * np.float32(view.factor),
-            None if image is None else resize_rgb(image, size),
+            image,
             None if sure is None else resize_bilinear(sure, size),
             tuple(doubts(predictor, small, depth, sure)),
         )
-    small = rgb
     if view.scale != 1:
-        small = resize_rgb(rgb, (_scaled(size[0], view.scale), _scaled(size[1], view.scale)))
+        small = resize_rgb(small, (_scaled(size[0], view.scale), _scaled(size[1], view.scale)))
     shape, heads = small.shape[:2], predictor.network.heads
     depth = np.empty(shape, np.float32) if "depth" in heads else None
-    image = np.empty((*shape, 3), np.uint8) if "all_in_focus" in heads else None
+    image = np.empty_like(rgb) if "all_in_focus" in heads else None
+    change = None if image is None or shape == size else np.empty((*shape, 3), np.float32)
     states = "depth" in heads and predictor.network.readout.channels == 2
     sure = np.empty(shape, np.float32) if states else None
     for rows, outputs in _bands(predictor, small, tile_px, overlap_px, view.lens):
@@ -133,7 +159,11 @@ def estimate(
         if sure is not None:
             sure[rows] = outputs["confidence"]
         if image is not None:
-            image[rows] = np.rint(outputs["all_in_focus"])
+            changed: NDArray[np.float32] = outputs["all_in_focus"] - small[rows].astype(np.float32)
+            if change is None:
+                image[rows] = _add(rgb[rows], changed)
+            else:
+                change[rows] = changed
     if sure is not None:
         sure[without_detail(small)] = 0
     notes = tuple(doubts(predictor, small, depth, sure))
@@ -141,26 +171,23 @@ def estimate(
         depth *= np.float32(view.factor)
     if shape != size:
         depth, sure = (None if a is None else resize_bilinear(a, size) for a in (depth, sure))
-        image = None if image is None else _add_change(rgb, small, image)
+    if image is not None and change is not None:
+        for channel in range(3):
+            large = resize_bilinear(np.ascontiguousarray(change[..., channel]), size)
+            for rows in row_blocks(size[0]):
+                image[rows, :, channel] = _add(rgb[rows, :, channel], large[rows])
     return Estimate(depth, image, sure, notes)
+
+
+def _add(pixels: Pixels, change: NDArray[np.float32]) -> Pixels:
+    """Return pixels of 8 or 16 bits, changed by counts of 255."""
+    most = np.iinfo(pixels.dtype).max
+    values = pixels + np.float32(most // 255) * change
+    return np.clip(np.rint(values), 0, most).astype(pixels.dtype)
 
 
 def _scaled(length: int, scale: float) -> int:
     return max(1, round(length * scale))
-
-
-def _add_change(
-    rgb: NDArray[np.uint8], small: NDArray[np.uint8], changed: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
-    """Return rgb (H, W, 3), changed as `small` (h, w, 3), the same at another size, was."""
-    height, width = rgb.shape[:2]
-    result = np.empty_like(rgb)
-    for c in range(3):
-        change = changed[..., c].astype(np.float32) - small[..., c]
-        large = resize_bilinear(change, (height, width))
-        for rows in row_blocks(height):
-            result[rows, :, c] = np.clip(np.rint(rgb[rows, :, c] + large[rows]), 0, 255)
-    return result
 
 
 def _bands(
@@ -185,7 +212,7 @@ def _bands(
         for left in lefts:
             right = min(left + tile_px, width)
             place = slice(top - given, bottom - given), slice(left, right)
-            outputs = predictor(rgb[top:bottom, left:right], lens)
+            outputs = predictor(rgb[top:bottom, left:right], lens, rounded=False)
             weight = (
                 _ramp(top, bottom, height, overlap_px)[:, None, None]
                 * _ramp(left, right, width, overlap_px)[:, None]

@@ -15,7 +15,7 @@ from hded.common.resize import resize_rgb
 from hded.config.schema import Geometry
 from hded.network import HDEDNet
 from hded.network.files import Scale, read_network
-from hded.network.normalize import to_network_range, to_uint8
+from hded.network.normalize import to_counts, to_network_range, to_uint8
 from hded.optics import ThinLens, recorded_lens
 
 
@@ -44,27 +44,31 @@ class Predictor:
         return recorded_lens(self.cameras[0], {}) if self.cameras else None
 
     def __call__(
-        self, defocused: NDArray[np.uint8], lens: ThinLens | None = None
+        self, defocused: NDArray[np.uint8], lens: ThinLens | None = None, *, rounded: bool = True
     ) -> dict[str, NDArray]:
         """Return the outputs for one image (H, W, 3 shots) uint8, by head.
 
         `depth`: float32 metres (h, w), perhaps with `confidence`, float32 (h, w), the probability
         that it is within a factor of 1.25; `all_in_focus`: uint8 (h, w, 3). (h, w) is the image's
-        size, or size_px x size_px for a network trained on resized frames. lens: see `batch`.
+        size, or size_px x size_px for a network trained on resized frames. lens, rounded: see
+        `batch`.
         """
-        return self.batch([defocused], [lens])[0]
+        return self.batch([defocused], [lens], rounded=rounded)[0]
 
     @torch.no_grad()
     def batch(
         self,
         images: Sequence[NDArray[np.uint8]],
         lenses: Sequence[ThinLens | None] | None = None,
+        *,
+        rounded: bool = True,
     ) -> list[dict[str, NDArray]]:
         """Return the outputs for images of one size: those of single images, up to rounding.
 
         lenses: that of each image, for a network that needs it; None is that of the training
-        images. Raises HDEDError where there is none, for an output that is not finite: the network
-        has diverged, and for another number of shots than the network reads.
+        images. rounded: False returns `all_in_focus` as float32, not clipped. Raises HDEDError
+        where there is no lens, for an output that is not finite: the network has diverged, and for
+        another number of shots than the network reads.
         """
         shots = self.network.shots
         if any(image.shape[-1] != 3 * shots for image in images):
@@ -93,7 +97,8 @@ class Predictor:
         if "confidence" in outputs:
             arrays["confidence"] = outputs["confidence"][:, 0].float().cpu().numpy()
         if "all_in_focus" in outputs:
-            arrays["all_in_focus"] = to_uint8(outputs["all_in_focus"].float())
+            convert = to_uint8 if rounded else to_counts
+            arrays["all_in_focus"] = convert(outputs["all_in_focus"].float())
         return [{head: array[i] for head, array in arrays.items()} for i in range(len(images))]
 
     def _rows(self, lenses: Sequence[ThinLens | None]) -> Tensor | None:

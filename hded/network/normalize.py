@@ -15,7 +15,16 @@ def to_network_range(rgb: Tensor | NDArray[np.uint8]) -> Tensor:
 
 def to_uint8(image: Tensor) -> NDArray[np.uint8]:
     """Return an image (..., 3, H, W) in [-1, 1] as uint8 (..., H, W, 3), rounded and clipped."""
-    return ((image + 1) * 127.5).round().clamp(0, 255).byte().movedim(-3, -1).cpu().numpy()
+    return _counts(image).round().clamp(0, 255).byte().movedim(-3, -1).cpu().numpy()
+
+
+def to_counts(image: Tensor) -> NDArray[np.float32]:
+    """Return what `to_uint8` rounds and clips: float32 (..., H, W, 3), nominally in 0 to 255."""
+    return _counts(image).movedim(-3, -1).cpu().numpy()
+
+
+def _counts(image: Tensor) -> Tensor:
+    return (image + 1) * 127.5
 
 
 def copy_to_tensor(array: NDArray) -> Tensor:

@@ -94,7 +94,7 @@ class Local:
     def __init__(self, predictor: Predictor) -> None:
         self.network, self.seen = predictor.network, []
 
-    def __call__(self, rgb: NDArray[np.uint8], lens: object = None) -> dict[str, NDArray]:
+    def __call__(self, rgb: NDArray[np.uint8], lens: object, **_: object) -> dict[str, NDArray]:
         self.seen.append(rgb.shape[:2])
         return {"depth": rgb[..., 0] / np.float32(10), "all_in_focus": rgb}
 
@@ -116,7 +116,7 @@ def test_tiles_are_blended_without_a_seam(crop):
     local = Local(load_predictor(crop))
     count = iter(range(100))
 
-    def disagree(rgb: NDArray[np.uint8], lens: object) -> dict[str, NDArray]:
+    def disagree(rgb: NDArray[np.uint8], lens: object, **_: object) -> dict[str, NDArray]:
         level = 2.0 + next(count) % 2
         return {"depth": np.full(rgb.shape[:2], level, np.float32), "all_in_focus": rgb}
 
@@ -240,7 +240,7 @@ def test_the_other_images_are_written_beside_one_that_cannot_be_read(crop, tmp_p
 def test_depth_beyond_16_bits_and_below_zero_is_clipped(crop):
     local = Local(load_predictor(crop))
 
-    def far(rgb: NDArray[np.uint8], lens: object) -> dict[str, NDArray]:
+    def far(rgb: NDArray[np.uint8], lens: object, **_: object) -> dict[str, NDArray]:
         depth = np.where(rgb[..., 0] > 128, 1e3, -1.0).astype(np.float32)
         return {"depth": depth, "all_in_focus": rgb}
 
@@ -290,12 +290,15 @@ def test_a_file_that_claims_to_be_huge_is_refused(tmp_path, monkeypatch):
         read_photo(tmp_path / "a.png")
 
 
-def test_greyscale_of_16_bits_is_refused_rather_than_made_white(tmp_path):
-    Image.fromarray(photo(40, 40)[..., 0].astype(np.uint16) * 257).save(tmp_path / "a.png")
-    with pytest.raises(HDEDError, match=r"a\.png: greyscale of more than 8 bits"):
-        read_photo(tmp_path / "a.png")
-    Image.fromarray(photo(40, 40)[..., 0]).save(tmp_path / "a.png")
-    assert read_photo(tmp_path / "a.png").rgb.shape == (40, 40, 3)
+def test_greyscale_is_read_and_refused_where_it_would_be_made_white(tmp_path):
+    grey = photo(40, 40)[..., 0]
+    Image.fromarray(grey.astype(np.int32) * 257).save(tmp_path / "a.tif")
+    with pytest.raises(HDEDError, match=r"a\.tif: greyscale of more than 8 bits"):
+        read_photo(tmp_path / "a.tif")
+    for pixels in (grey, grey.astype(np.uint16) * 257):
+        Image.fromarray(pixels).save(tmp_path / "a.png")
+        expected = np.repeat(pixels[..., None], 3, -1)
+        np.testing.assert_array_equal(read_photo(tmp_path / "a.png").rgb, expected)
 
 
 # ---- taken elsewhere ----

@@ -186,7 +186,7 @@ class Half:
     def __init__(self, predictor: Predictor) -> None:
         self.network = predictor.network
 
-    def __call__(self, rgb: NDArray[np.uint8], lens: object) -> dict[str, NDArray]:
+    def __call__(self, rgb: NDArray[np.uint8], lens: object, **_: object) -> dict[str, NDArray]:
         self.shape = rgb.shape
         brighter = np.clip(rgb.astype(int) + 10, 0, 255).astype(np.uint8)
         return {"depth": rgb[..., 0].astype(np.float32), "all_in_focus": brighter}
