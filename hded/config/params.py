@@ -228,16 +228,19 @@ def _check_loss(network: Network, train: Train, where: str) -> None:
             raise HDEDError(
                 f"{where}.depth is {loss.depth}, network.readout {network.readout}: set it to coc"
             )
-        if (loss.depth == "coc_likelihood") != network.confidence:
+        trained_by = {"log": "log_l1", "coc": "coc_likelihood"}.get(network.readout)
+        if loss.depth == "coc_likelihood" or network.confidence:
+            if not network.confidence or loss.depth != trained_by:
+                raise HDEDError(
+                    f"{where}.depth is {loss.depth}, network.readout {network.readout}, confidence "
+                    f"{str(network.confidence).lower()}: confidence is trained by log_l1 with the "
+                    "readout log, by coc_likelihood with coc"
+                )
+        if network.confidence and loss.weighting != "fixed":
             raise HDEDError(
-                f"{where}.depth is {loss.depth}, network.confidence "
-                f"{str(network.confidence).lower()}: coc_likelihood goes with confidence, which it "
-                "trains"
-            )
-        if loss.depth == "coc_likelihood" and loss.weighting != "fixed":
-            raise HDEDError(
-                f"{where}.weighting is {loss.weighting}, depth coc_likelihood: a likelihood may be "
-                "negative, which no learned weight can balance; set weighting to fixed"
+                f"{where}.weighting is {loss.weighting}, network.confidence true: it is trained by "
+                "a likelihood, which may be negative, and no learned weight can balance that; set "
+                "weighting to fixed"
             )
         if network.readout == "coc" and train.network_input == "sharp":
             raise HDEDError(

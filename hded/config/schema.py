@@ -394,8 +394,8 @@ class Network(Section):
             )
         if self.encoder == "none" and (self.context != "none" or self.cascade != "none"):
             raise ValueError("encoder none: leave context and cascade at none")
-        if self.confidence and (self.readout != "coc" or "depth" not in self.heads):
-            raise ValueError("confidence is that of the readout coc; set readout to coc")
+        if self.confidence and (self.readout not in ("log", "coc") or "depth" not in self.heads):
+            raise ValueError("confidence is that of the readouts log and coc; set readout to one")
         if self.encoder == "none" and self.reads_lens:
             raise ValueError("encoder none: has no feature maps; set reads_lens to false")
         if self.depth_range_m and self.depth_range_m[0] >= self.depth_range_m[1]:

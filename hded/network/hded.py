@@ -41,7 +41,8 @@ class HDEDNet(nn.Module):
     - `shots`: the images that are read together; each goes through the same encoder, and their
       feature maps are concatenated.
     - `readout`: what the depth head predicts, over `depth_range_m` (see `DepthReadout`).
-    - `confidence`: the depth head also says how far it may be off; with the readout `coc`.
+    - `confidence`: the depth head also says how far it may be off; with the readouts `log` and
+      `coc`.
     - `reads_lens`: every feature map is told the lens of the image (see `LensFeatures`).
     - `context`: spatial_pyramid, atrous pooling of the deepest feature map.
     - `cascade`: depth or all_in_focus, the output of a second network of the same kind, which reads
@@ -136,9 +137,10 @@ class HDEDNet(nn.Module):
 
         - `depth`: (B, 1, H, W) [m], not clipped;
         - with an ordinal readout `depth_logits`, (B, K, H, W);
-        - with the readout `coc` also `coc`, (B, 1, H, W), as `encode_coc` gives it, and perhaps
-          `confidence`, the probability that depth is within a factor of 1.25 of the truth, and
-          `coc_error`, the logarithm of the error expected of `coc`;
+        - with the readout `coc` also `coc`, (B, 1, H, W), as `encode_coc` gives it;
+        - with `confidence` that, (B, 1, H, W), the probability that depth is within a factor of
+          1.25 of the truth, and `log_error`, the logarithm of the error that is expected of `coc`
+          or of the logarithm of depth;
         - `all_in_focus`: (B, 3, H, W), nominally in [-1, 1];
         - with the decoder `neumann`, in training, `all_in_focus_over_N` (B, 3, H / N, W / N) for
           N = 4, 2, 1: the estimates of each scale;
@@ -169,10 +171,10 @@ class HDEDNet(nn.Module):
                 depth_m = self.readout(x, lens)
                 if self.readout.name == "coc":
                     outputs["coc"] = x[:, :1, :height, :width]
-                if self.readout.channels == 2 and lens is not None:
+                if self.readout.channels == 2:
                     sure = self.readout.confidence(x, depth_m, lens)
                     outputs["confidence"] = sure[..., :height, :width]
-                    outputs["coc_error"] = x[:, 1:, :height, :width]
+                    outputs["log_error"] = x[:, 1:, :height, :width]
                 x = depth_m
             else:
                 x = self._join(x, padded[:, :3])

@@ -31,8 +31,8 @@ WITHIN = 1.25  # the ratio of depths that confidence is about, as the metric del
 class DepthReadout(nn.Module):
     """Turns raw outputs into metres; `channels` is the number that the head must have.
 
-    With `confidence` the head has one channel more: the logarithm of the error that it expects of
-    its own `coc`, as a Laplace distribution has it.
+    With `confidence` the head of `log` or `coc` has one channel more: the logarithm of the error
+    that it expects of its first one, as a Laplace distribution has it.
     """
 
     def __init__(
@@ -67,17 +67,20 @@ class DepthReadout(nn.Module):
         if self.name == "metres":
             return self.scale_m * raw
         if self.name == "log":
-            return self.middle_m * raw.clamp(-LARGEST_LOG, LARGEST_LOG).exp()
+            return self.middle_m * raw[:, :1].clamp(-LARGEST_LOG, LARGEST_LOG).exp()
         return decode_ordinal(raw, self.thresholds)  # pyright: ignore[reportArgumentType]
 
-    def confidence(self, raw: Tensor, depth_m: Tensor, lens: Tensor) -> Tensor:
+    def confidence(self, raw: Tensor, depth_m: Tensor, lens: Tensor | None = None) -> Tensor:
         """Return the probability (B, 1, H, W) that depth is within a factor of 1.25 of the truth.
 
-        raw: (B, 2, H, W); depth_m: (B, 1, H, W), what it means; lens: (B, 6). Where depth changes
-        fast with the CoC, far beyond the focus distance or by a lens of small gain, an error of the
-        CoC is a large one of depth.
+        raw: (B, 2, H, W); depth_m: (B, 1, H, W), what it means; lens: (B, 6), which only `coc`
+        needs: where depth changes fast with the CoC, far beyond the focus distance or by a lens of
+        small gain, an error of the CoC is a large one of depth.
         """
         coc, log_error = raw.float().split(1, 1)
+        if self.name == "log":
+            return 1 - (-log(WITHIN) / expected_error(log_error)).exp()
+        assert lens is not None
         slope_px = SMALL_COC_PX * coc.clamp(-LARGEST_LOG, LARGEST_LOG).cosh()
         gain, focus_m = (lens[:, i, None, None, None] for i in (0, 1))
         log_depth_error = expected_error(log_error) * slope_px * depth_m / (gain * focus_m)
@@ -101,7 +104,7 @@ def decode_coc(raw: Tensor) -> Tensor:
 
 
 def expected_error(raw: Tensor) -> Tensor:
-    """Return the expected error of an encoded CoC from the head's channel for it, of any shape."""
+    """Return the expected error of a head's first channel from its second, of any shape."""
     return raw.clamp(-LARGEST_LOG_ERROR, LARGEST_LOG_ERROR).exp()
 
 

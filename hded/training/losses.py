@@ -88,9 +88,9 @@ def frequency_distance(image: Tensor, reference: Tensor) -> Tensor:
     return difference.real.abs().mean() + difference.imag.abs().mean()
 
 
-def log_l1_depth(pred: Tensor, gt: Tensor, valid: Tensor) -> Tensor:
-    """Return the mean |log pred - log gt| of depth (B, 1, H, W) [m]; pred must be positive."""
-    return _masked_mean((pred.log() - torch.where(valid, gt, 1).log()).abs(), valid)
+def log_errors(pred: Tensor, gt: Tensor, valid: Tensor) -> Tensor:
+    """Return |log pred - log gt| of depth (B, 1, H, W) [m]; pred must be positive."""
+    return (pred.log() - torch.where(valid, gt, 1).log()).abs()
 
 
 def ordinal_depth(logits: Tensor, gt: Tensor, valid: Tensor, thresholds_m: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ CONTENT = {
 # the factor of each term in the depth task's loss; l1 has the gradient term beside it
 DEPTH_SHARES: dict[str, dict[str, float]] = {
     "l1": {"l1": 1.0},
-    "log_l1": {"log_l1": 1.0},
+    "log_l1": {"log_l1": 1.0, "error_likelihood": 1.0},  # the latter with network.confidence
     "ordinal": {"ordinal": 1.0},
     "coc": {"l1_coc": 1.0},
     "coc_likelihood": {"coc_likelihood": 1.0},
@@ -275,10 +275,14 @@ class HDEDLoss(nn.Module):
             lenses = need_lenses(batch.lenses, f"train.loss.depth: {w.depth}")[:, 0]
             errors = coc_errors(outputs["coc"], gt, valid, lenses)
             if w.depth == "coc_likelihood":
-                return {"coc_likelihood": laplace(errors, outputs["coc_error"], valid)}
+                return {"coc_likelihood": laplace(errors, outputs["log_error"], valid)}
             return {"l1_coc": _masked_mean(errors, valid)}
         if w.depth == "log_l1":
-            return {"log_l1": log_l1_depth(pred.clamp(min=1e-3), gt, valid)}
+            errors = log_errors(pred.clamp(min=1e-3), gt, valid)
+            terms = {"log_l1": _masked_mean(errors, valid)}
+            if "log_error" in outputs:  # depth is trained as without it
+                terms["error_likelihood"] = laplace(errors.detach(), outputs["log_error"], valid)
+            return terms
         if w.depth == "surface":
             names = DEPTH_SHARES["surface"]
             return dict(zip(names, surface_depth(pred, gt, valid), strict=True))

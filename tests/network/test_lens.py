@@ -100,6 +100,19 @@ def test_confidence_is_the_share_of_depths_within_a_factor() -> None:
         assert stated == pytest.approx(within, abs=0.03)  # depth is not linear in the CoC
 
 
+def test_confidence_in_log_depth_is_the_share_of_depths_within_a_factor() -> None:
+    readout = DepthReadout("log", 10.0, (0.1, 20.0), confidence=True)
+    rng = np.random.default_rng(0)
+    for expected in (0.05, 0.3):
+        errors = torch.from_numpy(rng.laplace(0, expected, (1, 1, 1, 40000))).float()
+        raw = torch.cat([errors, torch.full_like(errors, np.log(expected))], 1)
+        ratio = readout(raw) / readout(torch.zeros_like(raw))
+        within = ((ratio < 1.25) & (ratio > 1 / 1.25)).float().mean().item()
+        stated = readout.confidence(raw, readout(raw))
+        assert 0.3 < within < 0.999
+        torch.testing.assert_close(stated, torch.full_like(stated, within), atol=0.01, rtol=0)
+
+
 def test_a_network_that_is_told_the_lens_begins_as_one_that_is_not_and_learns_it() -> None:
     torch.manual_seed(0)
     plain = HDEDNet(**SLIM, init="normal").eval()

@@ -25,6 +25,10 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "heads": ["depth"], "encoder": "efficientnet_lite0", "decoder": "bilinear",
         "readout": "coc", "confidence": True,
     },
+    "sure of log": {
+        "heads": ["depth"], "encoder": "efficientnet_lite0", "decoder": "bilinear",
+        "readout": "log", "confidence": True,
+    },
     "told": {"encoder": "efficientnet_lite0", "decoder": "bilinear", "reads_lens": True},
     "two shots": {
         "heads": ["depth"], "encoder": "efficientnet_lite0", "decoder": "bilinear", "shots": 2,
@@ -97,8 +101,8 @@ def test_outputs_have_the_images_size_and_every_parameter_learns(
     for head in network.heads:
         assert outputs[head].shape == (2, 1 if head == "depth" else 3, *size)
     trained = ["depth_logits"] if "depth_logits" in outputs else list(outputs)
-    if "coc_error" in outputs:
-        assert outputs["confidence"].shape == outputs["coc_error"].shape == (2, 1, *size)
+    if "log_error" in outputs:
+        assert outputs["confidence"].shape == outputs["log_error"].shape == (2, 1, *size)
     trained += ["all_in_focus"] if "all_in_focus" in outputs and trained[0] != "depth" else []
     sum(outputs[name].square().mean() for name in trained).backward()  # pyright: ignore
     assert [n for n, p in network.named_parameters() if p.grad is None] == []

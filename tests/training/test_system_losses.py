@@ -18,7 +18,7 @@ from hded.training.batch import Batch
 from hded.training.losses import (
     HDEDLoss,
     frequency_distance,
-    log_l1_depth,
+    log_errors,
     mse_image,
     ordinal_depth,
     reblur,
@@ -56,7 +56,31 @@ def test_log_l1_is_its_loop() -> None:
     pred, gt, valid = depths()
     pairs = zip(pred[valid].tolist(), gt[valid].tolist(), strict=True)
     expected = np.mean([abs(math.log(p) - math.log(g)) for p, g in pairs])
-    assert log_l1_depth(pred, gt, valid).item() == pytest.approx(expected, rel=1e-5)
+    batch = batch_of(
+        torch.zeros(1, 3, 7, 8), torch.where(valid, gt, 0), torch.zeros(1, 3, 7, 8), None
+    )
+    loss = HDEDLoss(Loss(depth="log_l1"))
+    assert loss({"depth": pred}, batch)["log_l1"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_expected_errors_of_log_depth_are_trained_beside_depth_and_do_not_change_it() -> None:
+    pred, gt, valid = depths()
+    batch = batch_of(
+        torch.zeros(1, 3, 7, 8), torch.where(valid, gt, 0), torch.zeros(1, 3, 7, 8), None
+    )
+    loss, gradients = HDEDLoss(Loss(depth="log_l1")), []
+    log_error = torch.zeros_like(pred, requires_grad=True)
+    for further in ({}, {"log_error": log_error}):
+        depth = pred.clone().requires_grad_()
+        terms = loss({"depth": depth, **further}, batch)
+        terms["total"].backward()
+        gradients.append(depth.grad)
+    assert torch.equal(*gradients)
+    errors = (pred.log() - gt.log()).abs()[valid]
+    # the gradient of |e| / b + log b where b is 1
+    assert log_error.grad is not None
+    expected = (1 - errors) / valid.sum()
+    torch.testing.assert_close(log_error.grad[valid], expected)
 
 
 def test_ordinal_is_the_cross_entropy_of_each_threshold() -> None:
@@ -98,7 +122,7 @@ def test_what_an_invalid_pixel_holds_reaches_no_depth_loss(junk: float) -> None:
     spoiled = torch.where(valid, gt, junk)
     logits = torch.randn(1, 12, 7, 8)
     for loss in (
-        lambda truth: log_l1_depth(pred, truth, valid),
+        lambda truth: log_errors(pred, truth, valid)[valid].mean(),
         lambda truth: torch.stack(surface_depth(pred, truth, valid)),
         lambda truth: ordinal_depth(logits, truth, valid, THRESHOLDS),
     ):
