@@ -1,8 +1,8 @@
-"""Apply a trained network to photographs.
+"""Apply a trained network to photographs: the one that comes with the project, or another.
 
-    hded predict PHOTO... --checkpoint weights.safetensors --out DIR
-    hded refocus PHOTO... --checkpoint weights.safetensors --out DIR --focus-distance-m 1.5
-    hded demo --checkpoint weights.safetensors
+    hded predict PHOTO...
+    hded refocus PHOTO... --focus-distance-m 1.5
+    hded demo
     hded export --checkpoint weights.safetensors --out network.onnx
 
 `hded COMMAND --help` tells what a command writes.

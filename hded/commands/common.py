@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from hded.common import pretrained
 from hded.common.errors import HDEDError
 from hded.common.files import is_hidden
 from hded.inference import Predictor, load_predictor
@@ -15,6 +16,7 @@ from hded.inference.view import View, view_of
 from hded.network import HEADS
 from hded.optics.photograph import StatedLens
 
+RESULTS = Path("hded-results")  # in the current folder, unless the user says otherwise
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
 LENS = {  # what is stated, its option, the option's text, and its unit
     "focal_length_m": ("focal-length-mm", "of the lens itself, not its 35 mm equivalent", 1e-3),
@@ -48,25 +50,38 @@ def positive(text: str) -> float:
     return number
 
 
-def add_network(parser: ArgumentParser, out: str = "") -> None:
-    """Add the options that name the network and, with a text about it, where results go."""
+def add_network(parser: ArgumentParser, out: str = "", default: Path | None = None) -> None:
+    """Add the options that name the network and, with a text about it, where results go.
+
+    default: where they go unless the user says so; None asks for it.
+    """
     parser.add_argument(
         "--checkpoint",
-        required=True,
-        type=Path,
-        help="the weights.safetensors of a trained network",
+        default=pretrained.DEFAULT,
+        help="the weights.safetensors of a trained network, or the name of one that comes with the "
+        f"project: {', '.join(pretrained.NETWORKS)} (default: {pretrained.DEFAULT})",
     )
     if out:
-        parser.add_argument("--out", required=True, type=Path, help=out)
+        known = "" if default is None else f" (default: {default})"
+        parser.add_argument(
+            "--out", required=default is None, default=default, type=Path, help=out + known
+        )
 
 
-def load_both_heads(path: Path, device: str, purpose: str) -> Predictor:
-    """Return a network with both heads; raises HDEDError, naming the purpose, for any other."""
+def load_network(
+    checkpoint: str, device: str = "cpu", heads: Sequence[str] | None = None
+) -> Predictor:
+    """Return the network of the option `--checkpoint`, with these heads, or all of its own."""
     check_device(device)
-    predictor = load_predictor(path, device)
+    return load_predictor(pretrained.find(checkpoint) or Path(checkpoint), device, heads)
+
+
+def load_both_heads(checkpoint: str, device: str, purpose: str) -> Predictor:
+    """Return a network with both heads; raises HDEDError, naming the purpose, for any other."""
+    predictor = load_network(checkpoint, device)
     if lacking := set(HEADS) - set(predictor.network.heads):
         raise HDEDError(
-            f"{path}: {purpose} needs a network with both heads; it lacks "
+            f"{checkpoint}: {purpose} needs a network with both heads; it lacks "
             f"{', '.join(sorted(lacking))}"
         )
     return predictor

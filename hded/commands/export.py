@@ -2,8 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 
-from hded.commands.common import add_network, make_folder
-from hded.inference import load_predictor
+from hded.commands.common import add_network, load_network, make_folder
 from hded.inference.onnx import export_onnx
 from hded.network import HEADS
 
@@ -18,7 +17,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def export(arguments: Namespace) -> None:
     """Run the command."""
-    predictor = load_predictor(arguments.checkpoint, "cpu", arguments.heads)
+    predictor = load_network(arguments.checkpoint, heads=arguments.heads)
     make_folder(arguments.out.parent)
     export_onnx(predictor, arguments.out)
     size_mb = arguments.out.stat().st_size / 1e6

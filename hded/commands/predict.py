@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hded.commands.common import (
+    RESULTS,
     add_device,
     add_lens,
     add_network,
-    check_device,
+    load_network,
     make_folder,
     open_photo,
     photographs,
@@ -34,7 +35,7 @@ from hded.commands.common import (
 from hded.common.errors import HDEDError
 from hded.common.files import write_json
 from hded.common.progress import progress
-from hded.inference import Predictor, load_predictor
+from hded.inference import Predictor
 from hded.inference.photo import (
     LARGEST,
     OVERLAP_PX,
@@ -52,7 +53,7 @@ from hded.optics.photograph import StatedLens
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("images", nargs="+", type=Path, metavar="PHOTO")
-    add_network(parser, "folder for the results")
+    add_network(parser, "folder for the results", RESULTS)
     parser.add_argument(
         "--heads", nargs="+", choices=HEADS, help="compute only these outputs (default: all)"
     )
@@ -73,8 +74,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def predict(arguments: Namespace) -> None:
     """Run the command; a photograph that cannot be read does not stop the others."""
     paths = photographs(arguments.images)
-    check_device(arguments.device)
-    predictor = load_predictor(arguments.checkpoint, arguments.device, arguments.heads)
+    predictor = load_network(arguments.checkpoint, arguments.device, arguments.heads)
     make_folder(arguments.out)
     options, failed = stated_lens(arguments), []
     bar = progress(paths, desc="predict", unit="image")
@@ -139,12 +139,12 @@ def _write(
 
 
 def _record(
-    predictor: Predictor, checkpoint: Path, photo: Photo, stated: StatedLens, view: View
+    predictor: Predictor, checkpoint: str, photo: Photo, stated: StatedLens, view: View
 ) -> dict[str, Any]:
     """Return what PHOTO.json says beside the notes."""
     exif = asdict(photo.lens)
     return {
-        "checkpoint": str(checkpoint),
+        "checkpoint": checkpoint,
         "heads": list(predictor.network.heads),
         "size": list(photo.rgb.shape[:2]),
         "bits_per_channel": 8 * photo.rgb.dtype.itemsize,

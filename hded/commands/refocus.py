@@ -17,6 +17,7 @@ import numpy as np
 
 from hded.commands.common import (
     LENS,
+    RESULTS,
     add_device,
     add_lens,
     add_network,
@@ -45,7 +46,7 @@ NEAREST_M = 0.01  # a network may estimate no positive depth
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("images", nargs="+", type=Path, metavar="PHOTO")
-    add_network(parser, "folder for the results")
+    add_network(parser, "folder for the results", RESULTS)
     add_device(parser)
     parser.add_argument(
         "--focus-distance-m",

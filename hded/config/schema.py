@@ -341,7 +341,8 @@ class Network(Section):
     `depth_scale_m` null: the dataset's largest depth; `depth_range_m` null: from 0.7 m to just
     beyond it.
 
-    `weights` at the start: `none`, `imagenet`, a path or a URL (see `hded.network.weights`);
+    `weights` at the start: `none`, `imagenet`, `hded` (the network that comes with the project), a
+    path or a URL (see `hded.network.weights`);
     `weights_for`: whether they are the encoder's, or those of a whole network of the same kind that
     this program trained.
     """

@@ -68,6 +68,21 @@ def save_network(path: Path, state: Mapping[str, Tensor], header: Header) -> Non
         draft.write_bytes(content)
 
 
+def halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict with the weights of its convolutions in half precision.
+
+    All else, the statistics and scales of norms among it, is small and keeps its precision. Raises
+    HDEDError for a weight that half precision cannot hold.
+    """
+    found = {}
+    for name, tensor in state.items():
+        small = tensor.half() if tensor.ndim > 1 else tensor
+        if not small.isfinite().all():
+            raise HDEDError(f"{name}: too large for half precision")
+        found[name] = small
+    return found
+
+
 def is_safetensors(path: Path) -> bool:
     """Return whether a file begins as one of safetensors does: a length, then a JSON object."""
     with path.open("rb") as stream:

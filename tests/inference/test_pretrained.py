@@ -1,0 +1,87 @@
+"""The network that comes with the project: its file, its figures, and its use."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from inference.test_photo import command, photo, weights
+from PIL import Image
+
+from hded.common import pretrained
+from hded.common.errors import HDEDError
+from hded.network.files import halved, read_network
+from hded.network.weights import find_weights
+
+LARGEST_BYTES = 16 * 2**20
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in place of the project's, whose network is damaged."""
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    monkeypatch.setattr(pretrained, "DIGESTS", tmp_path / "SHA256SUMS")
+    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  {pretrained.NETWORKS['hded']}\n")
+    return tmp_path
+
+
+def test_every_network_is_the_published_one_small_and_documented() -> None:
+    assert set(pretrained.digests()) == set(pretrained.NETWORKS.values())
+    for name, file in pretrained.NETWORKS.items():
+        path = pretrained.find(name)
+        assert path is not None and path.stat().st_size <= LARGEST_BYTES
+        card = path.with_suffix(".md").read_text(encoding="utf-8")
+        assert pretrained.digests()[file] in card
+        header, state = read_network(path)
+        assert header.data["dataset"] == "nyu" and header.cameras and header.scale
+        assert "/" not in json.dumps(header.data)  # no place on anybody's disk
+        matrices = [t for t in state.values() if t.ndim > 1]
+        assert {t.dtype for t in matrices} == {torch.float16}
+        assert f"{sum(t.numel() for t in state.values()):,}" in card
+    for licence in ("LICENSE", "LICENSE-APACHE"):
+        assert (pretrained.FOLDER / licence).is_file()
+
+
+def test_a_name_that_is_none_is_a_path() -> None:
+    assert pretrained.find("weights.safetensors") is None
+    assert find_weights("hded", "efficientnet_lite0", Path()) == pretrained.find("hded")
+
+
+def test_a_damaged_or_missing_network_is_one_line(folder: Path) -> None:
+    with pytest.raises(HDEDError, match="cannot be read"):
+        pretrained.find("hded")
+    (folder / pretrained.NETWORKS["hded"]).write_bytes(b"cut short")
+    with pytest.raises(HDEDError, match=r"is damaged .* install hded again"):
+        pretrained.find("hded")
+    done = command("predict", "a.png")
+    assert done.returncode == 2 and re.fullmatch(r"error: .* is damaged .*\n", done.stderr)
+
+
+def test_half_precision_holds_weights_and_refuses_what_it_cannot(tmp_path: Path) -> None:
+    state = read_network(weights(tmp_path / "w.safetensors"))[1]
+    for name, tensor in halved(state).items():
+        if tensor.ndim > 1:
+            assert tensor.dtype == torch.float16
+            torch.testing.assert_close(tensor.float(), state[name], rtol=1e-3, atol=1e-7)
+        else:
+            assert torch.equal(tensor, state[name])
+    with pytest.raises(HDEDError, match="a: too large for half precision"):
+        halved({"a": torch.full((1, 1), 1e6)})
+
+
+def test_predict_needs_nothing_but_a_photograph(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(photo(90, 120)).save("a.png")
+    done = command("predict", "a.png", "--focus-distance-m", 1.5)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(Path("hded-results/a.json").read_text())
+    assert told["checkpoint"] == "hded" and told["depth_unit"] == "focus distance"
+    lens = ("--focal-length-mm", 50, "--f-number", 2, "--sensor-width-mm", 36)
+    done = command("predict", "a.png", "--focus-distance-m", 1.5, *lens)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(Path("hded-results/a.json").read_text())["depth_unit"] == "m"
+    with Image.open("hded-results/a_depth.png") as depth:
+        assert np.asarray(depth).shape == (90, 120)
+    assert Path("hded-results/a_confidence.png").is_file()
