@@ -130,8 +130,8 @@ def load_predictor(
             if not set(heads) <= set(arguments["heads"]):
                 raise HDEDError(f"{path}: has the heads {arguments['heads']}, not {list(heads)}")
             dropped = tuple(f"decoders.{h}." for h in arguments["heads"] if h not in heads)
-            if "all_in_focus" not in heads:
-                dropped += ("joint_conv.",)
+            dropped += ("joint_conv.",) if "all_in_focus" not in heads else ()
+            dropped += ("lens_features.",) if "depth" not in heads else ()
             if arguments.get("cascade", "none") != "none":
                 raise HDEDError(f"{path}: its heads need each other; leave --heads out")
             arguments = {**arguments, "heads": list(heads)}

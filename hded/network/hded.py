@@ -43,7 +43,8 @@ class HDEDNet(nn.Module):
     - `readout`: what the depth head predicts, over `depth_range_m` (see `DepthReadout`).
     - `confidence`: the depth head also says how far it may be off; with the readouts `log` and
       `coc`.
-    - `reads_lens`: every feature map is told the lens of the image (see `LensFeatures`).
+    - `reads_lens`: every feature map of the depth head is told the lens of the image (see
+      `LensFeatures`); restoration does without, and works for photographs by unknown lenses.
     - `context`: spatial_pyramid, atrous pooling of the deepest feature map.
     - `cascade`: depth or all_in_focus, the output of a second network of the same kind, which reads
       the images and the first network's depth.
@@ -98,7 +99,7 @@ class HDEDNet(nn.Module):
         self.encoder = built
         widths = [shots * c for c in self.encoder.channels] if self.encoder is not None else []  # pyright: ignore[reportGeneralTypeIssues]
         self.context = SpatialPyramid(widths[-1]) if context == "spatial_pyramid" else None
-        self.lens_features = LensFeatures(widths) if reads_lens else None
+        self.lens_features = LensFeatures(widths) if reads_lens and "depth" in heads else None
         channels = {"depth": self.readout.channels, "all_in_focus": 3}
         build = partial(build_decoder, decoder, dropout=dropout, width=width)
         first = [head for head in self.heads if head != cascade or head == "depth"]
@@ -123,8 +124,8 @@ class HDEDNet(nn.Module):
     @property
     def needs_lens(self) -> bool:
         """Return whether the lens of each image is part of the input."""
-        reads = "depth" in self.heads and self.readout.name == "coc"
-        return reads or self.lens_features is not None
+        reads = self.readout.name == "coc" or self.lens_features is not None
+        return reads and "depth" in self.heads
 
     def forward(
         self, rgb: Tensor, sharp: Tensor | None = None, lens: Tensor | None = None
@@ -151,12 +152,12 @@ class HDEDNet(nn.Module):
         height, width = rgb.shape[-2:]
         padded = pad_to_stride(rgb)
         maps = self._encode(padded)
-        if self.lens_features is not None and lens is not None:
-            maps = self.lens_features(maps, lens)
         raw, estimates = {}, []
         for head, decoder in self.decoders.items():
             if self.training and isinstance(decoder, NeumannDecoder):
                 raw[head], estimates = decoder.scales(padded)
+            elif head == "depth" and self.lens_features is not None and lens is not None:
+                raw[head] = decoder(self.lens_features(maps, lens), padded)
             else:
                 raw[head] = decoder(maps, padded)
         outputs: dict[str, Tensor] = {}

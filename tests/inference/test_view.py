@@ -116,12 +116,16 @@ def test_a_network_of_resized_frames_gets_one_lens_whatever_the_photographs_size
     assert rows[0] == pytest.approx(rows[1]) and rows[0][0] == pytest.approx(PAPERS.row()[0])
 
 
-def test_a_network_that_is_told_the_lens_is_told_it_also_for_restoration_alone(tmp_path) -> None:
+def test_a_network_that_is_told_the_lens_restores_without_it(tmp_path) -> None:
     path = saved(tmp_path / "w.safetensors", readout="metres", reads_lens=True)
     predictor = load_predictor(path, heads=["all_in_focus"])
     view = view_of(predictor, (427, 640), STATED)
-    assert view.lens is not None
-    assert estimate(predictor, photo(60, 90), view=view).depth is None
+    assert view.lens is None
+    found = estimate(predictor, photo(60, 90), view=view)
+    assert found.depth is None
+    both = load_predictor(path)
+    whole = estimate(both, photo(60, 90), view=view_of(both, (427, 640), STATED))
+    np.testing.assert_array_equal(found.all_in_focus, whole.all_in_focus)
 
 
 def test_one_head_of_a_network_that_states_its_confidence_is_enough(tmp_path) -> None:
