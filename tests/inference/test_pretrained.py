@@ -4,17 +4,30 @@ import json
 import re
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from inference.test_photo import command, photo, weights
 from PIL import Image
 
+from hded.blur import gaussian_gather
+from hded.blur.holes import fill_holes
 from hded.common import pretrained
 from hded.common.errors import HDEDError
+from hded.datasets.nyu import LABELED
+from hded.inference import load_predictor
+from hded.inference.photo import estimate
+from hded.inference.view import view_of
+from hded.metrics.errors import psnr
 from hded.network.files import halved, read_network
 from hded.network.weights import find_weights
+from hded.optics.photograph import StatedLens
+from hded.sample.write import BORDER_PX, write_nyu
 
+LENS = StatedLens(focal_length_m=0.05, f_number=2.0, focus_distance_m=2.0, sensor_width_m=0.036)
+# of the sample's rooms, seed 1, through LENS: what the model card states
+ROOMS, RMSE_OVER_MEDIAN, GAIN_DB = 6, 0.0, 0.0
 LARGEST_BYTES = 16 * 2**20
 
 
@@ -85,3 +98,27 @@ def test_predict_needs_nothing_but_a_photograph(tmp_path: Path, monkeypatch) -> 
     with Image.open("hded-results/a_depth.png") as depth:
         assert np.asarray(depth).shape == (90, 120)
     assert Path("hded-results/a_confidence.png").is_file()
+
+
+def test_its_figures_on_the_sample_are_those_of_its_card(tmp_path: Path) -> None:
+    write_nyu(tmp_path, train=1, test=ROOMS, seed=1)
+    with h5py.File(tmp_path / LABELED) as mat:
+        images, depths = (mat[name][1:] for name in ("images", "depths"))
+    path = pretrained.find("hded")
+    assert path is not None
+    predictor, ratios, gains = load_predictor(path), [], []
+    inside = (slice(BORDER_PX, -BORDER_PX), slice(BORDER_PX, -BORDER_PX))
+    for image, depth in zip(images, depths, strict=True):
+        sharp, depth_m = image.transpose(2, 1, 0)[inside], depth.T[inside]
+        lens = LENS.lens(max(sharp.shape), 29.0, "quarter")
+        blurred = gaussian_gather(sharp, lens.sigma_px(fill_holes(depth_m)))
+        taken = np.rint(blurred * 255).astype(np.uint8)
+        outputs = estimate(predictor, taken, view=view_of(predictor, taken.shape[:2], LENS))
+        assert outputs.depth is not None and outputs.all_in_focus is not None
+        known = depth_m > 0
+        truth = depth_m[known]
+        off = np.square(outputs.depth[known] - truth).mean() ** 0.5
+        ratios.append(off / np.square(np.median(truth) - truth).mean() ** 0.5)
+        gains.append(psnr(outputs.all_in_focus, sharp) - psnr(taken, sharp))
+    assert np.mean(ratios) == pytest.approx(RMSE_OVER_MEDIAN, abs=0.03)
+    assert np.mean(gains) == pytest.approx(GAIN_DB, abs=0.1)
