@@ -75,7 +75,6 @@ def predict(arguments: Namespace) -> None:
     """Run the command; a photograph that cannot be read does not stop the others."""
     paths = photographs(arguments.images)
     predictor = load_network(arguments.checkpoint, arguments.device, arguments.heads)
-    make_folder(arguments.out)
     options, failed = stated_lens(arguments), []
     bar = progress(paths, desc="predict", unit="image")
     for path in bar:
@@ -84,6 +83,7 @@ def predict(arguments: Namespace) -> None:
         except HDEDError as error:
             failed.append(str(error))
             continue
+        make_folder(arguments.out)
         found = estimate(predictor, photo.rgb, arguments.tile, arguments.overlap, view)
         depth = found.thousandths
         notes = [*view.notes, *found.notes, *_remarks(predictor, photo, depth)]

@@ -65,7 +65,6 @@ def refocus_photographs(arguments: Namespace) -> None:
     """Run the command; a photograph that cannot be used does not stop the others."""
     paths = photographs(arguments.images)
     predictor = load_both_heads(arguments.checkpoint, arguments.device, "refocusing")
-    make_folder(arguments.out)
     options, failed = stated_lens(arguments, TAKEN), []
     bar = progress(paths, desc="refocus", unit="image")
     for path in bar:
@@ -75,6 +74,7 @@ def refocus_photographs(arguments: Namespace) -> None:
         except HDEDError as error:
             failed.append(str(error))
             continue
+        make_folder(arguments.out)
         found = estimate(predictor, photo.rgb, view=view)
         for note in (*view.notes, *found.notes):
             bar.write(f"{path}: {note}")

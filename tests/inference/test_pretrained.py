@@ -119,7 +119,7 @@ def test_predict_needs_nothing_but_a_photograph(tmp_path: Path, monkeypatch) -> 
 def test_its_figures_on_the_sample_are_those_of_its_card(tmp_path: Path) -> None:
     write_nyu(tmp_path, train=1, test=ROOMS, seed=1)
     with h5py.File(tmp_path / LABELED) as mat:
-        images, depths = (mat[name][1:] for name in ("images", "depths"))
+        images, depths = (np.asarray(mat[name])[1:] for name in ("images", "depths"))
     path = pretrained.find("hded")
     assert path is not None
     predictor, errors, gains = load_predictor(path), [], []
