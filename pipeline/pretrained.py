@@ -18,17 +18,17 @@ LARGEST_BYTES = 16 * 2**20
 
 
 def main() -> None:
-    """Write the file and its digest; raises HDEDError for one that is too large."""
+    """Write the file and its digest; raises HDEDError, and writes nothing, for too large a one."""
     arguments = stage.parser(__doc__)
     arguments.add_argument("weights", type=Path, help="weights.safetensors of a trained network")
     arguments.add_argument("name", choices=sorted(pretrained.NETWORKS))
     given = arguments.parse_args()
     header, state = read_network(given.weights)
-    path = pretrained.FOLDER / pretrained.NETWORKS[given.name]
-    save_network(path, halved(state), header)
-    if (size := path.stat().st_size) > LARGEST_BYTES:
-        path.unlink()
-        raise HDEDError(f"{path}: is {size} bytes, at most {LARGEST_BYTES} are published")
+    path, small = pretrained.FOLDER / pretrained.NETWORKS[given.name], halved(state)
+    size = sum(tensor.nbytes for tensor in small.values())
+    if size > LARGEST_BYTES:
+        raise HDEDError(f"{given.weights}: is {size} bytes, at most {LARGEST_BYTES} are published")
+    save_network(path, small, header)
     digests = pretrained.digests() if pretrained.DIGESTS.is_file() else {}
     digests[path.name] = fingerprint.of_file(path)
     lines = [f"{digest}  {name}\n" for name, digest in sorted(digests.items())]

@@ -43,9 +43,9 @@ class Estimate:
     """Outputs for a photograph (H, W); None without that head.
 
     `depth`: float32, in metres, or in the unit of its `View`; `all_in_focus`: (H, W, 3), uint8 or
-    uint16 as the photograph;
-    `confidence`: float32, the probability that depth is within a factor of 1.25, of networks that
-    state it; 0 where the photograph has no detail. `notes`: what makes the result doubtful.
+    uint16 as the photograph; `confidence`: float32, the probability that depth is within a factor
+    of 1.25, of networks that state it; 0 where the photograph has no detail. `notes`: what makes
+    the result doubtful.
     """
 
     depth: NDArray[np.float32] | None

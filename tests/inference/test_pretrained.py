@@ -26,11 +26,11 @@ from hded.network.files import halved, read_network
 from hded.network.weights import find_weights, load_whole
 from hded.optics.photograph import StatedLens
 from hded.sample.write import BORDER_PX, write_nyu
+from pipeline import pretrained as publisher
 
 LENS = StatedLens(focal_length_m=0.05, f_number=2.0, focus_distance_m=2.0, sensor_width_m=0.036)
 # of the sample's rooms, seed 1, through LENS: what the model card states
 ROOMS, RMSE_OVER_MEDIAN, GAIN_DB = 6, 0.77, 0.89
-LARGEST_BYTES = 16 * 2**20
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_every_network_is_the_published_one_small_and_documented() -> None:
     assert set(pretrained.digests()) == set(pretrained.NETWORKS.values())
     for name, file in pretrained.NETWORKS.items():
         path = pretrained.find(name)
-        assert path is not None and path.stat().st_size <= LARGEST_BYTES
+        assert path is not None and path.stat().st_size <= publisher.LARGEST_BYTES
         card = path.with_suffix(".md").read_text(encoding="utf-8")
         assert pretrained.digests()[file] in card
         header, state = read_network(path)
@@ -86,6 +86,21 @@ def test_a_damaged_or_missing_network_is_one_line(folder: Path) -> None:
         pretrained.find("hded")
     done = command("predict", "a.png")
     assert done.returncode == 2 and re.fullmatch(r"error: .* is damaged .*\n", done.stderr)
+
+
+def test_a_published_network_is_found_and_too_large_a_one_changes_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = weights(folder / "w.safetensors")
+    monkeypatch.setattr("sys.argv", ["pipeline.pretrained", str(given), "hded"])
+    publisher.main()
+    path = pretrained.find("hded")
+    assert path is not None and path.parent == folder
+    before = path.read_bytes()
+    monkeypatch.setattr(publisher, "LARGEST_BYTES", 1000)
+    with pytest.raises(HDEDError, match="at most 1000 are published"):
+        publisher.main()
+    assert path.read_bytes() == before and pretrained.find("hded") == path
 
 
 def test_half_precision_holds_weights_and_refuses_what_it_cannot(tmp_path: Path) -> None:

@@ -93,6 +93,13 @@ def done(clone: Clone, name: str) -> list[str]:
     return sorted(path.stem for path in place.rglob("0*.json"))
 
 
+def ends(run: subprocess.Popen[str], *words: str) -> None:
+    """A stage that was begun ends with a line that has these words."""
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 2 and "Traceback" not in err, err
+    assert all(word in err for word in words), err
+
+
 def fails(clone: Clone, address: str, words: str) -> None:
     """A stage ends with one line, and leaves no store."""
     shutil.rmtree(clone.root / STORES[0] / "own", ignore_errors=True)
@@ -172,9 +179,7 @@ def test_a_stage_waits_for_another_worker_but_not_for_ever(
         run = begin(clone, "defocus", dask.address)
         with_children(dask.processes[2], signal.SIGKILL)
         before = done(clone, "defocus")
-        _, err = run.communicate(timeout=120)
-        assert run.returncode == 2 and "Traceback" not in err, err
-        assert "has no worker" in err
+        ends(run, "has no worker")
     assert 0 < len(before) < 5 and done(clone, "defocus") == before
     clone.run(*stage("defocus", None))
     assert digests(clone) == expected
@@ -186,9 +191,7 @@ def test_a_lost_scheduler_is_one_line_and_the_next_run_does_what_is_missing(
     with cluster(clone.root, clone.environment, 1) as dask:
         run = begin(clone, "defocus", dask.address)
         with_children(dask.scheduler, signal.SIGKILL)
-        _, err = run.communicate(timeout=120)
-        assert run.returncode == 2 and "Traceback" not in err, err
-        assert "scheduler" in err and "was lost" in err
+        ends(run, "scheduler", "was lost")
     assert not (clone.root / "data/defocused/own").exists()
     before = done(clone, "defocus")
     assert 0 < len(before) < 5

@@ -1,6 +1,7 @@
 """The losses of other systems, against loops and against the renderer."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from hded.training.batch import Batch
 from hded.training.losses import (
     HDEDLoss,
     frequency_distance,
-    log_errors,
     mse_image,
     ordinal_depth,
     reblur,
@@ -121,8 +121,10 @@ def test_what_an_invalid_pixel_holds_reaches_no_depth_loss(junk: float) -> None:
     pred, gt, valid = depths()
     spoiled = torch.where(valid, gt, junk)
     logits = torch.randn(1, 12, 7, 8)
+    image = torch.zeros(1, 3, 7, 8)
+    batch, log_l1 = batch_of(image, gt, image, None), HDEDLoss(Loss(depth="log_l1"))
     for loss in (
-        lambda truth: log_errors(pred, truth, valid)[valid].mean(),
+        lambda truth: log_l1({"depth": pred}, replace(batch, depth_m=truth, valid=valid))["log_l1"],
         lambda truth: torch.stack(surface_depth(pred, truth, valid)),
         lambda truth: ordinal_depth(logits, truth, valid, THRESHOLDS),
     ):
