@@ -8,6 +8,7 @@
 - The stages `convert` and `defocus` on NYU's raw files, each in a separate process in a temporary
   folder: frames per second, and the process's peak memory.
 - Training of the paper's network (`training`), and evaluation (`evaluation`).
+- The small network's training steps in mixed precision on the CPU (`depthwise`).
 - Every system of Table IV: a training step, and one picture (`systems`).
 - A photograph of 12 megapixels (`photographs`).
 """
@@ -17,7 +18,7 @@ import torch
 from hded.common.files import write_json
 from hded.config.params import load_params
 from hded.store import open_store
-from pipeline.benchmark import evaluation, photographs, systems, training
+from pipeline.benchmark import depthwise, evaluation, photographs, systems, training
 from pipeline.benchmark.blur import measure_blur, measure_gpu_blur
 from pipeline.benchmark.stages import measure_stages
 from pipeline.lib import provenance, stage
@@ -39,6 +40,7 @@ def main() -> None:
         sections.append(training.measure(scenes, defocused, torch.device(name)))
         sections.append(evaluation.measure(scenes, defocused, torch.device(name)))
         sections.append(systems.measure(scenes, params, DATASET, torch.device(name)))
+    sections.append(depthwise.measure())
     sections.append(photographs.measure(torch.device("cpu")))
     write_json(
         stage.BENCHMARK,

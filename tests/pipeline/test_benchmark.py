@@ -12,7 +12,7 @@ from hded.blur import gaussian_gather_reference
 from hded.common.errors import HDEDError
 from hded.network import HDEDNet
 from hded.report.tables.speed import build_speed
-from pipeline.benchmark import blur, evaluation, photographs, stages, training
+from pipeline.benchmark import blur, depthwise, evaluation, photographs, stages, training
 from pipeline.lib import provenance
 
 
@@ -63,6 +63,19 @@ def test_training_is_measured_step_by_step(make_stores, monkeypatch) -> None:
         assert row["seconds"] > 0 and 0 <= row["data_share"] < 1
         assert row["frames_per_s"] == pytest.approx(1 / row["seconds"])
     assert rows[section["baseline"]]["ratio"] == 1
+
+
+def test_plain_depthwise_convolutions_give_the_same_images() -> None:
+    arguments = {"encoder": "efficientnet_lite0", "decoder": "bilinear", "width": 0.25}
+    network, plain = HDEDNet(**arguments).eval(), HDEDNet(**arguments).eval()
+    state, image = network.state_dict(), torch.rand(1, 3, 64, 96) * 2 - 1
+    depthwise.use_plain_depthwise(plain)
+    plain.load_state_dict(
+        {k.replace("_depthwise_conv.", "_depthwise_conv.1."): v for k, v in state.items()}
+    )
+    assert len(plain.state_dict()) == len(state)
+    for head, output in plain(image).items():
+        torch.testing.assert_close(output, network(image)[head])
 
 
 def test_a_photograph_is_measured_in_each_way(monkeypatch) -> None:
