@@ -13,8 +13,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from hded.commands.common import (
     LENS,
     RESULTS,
@@ -40,7 +38,6 @@ from hded.optics import ThinLens
 from hded.optics.photograph import StatedLens
 
 TAKEN = "taken-"
-NEAREST_M = 0.01  # a network may estimate no positive depth
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -80,9 +77,11 @@ def refocus_photographs(arguments: Namespace) -> None:
             bar.write(f"{path}: {note}")
         assert found.all_in_focus is not None and found.depth is not None
         for end, lens in lenses.items():
-            image = refocus(
-                eight_bits(found.all_in_focus), np.maximum(found.depth, NEAREST_M), lens
-            )
+            try:
+                image = refocus(eight_bits(found.all_in_focus), found.depth, lens)
+            except HDEDError as error:
+                failed.append(f"{path}: {error}")
+                break
             save(partial(photo.save, image), arguments.out / f"{path.stem}_refocused{end}.png")
     if failed:
         raise HDEDError("; ".join(failed))

@@ -13,6 +13,7 @@ from support.cameras import PAPER
 
 from hded.common.errors import HDEDError
 from hded.inference.refocus import refocus
+from hded.network.files import read_network, save_network
 from hded.optics import ThinLens
 
 LENS = ThinLens(
@@ -113,3 +114,16 @@ def test_a_network_without_a_head_and_a_lens_that_cannot_be_are_one_line(network
     done = command(*run, networks[1], "--focus-distance-m", 0.05)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2 and "does not exceed the focal length" in last and "a.png" in last
+
+
+def test_a_network_that_finds_no_depth_is_one_line(tmp_path) -> None:
+    Image.fromarray(photo(60, 90)).save(tmp_path / "a.png")
+    path = saved(tmp_path / "metres.safetensors", PAPER, readout="metres")
+    header, state = read_network(path)
+    name = "decoders.depth.predict.weight"  # of values that are not negative
+    save_network(path, state | {name: -state[name].abs()}, header)
+    run = ("refocus", tmp_path / "a.png", "--out", tmp_path / "out", "--checkpoint", path)
+    done = command(*run, "--focus-distance-m", 1)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2 and "a.png: refocus: there is no depth anywhere" in last
+    assert list((tmp_path / "out").iterdir()) == []
