@@ -185,6 +185,21 @@ def write_shard(
     return facts
 
 
+def shard_files(folder: Path, shard: range) -> dict[str, int]:
+    """Return the files of a shard that was written, with their sizes [bytes].
+
+    An array that is 0 in all of the shard has no file.
+    """
+    sizes = {}
+    for name, array in zarr.open_group(folder / ARRAYS, mode="r").arrays():
+        assert array.shards is not None
+        place = (shard.start // array.shards[0], *[0] * (array.ndim - 1))
+        path = folder / ARRAYS / name / array.metadata.encode_chunk_key(place)
+        if path.is_file():
+            sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
+    return sizes
+
+
 def finish_store(
     folder: Path,
     frames: pd.DataFrame,

@@ -6,7 +6,7 @@ Writes per-image errors (depth.csv, all_in_focus.csv), aggregates (metrics.json)
 (evaluation.json), error curves, and a few examples as images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -141,21 +141,24 @@ def open_trial(cell: Cell) -> Trial:
 class Measurement:
     """Work that measures a cell's test images; a copy elsewhere loads the network anew."""
 
-    def __init__(
-        self, cell: Cell, median_m: float, digest: str, trial: Trial | None = None
-    ) -> None:
+    def __init__(self, cell: Cell, median_m: float, digest: str, trial: Trial) -> None:
         self._cell, self._median_m, self._digest, self._trial = cell, median_m, digest, trial
 
-    def __reduce__(self) -> tuple[type["Measurement"], tuple[Cell, float, str]]:
-        return Measurement, (self._cell, self._median_m, self._digest)
+    def __reduce__(self) -> tuple[Callable[..., "Measurement"], tuple[Cell, float, str]]:
+        return _measurement, (self._cell, self._median_m, self._digest)
 
     def __call__(self, block: Block) -> list[Result]:
         """Return the errors of the images."""
-        trial = self._trial = self._trial or open_trial(self._cell)
+        trial = self._trial
         if trial.digest != self._digest:
             raise HDEDError("params.yaml was changed while this network was measured; run it again")
         images = trial.images(self._median_m)
         return [*images.measure(trial.predict, block.frames, trial.how.batch_size, block.watch)]
+
+
+def _measurement(cell: Cell, median_m: float, digest: str) -> Measurement:
+    """Return the work in another process, which opens the images and the network itself."""
+    return Measurement(cell, median_m, digest, open_trial(cell))
 
 
 def measure(cell: Cell, trial: Trial, scheduler: str | None) -> Evaluation:
@@ -170,7 +173,8 @@ def measure(cell: Cell, trial: Trial, scheduler: str | None) -> Evaluation:
     count = len(images)
     blocks = [range(start, min(start + size, count)) for start in range(0, count, size)]
     work = Measurement(cell, median_m, trial.digest, trial)
-    task = Task(f"evaluate {cell.path.as_posix()}", work, blocks, images.names)
+    name = f"evaluate {cell.path.as_posix()}"
+    task = Task(name, work, blocks, images.names, same_threads=True)
     markers = [folder / MARKER for folder in (trial.scenes.folder, *trial.stores)]
     files = [*markers, stage.TRAINED / cell.path / NAME]
     with unfinished(f"evaluate/{cell.path.as_posix()}", trial.settings, files) as folder:

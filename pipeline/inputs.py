@@ -2,11 +2,11 @@
 
 python -m pipeline.inputs
 
-DVC looks at files inside the project only. This stage runs each time and lists the names, sizes and
-dates of a user's own files: of every dataset with a local source in data/inputs/<dataset>.json, and
-of weights in data/inputs/weights.json. The stages that read them depend on these lists, so a file
-that is added, changed or removed runs them again. Raises HDEDError, with the setting's name, where
-a folder or a file does not exist.
+DVC looks at files inside the project only. This stage runs each time and lists a user's own files:
+names, sizes and dates of every dataset with a local source in data/inputs/<dataset>.json, and the
+digests of weights, which other machines may share, in data/inputs/weights.json. The stages that
+read them depend on these lists, so a file that is added, changed or removed runs them again. Raises
+HDEDError, with the setting's name, where a folder or a file does not exist.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 from hded.common.errors import HDEDError
 from hded.common.files import is_hidden, write_json
 from hded.config.params import Params, load_params
-from pipeline.lib import stage
+from pipeline.lib import fingerprint, stage
 
 
 def main() -> None:
@@ -39,8 +39,8 @@ def _source(dataset: str, params: Params) -> dict[str, list[int]]:
     }
 
 
-def _weights(params: Params) -> dict[str, list[int]]:
-    """Return size and date of the weights' files that the selected variants start from."""
+def _weights(params: Params) -> dict[str, str]:
+    """Return the SHA-256 of the weights' files that the selected variants start from, by name."""
     found = {}
     for variant in params.run.variants:
         name = params.variant(variant)[0].weights
@@ -49,7 +49,7 @@ def _weights(params: Params) -> dict[str, list[int]]:
             continue
         if not path.is_file():
             raise HDEDError(f"network.weights: {path} is not a file; correct the path")
-        found[name] = _identity(path)
+        found[name] = fingerprint.of_file(path)
     return found
 
 

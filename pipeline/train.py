@@ -70,8 +70,9 @@ def main() -> None:
     params = load_params(stage.PARAMS)
     train = params.variant(args.variant)[1]
     launch.relaunch_on_devices("pipeline.train", train.devices, train.nodes)
-    job = _job(args, params)
-    with launch.group(job.train.device) as (group, device):
+    with launch.group(train.device) as (group, device):
+        # in here, so that a machine that lacks the data ends the others, too
+        job = _job(args, params)
         _check_alike(group, job)
         if group.leads:
             _lead(job, group, device)

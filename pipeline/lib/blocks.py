@@ -5,8 +5,10 @@ here or on the cluster, goes on with the blocks that are missing.
 """
 
 import json
+import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
@@ -18,15 +20,17 @@ from typing import Any
 import pandas as pd
 import torch
 
+from hded.common.errors import HDEDError
 from hded.common.files import write_text
 from hded.common.progress import progress
 from hded.common.threads import ahead, limit_threads, may_share, one_thread
-from hded.store import Arrays, create_store, finish_store, write_shard
+from hded.store import Arrays, create_store, finish_store, shard_files, write_shard
 from pipeline.lib import fingerprint, stage
 
 UNFINISHED = Path("data/unfinished")  # <stage and cell>/<key>/: blocks of a stage that is not done
 PLAN = "shards.json"  # beside the blocks' results, as long as the shards are there
 AT_ONCE = 2  # shards in memory: one is written while the next is computed
+ARRIVAL_S = 20  # until a file of another machine is visible
 
 Result = dict[str, Any]  # of one frame, as JSON has it
 Update = Callable[[int], Any]  # is called with a number of frames that are done
@@ -50,7 +54,9 @@ class Task:
     """The work of a stage on its frames, block by block.
 
     name: as a progress bar shows it; names: of all frames; at_once: how many blocks this machine
-    may do at the same time; portable: whether `work` may be copied to another process.
+    may do at the same time; portable: whether `work` may be copied to another process;
+    same_threads: whether its results depend on the number of threads, which is then the same
+    everywhere.
     """
 
     name: str
@@ -59,6 +65,7 @@ class Task:
     names: Sequence[str]
     at_once: int = 1
     portable: bool = True
+    same_threads: bool = False
 
 
 def run_task(task: Task, folder: Path, scheduler: str | None = None) -> list[Result]:
@@ -71,7 +78,7 @@ def run_task(task: Task, folder: Path, scheduler: str | None = None) -> list[Res
     total = sum(map(len, task.blocks))
     bar = progress(total=total, initial=total - sum(map(len, todo)), desc=task.name, unit="frame")
     with bar:
-        if todo and scheduler and task.portable and not _elsewhere():
+        if todo and scheduler and not _stays_here(task):
             from pipeline.lib.cluster import run_on_cluster
 
             run_on_cluster(task, todo, folder, scheduler, bar.update)
@@ -83,12 +90,16 @@ def run_task(task: Task, folder: Path, scheduler: str | None = None) -> list[Res
     return results
 
 
-def _elsewhere() -> bool:
-    """Return whether this is an experiment in a folder of its own, where no worker looks."""
-    if Path.cwd() == stage.project_root():
-        return False
-    print("HDED_DASK: not used by an experiment in a temporary folder", file=sys.stderr)
-    return True
+def _stays_here(task: Task) -> bool:
+    """Return whether a task cannot be given to workers, and say why."""
+    if Path.cwd() != stage.project_root():  # where no worker looks
+        print("HDED_DASK: not used by an experiment in a temporary folder", file=sys.stderr)
+        return True
+    if not task.portable:
+        print(
+            f"HDED_DASK: not used by {task.name}, which reads its files in order", file=sys.stderr
+        )
+    return not task.portable
 
 
 def result_path(folder: Path, block: range) -> Path:
@@ -104,6 +115,24 @@ def do_block(work: Work, block: Block) -> str:
 def keep(results: str, block: range, folder: Path) -> None:
     """Keep a block's results: it is done. This process alone says so."""
     write_text(result_path(folder, block), results)
+
+
+def wait_for_files(folder: Path, files: Mapping[str, int]) -> None:
+    """Wait until this machine sees what another one wrote, of these sizes [bytes].
+
+    Network file systems list new files late. Raises HDEDError after a while.
+    """
+    end = time.monotonic() + ARRIVAL_S
+    for name, size in files.items():
+        path = folder / name
+        while not (path.is_file() and path.stat().st_size == size):
+            if time.monotonic() > end:
+                raise HDEDError(
+                    f"{path}: a worker wrote {size} bytes, which this machine does not see; all "
+                    "machines must share the project's folder"
+                )
+            os.listdir(path.parent if path.parent.is_dir() else folder)  # has the list read again
+            time.sleep(0.2)
 
 
 def _run_here(task: Task, todo: Sequence[range], folder: Path, update: Update) -> None:
@@ -184,9 +213,11 @@ class _Shard:
                 yield record
 
         columns = write_shard(self.folder, block.frames, records(), self.names)
-        return [
+        results = [
             {"columns": column, "facts": fact} for column, fact in zip(columns, facts, strict=True)
         ]
+        results[0]["files"] = shard_files(self.folder, block.frames)
+        return results
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +253,8 @@ class StoreTask:
         facts = [result["facts"] for result in results]
         if self.check is not None:
             self.check(facts)
+        for result in results:
+            wait_for_files(draft, result.get("files", {}))
         finish_store(draft, self.frames, [r["columns"] for r in results], self.attributes)
         if out.exists():
             shutil.rmtree(out)

@@ -1,8 +1,10 @@
 """Blocks of frames on the workers of a Dask cluster, which share the project's folder.
 
-Workers are started in that folder, on every machine: `dask worker ADDRESS --nthreads 1`. Each block
-is done by one worker, which writes its part of the store into the shared folder. A block whose
-worker died is given to another one, until Dask's `allowed-failures` (3) is exceeded.
+Workers are started in that folder, on every machine, with the number of its cores:
+`OMP_NUM_THREADS=8 dask worker ADDRESS --nthreads 1 --memory-limit 0`; without that variable Dask
+makes it 1. Each block is done by one worker, which writes its part of the store into the shared
+folder. A block whose worker died is given to another one, until Dask's `allowed-failures` (3) is
+exceeded.
 """
 
 import logging
@@ -15,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, NoReturn
+from urllib.request import urlopen
 
 import torch
 from tqdm import tqdm
@@ -23,13 +26,22 @@ from hded.common.errors import HDEDError, first_line
 from hded.common.files import write_text
 from hded.common.threads import limit_threads, may_share
 from pipeline.lib import fingerprint
-from pipeline.lib.blocks import Block, Task, Update, Work, do_block, keep, result_path
+from pipeline.lib.blocks import (
+    ARRIVAL_S,
+    Block,
+    Task,
+    Update,
+    Work,
+    do_block,
+    keep,
+    result_path,
+)
 
 WORK = "work.pickle"  # beside the blocks' results
 CONNECT_S, WORKERS_S = 15, 60  # seconds to wait for a scheduler, and for its first worker
-ARRIVAL_S = 20  # until a file of another machine is visible to a worker
+DASHBOARD_S = 3  # seconds to wait for the dashboard
 STEP_S = 5  # between looks at whether there is a worker
-ONE_BLOCK = Lock()  # a block uses all cores of its worker, and what it reads is not shared
+ONE_BLOCK = Lock()  # a block uses all threads of its worker
 # as this process loaded it: a worker that was started before a change still has the old code
 CODE = fingerprint.of_code()
 
@@ -61,7 +73,8 @@ def run_on_cluster(
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     token = secrets.token_hex(8)
     draft = folder / f"{WORK}.part"
-    draft.write_bytes(cloudpickle.dumps((token, task.work, list(task.names))))
+    threads = torch.get_num_threads() if task.same_threads else None
+    draft.write_bytes(cloudpickle.dumps((token, task.work, list(task.names), threads)))
     draft.replace(folder / WORK)
     try:
         client = Client(address, timeout=CONNECT_S)
@@ -104,7 +117,7 @@ def _wait_for_worker(client: Any, address: str) -> None:
     except TimeoutError as error:
         raise HDEDError(
             f"HDED_DASK: the scheduler at {address} has no worker; start some in this folder, "
-            f"on every machine, by `dask worker {address} --nthreads 1`"
+            f"on every machine, by `dask worker {address} --nthreads 1 --memory-limit 0`"
         ) from error
 
 
@@ -134,9 +147,12 @@ def _gather(
 
 
 def _dashboard(client: Any) -> str:
-    """Return where a browser shows what the cluster does; nothing where its page is off."""
-    shown = "dashboard" in client.scheduler_info().get("services", {})
-    return f", see {client.dashboard_link}" if shown else ""
+    """Return where a browser shows what the cluster does; nothing where no page answers."""
+    try:
+        with urlopen(client.dashboard_link, timeout=DASHBOARD_S):
+            return f", see {client.dashboard_link}"
+    except (OSError, ValueError):
+        return ""
 
 
 def do_remotely(folder: str, start: int, stop: int, token: str, code: str) -> str:
@@ -150,11 +166,11 @@ def do_remotely(folder: str, start: int, stop: int, token: str, code: str) -> st
             f"{where}: has another version of hded, Python, or {', '.join(fingerprint.WRITING)}; "
             "install the same on every machine and start the worker again"
         )
-    limit_threads()
     frames = range(start, stop)
     started = result_path(Path(folder), frames).with_suffix(".started")
     with ONE_BLOCK:
-        work, names = _find(Path(folder) / WORK, token, where)
+        work, names, threads = _find(Path(folder) / WORK, token, where)
+        limit_threads(threads)
         again = started.exists()  # a worker died on this block: note each frame before it is read
         started.touch()
 
@@ -168,26 +184,32 @@ def do_remotely(folder: str, start: int, stop: int, token: str, code: str) -> st
     return results
 
 
-def _find(path: Path, token: str, where: str) -> tuple[Work, list[str]]:
-    """Return this run's work and its frames' names; network file systems list new files late."""
+def _find(path: Path, token: str, where: str) -> tuple[Work, list[str], int | None]:
+    """Return this run's work, its frames' names, and the number of threads; None: the worker's own.
+
+    It is looked for again and again for a while: network file systems list new files late.
+    """
     end = time.monotonic() + ARRIVAL_S
     while True:
+        problem = f"does not see this run's {path}"
         try:
-            found, work, names = _load(path, path.stat().st_mtime_ns)
+            found, work, names, threads = _load(path, path.stat().st_mtime_ns)
             if found == token:
-                return work, names
+                return work, names, threads
         except OSError:
             pass
+        except HDEDError as error:  # of the files that the work opens
+            problem = str(error)
         if time.monotonic() > end:
             raise HDEDError(
-                f"{where}: does not see this run's {path}; start it in the project's folder, on a "
-                "disk that all machines share"
+                f"{where}: {problem}; start it in the project's folder, on a disk that all "
+                "machines share, where they also see the raw files"
             )
         time.sleep(0.5)
 
 
 @lru_cache(maxsize=1)
-def _load(path: Path, mtime_ns: int) -> tuple[str, Work, list[str]]:
+def _load(path: Path, mtime_ns: int) -> tuple[str, Work, list[str], int | None]:
     import cloudpickle
 
     return cloudpickle.loads(path.read_bytes())
@@ -202,7 +224,10 @@ def _explain(error: BaseException, task: Task, folder: Path, address: str) -> No
     if isinstance(error, KilledWorker):
         start = int(str(error.task).rsplit("-", 2)[1])
         frames = next(block for block in task.blocks if block.start == start)
-        notes = [path.read_text(encoding="utf-8") for path in folder.glob("*.started")]
+        # Dask may blame a block that only waited for the worker: then another one has the note
+        own = result_path(folder, frames).with_suffix(".started")
+        started = [own, *folder.glob("*.started")]
+        notes = [path.read_text(encoding="utf-8") for path in started if path.is_file()]
         name = next(filter(None, notes), "")
         which = (
             f"frame {name}" if name else f"frames {task.names[start]} to {task.names[frames[-1]]}"

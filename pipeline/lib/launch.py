@@ -18,7 +18,7 @@ from hded.training.distributed import Group
 from pipeline.lib.device import resolve_device
 
 RANK = "LOCAL_RANK"  # set by torchrun only; some schedulers also set WORLD_SIZE
-RENDEZVOUS, NODE = "HDED_RENDEZVOUS", "HDED_NODE"
+RENDEZVOUS, NODE, SLURM_NODE = "HDED_RENDEZVOUS", "HDED_NODE", "SLURM_NODEID"
 
 
 def relaunch_on_devices(module: str, devices: int, nodes: int = 1) -> None:
@@ -48,7 +48,7 @@ def _where(nodes: int) -> list[str]:
             f"train.nodes is {nodes}, but {RENDEZVOUS} is {address!r}; set it to HOST:PORT, the "
             "first machine's name and a free port, on every machine"
         )
-    node = os.environ.get(NODE) or "0"
+    node = os.environ.get(NODE) or os.environ.get(SLURM_NODE) or "0"
     if not node.isdecimal() or int(node) >= nodes:
         raise HDEDError(
             f"{NODE} is {node!r}, but train.nodes is {nodes}; number the machines 0 to {nodes - 1}"
@@ -100,9 +100,9 @@ def group(name: str) -> Iterator[tuple[Group, torch.device]]:
         )
     if name == "cuda":
         torch.cuda.set_device(rank)
-    # gloo as well as nccl: flags, sums and random states are on the host
-    dist.init_process_group("cpu:gloo,cuda:nccl" if name == "cuda" else "gloo")
     try:
+        # gloo as well as nccl: flags, sums and random states are on the host
+        dist.init_process_group("cpu:gloo,cuda:nccl" if name == "cuda" else "gloo")
         yield (
             Group(dist.get_rank(), dist.get_world_size()),
             torch.device(name, rank) if name == "cuda" else torch.device(name),
@@ -115,7 +115,8 @@ def group(name: str) -> Iterator[tuple[Group, torch.device]]:
             "again: training goes on from the last checkpoint"
         ) from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def _lost_another(error: RuntimeError) -> bool:

@@ -3,8 +3,10 @@
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Barrier, Event, Thread
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,9 @@ from support.imports import ROOT
 from support.servers import free_port
 
 from hded.common.errors import HDEDError
-from hded.store import open_store, write_store
+from hded.store import create_store, open_store, shard_files, write_shard, write_store
 from pipeline.lib import blocks, fingerprint
-from pipeline.lib.blocks import Block, StoreTask, Task, run_task, unfinished
+from pipeline.lib.blocks import Block, StoreTask, Task, run_task, unfinished, wait_for_files
 
 BLOCKS = [range(0, 4), range(4, 8), range(8, 10)]
 NAMES = [f"f{i}" for i in range(10)]
@@ -132,6 +134,80 @@ def test_unfinished_work_is_kept_for_the_same_settings_files_and_code_alone(
     with unfinished("defocus/nyu/paper", {"seed": 1}, [data]) as folder:
         assert not third.exists() and folder.is_dir()
     assert not blocks.UNFINISHED.exists()
+
+
+@pytest.mark.parametrize("cores", [2, 4])
+def test_threads_write_the_same_store_and_work_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    """Two shards at once, of each of which as many frames at once as there are cores for it."""
+    monkeypatch.setattr("hded.store.SHARD_FRAMES", 3)
+    write_store(tmp_path / "whole", frames(), ARRAYS, (record(i)[0] for i in range(10)), {})
+    monkeypatch.setattr(blocks.torch, "get_num_threads", lambda: cores)
+    monkeypatch.setattr(blocks, "limit_threads", lambda: None)
+    monkeypatch.setattr(blocks, "may_share", lambda: True)
+    together = Barrier(cores)
+
+    def waits(index: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        if index in (0, 1, 3, 4) if cores == 4 else index in (0, 3):
+            together.wait(30)  # breaks unless so many are computed at the same time
+        return record(index)
+
+    draft, out = tmp_path / "draft", tmp_path / "out"
+    draft.mkdir()
+    facts = StoreTask("store", frames(), ARRAYS, waits, {}).write(out, draft, None)
+    assert facts == [{"pixels": 12}] * 10
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_broken_frame_stops_the_other_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks.torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(blocks, "limit_threads", lambda: None)
+    monkeypatch.setattr(blocks, "may_share", lambda: True)
+    broken, seen = Event(), []
+
+    def work(block: Block) -> list[dict[str, Any]]:
+        for index in block.frames:
+            block.watch(index)
+            seen.append(index)
+            if index == 0:
+                broken.set()
+                raise HDEDError("frame 0 is broken")
+            broken.wait(30)
+            time.sleep(0.5)  # the first thread ends meanwhile
+        return [{}] * len(block.frames)
+
+    with pytest.raises(HDEDError, match="frame 0 is broken"):
+        run_task(Task("squares", work, BLOCKS, NAMES, 2), tmp_path)
+    assert set(seen) <= {0, 4, 5} and not list(tmp_path.glob("*.json"))
+
+
+def test_what_a_worker_wrote_must_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def writes() -> None:
+        time.sleep(0.5)
+        (tmp_path / "late").write_bytes(b"12345")
+
+    thread = Thread(target=writes)
+    thread.start()
+    wait_for_files(tmp_path, {"late": 5})
+    thread.join()
+    monkeypatch.setattr(blocks, "ARRIVAL_S", 0.1)
+    for name in ("late", "a/never"):
+        with pytest.raises(HDEDError, match=f"{name}: a worker wrote 6 bytes.*share"):
+            wait_for_files(tmp_path, {name: 6})
+
+
+def test_the_files_of_a_shard_are_those_that_it_wrote(tmp_path: Path) -> None:
+    before: dict[str, bytes] = {}
+    shards = create_store(tmp_path, 130, ARRAYS)
+    for shard in shards:
+        write_shard(tmp_path, shard, (record(i)[0] for i in shard), [*map(str, range(130))])
+        new = {name: each for name, each in contents(tmp_path).items() if name not in before}
+        assert shard_files(tmp_path, shard) == {n: len(c) for n, c in new.items() if "/c/" in n}
+        assert len(shard_files(tmp_path, shard)) == 1
+        before = contents(tmp_path)
 
 
 def test_a_worker_writes_the_same_store(tmp_path: Path) -> None:

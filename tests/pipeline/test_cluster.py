@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
+from distributed import Client
 from support.clones import Clone
 from support.dask import cluster, with_children
 from support.own import own_clone, write_pictures
@@ -121,6 +123,39 @@ def test_stages_write_the_same_bytes_on_two_workers(clone: Clone, expected: dict
     assert not (clone.root / "data/unfinished").exists()
 
 
+def test_the_variable_names_a_scheduler_whose_page_is_shown(
+    clone: Clone, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    with cluster(clone.root, clone.environment, 1, dashboard=port) as dask:
+        monkeypatch.setitem(clone.variables, "HDED_DASK", dask.address)
+        shutil.rmtree(clone.root / STORES[0] / "own")
+        said = clone.run(*stage("convert", None)).stderr
+        link = f"http://127.0.0.1:{port}/status"
+        assert f"on the cluster at {dask.address}, see {link}" in said
+        with urlopen(link) as page:
+            assert b"bokeh" in page.read().lower()
+    assert digests(clone) == expected
+
+
+def test_a_nannys_worker_has_the_threads_that_its_user_states(clone: Clone) -> None:
+    """Dask alone would make it one; a network is measured with those of the stage."""
+    environment = {**clone.environment, "OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
+    with cluster(clone.root, environment) as dask, Client(dask.address) as client:
+        dask.worker("--memory-limit", "0")
+        client.wait_for_workers(1, timeout=60)
+        assert [*client.run(_threads).values()] == [2]
+        shutil.rmtree(clone.root / EVALUATED)
+        clone.run(*stage("evaluate", dask.address))
+        assert [*client.run(_threads).values()] == [1]
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
 def test_a_network_is_measured_the_same_on_two_workers(clone: Clone) -> None:
     before = digests(clone, EVALUATED)
     assert before
@@ -223,6 +258,20 @@ def test_mistakes_are_one_line(clone: Clone, expected: dict[str, str], tmp_path:
     source.write_text(source.read_text().removesuffix("# changed\n"))
     clone.run(*stage("convert", None))
     assert digests(clone) == expected
+
+
+def test_a_worker_that_lacks_the_data_is_named(clone: Clone, tmp_path: Path) -> None:
+    """Its folder is another one, which shares the unfinished work alone."""
+    for name in ("params.yaml", "dvc.yaml", "hded", "pipeline"):
+        (tmp_path / name).symlink_to(clone.root / name)
+    with cluster(clone.root, clone.environment) as dask:
+        dask.worker("--no-nanny", cwd=tmp_path)
+        shutil.rmtree(clone.root / EVALUATED)
+        run = clone.run(*stage("evaluate", dask.address), check=False)
+    last = run.stderr.strip().splitlines()[-1]
+    assert run.returncode == 2 and last.startswith("error: Dask worker tcp://127.0.0.1"), run.stderr
+    assert f"in {tmp_path}: data/frames/own" in last and "that all machines share" in last
+    clone.run(*stage("evaluate", None))
 
 
 def test_a_frame_on_which_workers_die_is_named(

@@ -48,6 +48,9 @@ def test_two_machines_train_half_the_matrix_each_and_a_third_reports_it(
     first = Clone(tmp_path / "first/hded")
     first.variables = {"MLFLOW_TRACKING_URI": server}
     first.change({"run.datasets": ["nyu"], "run.variants": list(HALVES)})
+    # a file of weights, which each clone writes at a time of its own
+    slim = {"encoder": "efficientnet_lite0", "decoder": "bilinear", "width": 1.0, "weights": "hded"}
+    first.change({f"network.{name}": value for name, value in slim.items()})
     first.run("dvc", "remote", "add", "--default", "shared", str(tmp_path / "remote"))
     first.commit("two variants, a shared remote")
     second, third = (copy_of(first, tmp_path / name / "hded") for name in ("second", "third"))

@@ -14,18 +14,27 @@ class Cluster:
     """A scheduler on 127.0.0.1 and workers, each a process of its own.
 
     elsewhere: a folder with modules of its own, where the scheduler is started; None: `folder`.
+    dashboard: the port of its page; None: it has none.
     """
 
-    def __init__(self, folder: Path, env: dict[str, str], elsewhere: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        env: dict[str, str],
+        elsewhere: Path | None = None,
+        dashboard: int | None = None,
+    ) -> None:
         self.folder, self.env = folder, env
         self.address = f"tcp://127.0.0.1:{free_port()}"
         self.processes: list[subprocess.Popen[bytes]] = []
         self.log = (folder.parent / f"dask-{self.address[-5:]}.log").open("wb")
         port = self.address.rsplit(":", 1)[1]
+        page = (
+            ["--dashboard-address", f"127.0.0.1:{dashboard}"] if dashboard else ["--no-dashboard"]
+        )
         self.scheduler = self.start(
-            "scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard",
-            cwd=elsewhere, path=elsewhere,
-        )  # fmt: skip
+            "scheduler", "--host", "127.0.0.1", "--port", port, *page, cwd=elsewhere, path=elsewhere
+        )
 
     def start(self, *command: str, cwd: Path | None = None, path: Path | None = None):
         env = {**self.env, "PYTHONPATH": str(path or self.folder)}
@@ -54,9 +63,13 @@ def with_children(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 @contextmanager
 def cluster(
-    folder: Path, env: dict[str, str], workers: int = 0, elsewhere: Path | None = None
+    folder: Path,
+    env: dict[str, str],
+    workers: int = 0,
+    elsewhere: Path | None = None,
+    dashboard: int | None = None,
 ) -> Iterator[Cluster]:
-    made = Cluster(folder, env, elsewhere)
+    made = Cluster(folder, env, elsewhere, dashboard)
     try:
         for _ in range(workers):
             made.worker("--no-nanny")

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -274,6 +275,23 @@ def test_several_machines_need_the_address_of_the_first(monkeypatch, address):
             relaunch_on_devices("pipeline.train", 1, 2)
 
 
+def test_a_machines_number_is_slurms_unless_it_is_stated(monkeypatch):
+    monkeypatch.setenv("HDED_RENDEZVOUS", "host:29500")
+    monkeypatch.setenv("SLURM_NODEID", "2")
+    with pytest.raises(HDEDError, match=r"HDED_NODE is '2'"):
+        relaunch_on_devices("pipeline.train", 1, 2)
+    seen = []
+    monkeypatch.setattr(
+        "pipeline.lib.launch._torchrun", lambda module, devices, where: seen.append(where)
+    )
+    for stated, expected in ((None, "--node-rank=2"), ("1", "--node-rank=1")):
+        if stated:
+            monkeypatch.setenv("HDED_NODE", stated)
+        with pytest.raises(HDEDError, match="torchrun started 1"):  # _torchrun would have ended
+            relaunch_on_devices("pipeline.train", 1, 3)
+        assert expected in seen[-1]
+
+
 def machines(root: Path, **settings: Any) -> list[Project]:
     """Two folders with the same data, which share nothing."""
     found = [Project(root / name, SIZE, **settings) for name in ("first", "second")]
@@ -339,4 +357,15 @@ def test_a_machine_with_other_data_is_refused(tmp_path):
     said = [process.communicate(timeout=100)[1] for process in processes]
     assert [process.returncode for process in processes] == [2, 2], said
     assert all("process 2 of 2 has other data" in errors for errors in said)
+    assert not any("Traceback" in errors for errors in said)
+
+
+@pytest.mark.slow
+def test_a_machine_without_the_data_ends_the_other_too(tmp_path):
+    both = machines(tmp_path, nodes=2, size_px=64, batch_size=4, epochs=1)
+    shutil.rmtree(both[1].root / "data/frames/nyu")
+    processes = [each.start() for each in both]
+    said = [process.communicate(timeout=100)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], said
+    assert "another process was lost" in said[0] and "no finished store" in said[1], said
     assert not any("Traceback" in errors for errors in said)
