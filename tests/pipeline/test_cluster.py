@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -144,16 +145,16 @@ def test_a_nannys_worker_has_the_threads_that_its_user_states(clone: Clone) -> N
     with cluster(clone.root, environment) as dask, Client(dask.address) as client:
         dask.worker("--memory-limit", "0")
         client.wait_for_workers(1, timeout=60)
-        assert [*client.run(_threads).values()] == [2]
+        assert threads(client) == [2]
         shutil.rmtree(clone.root / EVALUATED)
         clone.run(*stage("evaluate", dask.address))
-        assert [*client.run(_threads).values()] == [1]
+        assert threads(client) == [1]
 
 
-def _threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
+def threads(client: Client) -> list[int]:
+    """Return the number of torch's threads in each worker."""
+    of_workers: Any = client.run(lambda: __import__("torch").get_num_threads())
+    return [*of_workers.values()]
 
 
 def test_a_network_is_measured_the_same_on_two_workers(clone: Clone) -> None:
