@@ -81,5 +81,5 @@ small: $(STAMP)  ## set params.yaml to a small pretrained network on the officia
 	python -m pipeline.preset small
 
 clean:  ## remove what the pipeline made; downloads and MLflow runs stay
-	rm -rf data/inputs data/sample data/raw/*.json data/raw/.*.json data/frames data/defocused data/renderings data/trained data/evaluated data/checkpoints
+	rm -rf data/inputs data/sample data/raw/*.json data/raw/.*.json data/frames data/defocused data/renderings data/trained data/evaluated data/checkpoints data/unfinished
 	rm -rf reports/tables reports/metrics reports/curves reports/errors reports/defocus reports/index.html

@@ -245,9 +245,8 @@ class ResizeLensSampler(LensSampler):
 def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.intp]:
     """Return the frames (count,) in the random order of an epoch.
 
-    Up to 8,192 frames any order may come. Of more, neighbours are shuffled within windows of 8,192,
-    whose blocks of 64 come from anywhere: what is read from a disk within some time lies in few
-    places there.
+    Up to 8,192 frames any order may come. More are shuffled within windows of 8,192 frames, which
+    are made of blocks of 64 neighbours from anywhere: reads stay close together on the disk.
     """
     rng = np.random.default_rng([seed, epoch])
     if count <= WINDOW_FRAMES:

@@ -1,6 +1,6 @@
 """Frames that are read from their store as training needs them, ahead of time and by threads.
 
-Threads read and decode whole frames; the training thread, whose cores the network needs, cuts the
+Threads read and decode whole frames, which takes most of the time; the training thread cuts the
 samples out of them. Which samples there are, and in which order, is decided elsewhere: reading from
 the store changes speed and memory alone.
 """
@@ -49,7 +49,7 @@ Part = tuple[Streamed, int]  # an array, and one of its rows
 
 
 def ready(parts: Iterable[tuple[Streamed, int, NDArray]]) -> None:
-    """Keep rows that were read, instead of those before."""
+    """Hold these rows, in place of those of the last batch."""
     parts = list(parts)
     for array in {id(array): array for array, _, _ in parts}.values():
         array.ready = {}

@@ -7,7 +7,8 @@
   which the largest errors are computed. On a GPU, if there is one, also batches of it.
 - The stages `convert` and `defocus` on NYU's raw files, each in a separate process in a temporary
   folder: frames per second, and the process's peak memory.
-- Training of the paper's network (`training`), and evaluation (`evaluation`).
+- Training of the paper's network, and frames that are streamed (`training`); evaluation
+  (`evaluation`).
 - The small network's training steps in mixed precision on the CPU (`depthwise`).
 - Every system of Table IV: a training step, and one picture (`systems`).
 - A photograph of 12 megapixels (`photographs`).
@@ -38,6 +39,7 @@ def main() -> None:
     defocused = open_store(stage.DEFOCUSED / DATASET / "paper")
     for name in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         sections.append(training.measure(scenes, defocused, torch.device(name)))
+        sections.append(training.measure_streaming(scenes, defocused, torch.device(name)))
         sections.append(evaluation.measure(scenes, defocused, torch.device(name)))
         sections.append(systems.measure(scenes, params, DATASET, torch.device(name)))
     sections.append(depthwise.measure())

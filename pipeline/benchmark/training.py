@@ -1,4 +1,4 @@
-"""Training speed of the paper's network, against a plain PyTorch loop in the same run."""
+"""Training speed: the paper's network against a plain PyTorch loop, and frames that are streamed."""
 
 import statistics
 import time
@@ -26,9 +26,12 @@ SIZE_PX = 256
 BATCH = 4  # the paper's
 STEPS = {"cpu": 4, "cuda": 60}  # timed steps, after a warm-up
 WORKERS = 2
+ROUNDS = 3  # of resident and streamed frames in turn
 GPU_BATCHES = (4, 32)
 # dense bfloat16 FLOP/s, by the manufacturer's data sheets
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+# the preset `small`: a step is so short that reading frames could keep it waiting
+SMALL_SIZE_PX, SMALL_BATCH, SMALL_STEPS = 192, 8, {"cpu": 8, "cuda": 60}
 # the first epoch is a warm-up: compilers, caches, start of the device
 SETTINGS = Train(epochs=2, batch_size=BATCH, checkpoint="last", checkpoint_minutes=1e9)
 
@@ -79,7 +82,7 @@ def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, 
             settings = SETTINGS.model_copy(update=changes)
             ways.append((f"ours, bf16, compiled, batch {batch}", settings))
     for name, settings in ways:
-        times = _ours(scenes, defocused, device, steps, settings)
+        times = _ours(scenes, defocused, device, steps, settings, HDEDNet(), SIZE_PX)
         rows.append({"name": name, **_rates(times, settings.batch_size)})
     forward, training = flops_a_sample()
     peak = next((p for n, p in PEAK_FLOPS.items() if n in provenance.hardware(device)), None)
@@ -137,19 +140,57 @@ def _plain(
     return times[2:], sum(waited[2:]) / sum(times[2:])
 
 
+def measure_streaming(scenes: Store, defocused: Store, device: torch.device) -> dict[str, Any]:
+    """Return the section on frames in memory and frames read as they are needed, in turn."""
+    steps = SMALL_STEPS[device.type]
+    changes = {"batch_size": SMALL_BATCH, "precision": "bf16"}
+    seconds: dict[str, list[float]] = {"resident": [], "stream": []}
+    for _ in range(ROUNDS):
+        for memory, found in seconds.items():
+            settings = SETTINGS.model_copy(update={**changes, "memory": memory})
+            network = HDEDNet(encoder="efficientnet_lite0", decoder="bilinear")
+            times, _ = _ours(scenes, defocused, device, steps, settings, network, SMALL_SIZE_PX)
+            found += [each / SMALL_BATCH for each in times]
+    rows: list[dict[str, Any]] = []
+    for memory, found in seconds.items():
+        middle = statistics.median(found)
+        rows.append({"name": f"memory: {memory}", "seconds": middle, "frames_per_s": 1 / middle})
+    for row in rows:
+        row["ratio"] = rows[0]["seconds"] / row["seconds"]
+    height, width = scenes.attributes["size"]
+    text = (
+        f"the small network (EfficientNet-Lite0, both heads) in bf16, batches of {SMALL_BATCH} "
+        f"crops of {SMALL_SIZE_PX} px; median of {ROUNDS} rounds of {steps} steps, resident and "
+        f"streamed in turn, on {len(scenes)} frames of {height}x{width}. On "
+        f"{provenance.hardware(device)}"
+    )
+    return {
+        "title": f"Streaming to {'a GPU' if device.type == 'cuda' else 'the CPU'}",
+        "baseline": rows[0]["name"],
+        "statements": [{"title": "Streaming", "text": text}],
+        "rows": rows,
+    }
+
+
 def _ours(
-    scenes: Store, defocused: Store, device: torch.device, steps: int, settings: Train
+    scenes: Store,
+    defocused: Store,
+    device: torch.device,
+    steps: int,
+    settings: Train,
+    network: HDEDNet,
+    size_px: int,
 ) -> tuple[list[float], float]:
     torch.manual_seed(0)
     indices = np.resize(scenes.indices("train"), (steps + 1) * settings.batch_size)
     streams = settings.memory == "stream"
-    frames = TrainingFrames(scenes, [defocused], indices, "crop", SIZE_PX, streams=streams)
+    frames = TrainingFrames(scenes, [defocused], indices, "crop", size_px, streams=streams)
     frames.move_to(device)
     torch.compiler.reset()  # else the sizes of the last way decide what is compiled
     ends: list[float] = []
     asked: Callable[[], bool] = lambda: ends.append(time.perf_counter()) or False  # noqa: E731
     samples = StoredSampler(frames)
-    result = fit(HDEDNet(), HDEDLoss(Loss()), samples, None, settings, device, should_stop=asked)
+    result = fit(network, HDEDLoss(Loss()), samples, None, settings, device, should_stop=asked)
     return np.diff(ends[-(steps + 1) :]).tolist(), result.history[1]["data_share"]
 
 

@@ -63,6 +63,10 @@ def test_training_is_measured_step_by_step(make_stores, monkeypatch) -> None:
         assert row["seconds"] > 0 and 0 <= row["data_share"] < 1
         assert row["frames_per_s"] == pytest.approx(1 / row["seconds"])
     assert rows[section["baseline"]]["ratio"] == 1
+    monkeypatch.setattr(training, "SMALL_SIZE_PX", 32)
+    section = training.measure_streaming(data.scenes, data.defocused, torch.device("cpu"))
+    assert [row["name"] for row in section["rows"]] == ["memory: resident", "memory: stream"]
+    assert section["rows"][0]["ratio"] == 1 and all(row["seconds"] > 0 for row in section["rows"])
 
 
 def test_plain_depthwise_convolutions_give_the_same_images() -> None:
