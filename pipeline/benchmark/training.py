@@ -1,4 +1,4 @@
-"""Training speed: the paper's network against a plain PyTorch loop, and frames that are streamed."""
+"""Training speed: against a plain PyTorch loop, and with frames that are streamed."""
 
 import statistics
 import time
