@@ -170,7 +170,7 @@ def do_remotely(folder: str, start: int, stop: int, token: str, code: str) -> st
     started = result_path(Path(folder), frames).with_suffix(".started")
     with ONE_BLOCK:
         work, names, threads = _find(Path(folder) / WORK, token, where)
-        limit_threads(threads)
+        limit_threads(threads or _own_threads())
         again = started.exists()  # a worker died on this block: note each frame before it is read
         started.touch()
 
@@ -182,6 +182,15 @@ def do_remotely(folder: str, start: int, stop: int, token: str, code: str) -> st
         results = do_block(work, Block(frames, threads, watch))
         started.unlink(missing_ok=True)
     return results
+
+
+def _own_threads() -> int:
+    """Return the number of threads that this worker's user states, or else torch's own.
+
+    Dask starts a worker with MKL_NUM_THREADS=1, which torch's number follows.
+    """
+    stated = os.environ.get("OMP_NUM_THREADS", "")
+    return int(stated) if stated.isdecimal() and int(stated) else torch.get_num_threads()
 
 
 def _find(path: Path, token: str, where: str) -> tuple[Work, list[str], int | None]:
