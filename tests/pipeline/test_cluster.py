@@ -138,9 +138,12 @@ def test_the_variable_names_a_scheduler_whose_page_is_shown(
     assert digests(clone) == expected
 
 
-def test_a_nannys_worker_has_the_threads_that_its_user_states(clone: Clone) -> None:
+def test_a_nannys_worker_has_the_threads_that_its_user_states(
+    clone: Clone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Dask alone would make it one; a network is measured with those of the stage."""
     environment = {**clone.environment, "OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
+    monkeypatch.setitem(clone.variables, "OMP_NUM_THREADS", "1")
     with cluster(clone.root, environment) as dask, Client(dask.address) as client:
         dask.worker("--memory-limit", "0")
         shutil.rmtree(clone.root / STORES[0] / "own")
