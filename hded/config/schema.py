@@ -16,6 +16,7 @@ from hded.optics import SENSOR_WIDTH_M, Camera, Renderer, Sensor, SigmaRule, Sub
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Factor = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # names become folders, DVC stages and MLflow runs
@@ -450,11 +451,12 @@ class Train(Section):
     weight_decay: NonNegative = 0.0
     schedule: Literal["step", "one_cycle"] = "step"
     val_interval: Count = 5
-    lr_milestone: Annotated[float, Field(gt=0, le=1)] = 0.6
-    lr_gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    lr_milestone: Factor = 0.6
+    lr_gamma: Factor = 0.1
     val_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     checkpoint: Literal["best", "last"] = "best"
     refocus: Literal["stored", "on_the_fly"] = "stored"
+    reduce: Annotated[list[Factor], Field(min_length=2, max_length=2)] = [1.0, 1.0]
     network_input: NetworkInput = "defocused"
     precision: Precision = "float32"
     compile: bool = False
@@ -474,6 +476,13 @@ class Train(Section):
             among = f"devices {self.devices}" + (f" x nodes {self.nodes}" if self.nodes > 1 else "")
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of {among}, which share it equally"
+            )
+        if self.reduce[0] > self.reduce[1]:
+            raise ValueError(f"reduce {self.reduce} must ascend")
+        if self.reduce[0] < 1 and (self.geometry, self.refocus) != ("crop", "on_the_fly"):
+            raise ValueError(
+                f"reduce {self.reduce}: frames are reduced before they are blurred and cropped; it "
+                "needs refocus: on_the_fly and geometry: crop"
             )
         if self.checkpoint == "best" and self.val_fraction == 0:
             raise ValueError(

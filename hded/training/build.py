@@ -95,7 +95,7 @@ def build_fit(
         need_lenses(frames.shots[0].lenses, "train.loss: re-blurring")
     if model.needs_lens and not anew:
         need_lenses(frames.shots[0].lenses, "network.readout: coc, or network.reads_lens,")
-    sampler = build_sampler(frames, cameras if anew else ())
+    sampler = build_sampler(frames, cameras if anew else (), (train.reduce[0], train.reduce[1]))
     return FitInputs(model, loss, sampler, validation, train, seed, arguments, loaded)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from hded.blur.render import SENSOR_STREAM, render_defocused
 from hded.blur.support import border_indices, radius_px
@@ -34,21 +35,27 @@ BLOCK_FRAMES, WINDOW_FRAMES = 64, 8192
 class Draw(Generic[T]):
     """The random choices of one sample.
 
-    `sources`: for each camera a row of its renderings, or a lens.
+    `sources`: for each camera a row of its renderings, or a lens. `size`: the (height, width) to
+    which the frame is reduced; None: it is not. The crop `window` is one of the reduced frame.
     """
 
     frame: int
     sources: tuple[T, ...]
+    size: tuple[int, int] | None
     window: tuple[slice, slice]
     flipped: bool
     exposure: Exposure
 
 
 class Sampler(ABC, Generic[T]):
-    """Batches of random samples of the training frames, epoch by epoch."""
+    """Batches of random samples of the training frames, epoch by epoch.
 
-    def __init__(self, frames: TrainingFrames) -> None:
-        self.frames = frames
+    `reduce`: the least and the largest factor of size by which a frame is reduced before it is
+    cropped; its shorter side keeps at least the crop's size.
+    """
+
+    def __init__(self, frames: TrainingFrames, reduce: tuple[float, float] = (1.0, 1.0)) -> None:
+        self.frames, self.reduce = frames, reduce
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -107,18 +114,21 @@ class Sampler(ABC, Generic[T]):
         frames = self.frames
         rng = np.random.default_rng([seed, epoch, int(frames.indices[i])])
         sources = self._choose(i, rng)
-        window = WHOLE
+        window, size = WHOLE, None
+        height, width = frames.sharp.shape[1:3]
+        if self.reduce[0] < 1:
+            factor = max(rng.uniform(*self.reduce), frames.size_px / min(height, width))
+            size = height, width = round(factor * height), round(factor * width)
         if frames.geometry == "crop":
-            height, width = frames.sharp.shape[1:3]
             top = int(rng.integers(height - frames.size_px + 1))
             left = int(rng.integers(width - frames.size_px + 1))
             window = slice(top, top + frames.size_px), slice(left, left + frames.size_px)
         flipped = bool(rng.random() < hflip)
         top, left = window[0].start or 0, window[1].start or 0
         if flipped and window is not WHOLE:  # the crop of a mirrored image
-            left = frames.sharp.shape[2] - window[1].stop
+            left = width - window[1].stop
         exposure = Exposure((seed, epoch, int(frames.indices[i])), (top, left))
-        return Draw(i, sources, window, flipped, exposure)
+        return Draw(i, sources, size, window, flipped, exposure)
 
     @abstractmethod
     def _choose(self, i: int, rng: np.random.Generator) -> tuple[T, ...]:
@@ -174,8 +184,13 @@ class LensSampler(Sampler[ThinLens]):
     distance, of which each sample has one.
     """
 
-    def __init__(self, frames: TrainingFrames, cameras: Sequence[Sequence[Camera]]) -> None:
-        super().__init__(frames)
+    def __init__(
+        self,
+        frames: TrainingFrames,
+        cameras: Sequence[Sequence[Camera]],
+        reduce: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
+        super().__init__(frames, reduce)
         self.cameras = tuple(map(tuple, cameras))
         self.sensors = tuple(foci[0].sensor for foci in self.cameras)
         self.max_sigma_px = max(
@@ -206,14 +221,15 @@ class CropLensSampler(LensSampler):
         frames, margin = self.frames, radius_px(self.max_sigma_px)
         around, sigma, depth = [], [], []
         for d in draws:
+            size = d.size or frames.depth_m.shape[1:]
             rows, columns = (
                 torch.from_numpy(border_indices(n, 0, margin)[s.start : s.stop + 2 * margin])
-                for n, s in zip(frames.depth_m.shape[1:], d.window, strict=True)
+                for n, s in zip(size, d.window, strict=True)
             )
             rows, columns = (i.to(frames.sharp.device, non_blocking=True) for i in (rows, columns))
-            around.append(frames.sharp[d.frame][rows[:, None], columns])
-            depth.append(frames.depth_m[d.frame][d.window])
-            lens_depth_m = frames.blur_depth_m[d.frame][d.window].numpy()
+            around.append(_reduced_rgb(frames.sharp[d.frame], size)[rows[:, None], columns])
+            depth.append(_reduced_depth(frames.depth_m[d.frame], size)[d.window])
+            lens_depth_m = _reduced_depth(frames.blur_depth_m[d.frame], size)[d.window].numpy()
             of_cameras = np.stack([lens.sigma_px(lens_depth_m) for lens in d.sources], -1)
             sigma.append(torch.from_numpy(of_cameras))
         depth_m = _stack(depth, draws)[:, None]
@@ -257,12 +273,36 @@ def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.intp]:
     return np.concatenate([rng.permutation(window) for window in windows])
 
 
-def build_sampler(frames: TrainingFrames, cameras: Sequence[Sequence[Camera]] = ()) -> Sampler:
-    """Return the sampler of stored renderings, or, with `cameras`, one that renders anew."""
+def build_sampler(
+    frames: TrainingFrames,
+    cameras: Sequence[Sequence[Camera]] = (),
+    reduce: tuple[float, float] = (1.0, 1.0),
+) -> Sampler:
+    """Return the sampler of stored renderings, or, with `cameras`, one that renders anew.
+
+    reduce: see `Sampler`; of crops that are rendered anew.
+    """
     if not cameras:
         return StoredSampler(frames)
-    kind = CropLensSampler if frames.geometry == "crop" else ResizeLensSampler
-    return kind(frames, cameras)
+    if frames.geometry == "crop":
+        return CropLensSampler(frames, cameras, reduce)
+    return ResizeLensSampler(frames, cameras)
+
+
+def _reduced_rgb(rgb: Tensor, size: Sequence[int]) -> Tensor:
+    """Return an image (h, w, 3) uint8 at `size` (H, W), antialiased."""
+    if rgb.shape[:2] == tuple(size):
+        return rgb
+    image = rgb.movedim(-1, 0)[None].float()
+    small = F.interpolate(image, tuple(size), mode="bilinear", antialias=True)
+    return small[0].movedim(0, -1).round().clamp(0, 255).to(torch.uint8)
+
+
+def _reduced_depth(depth_m: Tensor, size: Sequence[int]) -> Tensor:
+    """Return depth (h, w) at `size` (H, W), by nearest neighbour."""
+    if depth_m.shape == tuple(size):
+        return depth_m
+    return F.interpolate(depth_m[None, None], tuple(size), mode="nearest-exact")[0, 0]
 
 
 def _pick(options: Sequence[T], rng: np.random.Generator) -> T:

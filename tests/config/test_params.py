@@ -226,6 +226,8 @@ def test_a_wrong_type_is_refused_by_key(tmp_path, key, value):
     ("key", "value"),
     [
         ("train.epochs", 0),
+        ("train.reduce", [0.0, 1.0]),
+        ("train.reduce", [0.5, 1.5]),
         ("train.batch_size", 0),
         ("train.size_px", 100),
         ("train.size_px", 0),
@@ -339,6 +341,16 @@ def test_keeping_the_best_epoch_needs_validation_frames(tmp_path):
         edited(lambda content: content["train"].update(val_fraction=0.0, checkpoint="best")),
     )
     assert "checkpoint" in message and "val_fraction" in message
+
+
+def test_frames_are_reduced_only_where_their_crops_are_rendered_anew(tmp_path):
+    message = refusal(tmp_path, with_value("train.reduce", [0.5, 1.0]))
+    assert "needs refocus: on_the_fly and geometry: crop" in message
+    message = refusal(tmp_path, with_value("train.reduce", [1.0, 0.5]))
+    assert "reduce [1.0, 0.5] must ascend" in message
+    changes = {"refocus": "on_the_fly", "reduce": [0.5, 1.0]}
+    content = with_value("variants.full.train", changes)
+    assert load(tmp_path, content).variant("full")[1].reduce == [0.5, 1.0]
 
 
 def test_a_focus_inside_the_focal_length_of_ones_own_lens_is_refused(tmp_path):

@@ -11,8 +11,10 @@ from PIL import Image
 from support.cameras import SYNDOF
 from support.stores import write_stores
 
+from hded.blur.holes import fill_holes
 from hded.blur.render import list_renderings, render_defocused
 from hded.common.errors import HDEDError
+from hded.common.resize import resize_nearest, resize_rgb
 from hded.config.schema import Geometry
 from hded.network.normalize import to_network_range, to_uint8
 from hded.optics import Camera, Sensor
@@ -31,10 +33,12 @@ def crops(stores, indices=None, size_px: int = SIZE_PX) -> Sampler:
     return sampler(stores, indices, "crop", size_px)
 
 
-def sampler(stores, indices, geometry: Geometry, size_px: int, cameras=()) -> Sampler:
+def sampler(
+    stores, indices, geometry: Geometry, size_px: int, cameras=(), reduce=(1.0, 1.0)
+) -> Sampler:
     how = (np.asarray(indices), geometry, size_px)
     frames = TrainingFrames(stores.scenes, [stores.defocused], *how, stored=not cameras)
-    return build_sampler(frames, [cameras] if cameras else ())
+    return build_sampler(frames, [cameras] if cameras else (), reduce)
 
 
 def epoch_of(samples: Sampler, batch_size: int = 1, **options) -> list[Batch]:
@@ -259,6 +263,46 @@ def test_rendered_on_the_fly_a_sample_is_the_stored_one_byte_for_byte(rendered):
     ):
         for name in ("defocused", "sharp", "depth_m", "valid"):
             assert torch.equal(getattr(stored, name), getattr(fresh, name)), name
+
+
+@pytest.mark.parametrize("hflip", [0.0, 1.0])
+def test_a_reduced_frame_is_blurred_at_its_reduced_size(tmp_path: Path, hflip: float):
+    """Its images are antialiased as Pillow's are; its lens has the same pixels as ever."""
+    stores, size = write_stores(tmp_path, splits=["train"] * 3, size=(70, 90)), (49, 63)
+    camera = cameras(2.0)[0]
+    samples = sampler(stores, range(3), "crop", 32, [camera], (0.7, 0.7))
+    for batch in epoch_of(samples, hflip=hflip):
+        (index,) = batch.indices
+        rgb, depth_m = (
+            resize_rgb(stores.rgb[index], size),
+            resize_nearest(stores.depth[index], size),
+        )
+        lens = camera.lens(stores.depth[index], 90, np.random.default_rng(0))
+        filled_m = resize_nearest(fill_holes(stores.depth[index]), size)
+        defocused, _ = render_defocused(rgb, filled_m, lens, "gather")
+        depth = batch.depth_m[0, 0].numpy()
+        wanted = depth[:, ::-1] if hflip else depth
+        windows = np.lib.stride_tricks.sliding_window_view(depth_m, (32, 32))
+        ((top, left),) = np.argwhere((windows == wanted).all((2, 3)))
+        for image, whole in ((batch.sharp, rgb), (batch.defocused, defocused)):
+            found = to_uint8(image)[0][:, ::-1] if hflip else to_uint8(image)[0]
+            cut = whole[top : top + 32, left : left + 32].astype(int)
+            assert np.abs(found - cut).max() <= 1
+
+
+def test_each_sample_is_reduced_anew_and_never_below_its_crop(rendered):
+    samples = sampler(rendered, range(4), "crop", 32, rendered.cameras, (0.1, 1.0))
+    sizes = []
+    for epoch in range(1, 20):
+        draws = [samples._draw(i, 0, epoch, 0.5) for i in range(4)]
+        assert draws == [samples._draw(i, 0, epoch, 0.5) for i in range(4)]
+        for draw in draws:
+            assert draw.size is not None and min(draw.size) >= 32
+            assert all(
+                0 <= w.start < w.stop <= n for w, n in zip(draw.window, draw.size, strict=True)
+            )
+            sizes.append(draw.size[1])
+    assert min(sizes) < 40 < 60 < max(sizes) and len(set(sizes)) > 15
 
 
 def test_squashed_frames_are_blurred_before_they_are_squashed(rendered):
