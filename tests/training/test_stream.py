@@ -169,7 +169,7 @@ def test_the_memory_that_is_left_is_some_of_what_there_is() -> None:
     assert 0 < available_bytes() <= everything
 
 
-def test_a_fit_that_streams_is_the_same_fit_and_is_not_done_again(tmp_path: Path) -> None:
+def test_a_fit_that_streams_is_the_same_fit_under_the_same_key(tmp_path: Path) -> None:
     results = {}
     for memory in ("resident", "stream"):
         project = Project(tmp_path / memory, memory=memory, epochs=2)
