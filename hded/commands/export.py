@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from hded.commands.common import add_network, load_network, make_folder
+from hded.common.errors import HDEDError
 from hded.inference.onnx import export_onnx
 from hded.network import HEADS
 
@@ -17,6 +18,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def export(arguments: Namespace) -> None:
     """Run the command."""
+    if not arguments.out.name or arguments.out.is_dir():
+        raise HDEDError(f"--out: {arguments.out} is a folder; give the name of the file to write")
     predictor = load_network(arguments.checkpoint, heads=arguments.heads)
     make_folder(arguments.out.parent)
     export_onnx(predictor, arguments.out)

@@ -304,6 +304,13 @@ def test_greyscale_is_read_and_refused_where_it_would_be_made_white(tmp_path):
 # ---- taken elsewhere ----
 
 
+@pytest.mark.parametrize("out", ["", "."])
+def test_an_export_into_a_folder_is_one_line(out):
+    done = command("export", "--out", out)
+    assert done.returncode == 2
+    assert done.stderr == "error: --out: . is a folder; give the name of the file to write\n"
+
+
 @pytest.mark.slow  # the export of either takes a third of a minute
 @pytest.mark.parametrize(
     "network",
