@@ -92,12 +92,13 @@ class BlurDictionary(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kernels = nn.Parameter(torch.rand(BLURS, 3, 1, 1, 3))
+        # of three dimensions: `channels_last`, which the network is moved to, has no layout of five
+        self.kernels = nn.Parameter(torch.rand(BLURS, 3, 3))
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (B, 3, H, W) -> (B, 3 (BLURS + 1), H, W)."""
         images = [image]
-        for kernel in self.kernels.softmax(-1):
+        for kernel in self.kernels.softmax(-1)[:, :, None, None]:
             padded = F.pad(images[-1], (1, 1, 1, 1), mode="reflect")
             rows = F.conv2d(padded, kernel, groups=3)
             images.append(F.conv2d(rows, kernel.transpose(2, 3), groups=3))

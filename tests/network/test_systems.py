@@ -94,6 +94,7 @@ def test_outputs_have_the_images_size_and_every_parameter_learns(
     name: str, size: tuple[int, int]
 ) -> None:
     network = build(name, init="normal").train()
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     rgb = picture(name, size=size)
     sharp = rgb[:, :3]
     lens = torch.tensor([[10.0, 2.0, 29.0, 0.25, 0.0, 0.0]]).expand(2, -1)
