@@ -80,7 +80,7 @@ def test_the_tables_name_each_systems_cameras(clone: Clone) -> None:
     table = pd.read_csv(clone.root / "reports/tables/table4.csv", dtype=str)
     assert {"two_apertures", "sharp_input", "deconvolution"} <= set(table["row"])
     text = (clone.root / "reports/tables/table4.md").read_text(encoding="utf-8")
-    assert "Camera (d3net_camera)" in text
+    assert r"Camera (d3net\_camera)" in text
 
 
 def test_the_page_opens_with_all_of_them(clone: Clone) -> None:
