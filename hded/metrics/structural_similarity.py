@@ -28,12 +28,12 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     """
     _check_size(*x.shape[-2:])
     window = _window_on(x.device, x.dtype)
-    stack = torch.cat([x, y, x * x, y * y, x * y], 1)
+    stack = torch.cat([x, y, x * x + y * y, x * y], 1)
     channels = stack.shape[1]
     column = window.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
     stack = F.conv2d(stack, column, groups=channels)
     stack = F.conv2d(stack, column.transpose(2, 3), groups=channels)
-    return _similarity(*stack.chunk(5, 1)).mean((1, 2, 3))
+    return _similarity(*stack.chunk(4, 1)).mean((1, 2, 3))
 
 
 @cache
@@ -52,11 +52,14 @@ def ssim_float64(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     return float(rows.mean())
 
 
-def _similarity(mean_x, mean_y, xx, yy, xy):
-    """Return the SSIM index of the five local moments, tensors or numbers."""
-    var_x, var_y, cov = xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y
-    luminance = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
-    structure = (2 * cov + C2) / (var_x + var_y + C2)
+def _similarity(mean_x, mean_y, squares, xy):
+    """Return the SSIM index of the local means of x, y, x^2 + y^2 and x y, tensors or numbers.
+
+    The index depends on the sum of the two variances alone.
+    """
+    means, mean_squares = mean_x * mean_y, mean_x * mean_x + mean_y * mean_y
+    luminance = (2 * means + C1) / (mean_squares + C1)
+    structure = (2 * (xy - means) + C2) / (squares - mean_squares + C2)
     return luminance * structure
 
 
@@ -73,7 +76,7 @@ def _similarity_of_rows(x, y, window):
     x, y = x.reshape(height, -1), y.reshape(height, -1)
     positions = (width - WINDOW + 1) * channels
     means = np.empty(height - WINDOW + 1)
-    columns, moments = np.empty((5, x.shape[1])), np.empty((5, positions))
+    columns, moments = np.empty((4, x.shape[1])), np.empty((4, positions))
     for row in range(len(means)):
         columns[:] = 0
         for k in range(WINDOW):
@@ -81,18 +84,17 @@ def _similarity_of_rows(x, y, window):
                 a, b = x[row + k, i], y[row + k, i]
                 columns[0, i] += window[k] * a
                 columns[1, i] += window[k] * b
-                columns[2, i] += window[k] * a * a
-                columns[3, i] += window[k] * b * b
-                columns[4, i] += window[k] * a * b
+                columns[2, i] += window[k] * (a * a + b * b)
+                columns[3, i] += window[k] * a * b
         moments[:] = 0
-        for m in range(5):
+        for m in range(4):
             for k in range(WINDOW):
                 for i in range(positions):
                     moments[m, i] += window[k] * columns[m, i + k * channels]
         total = 0.0
         for i in range(positions):
             total += _similarity_of_numbers(
-                moments[0, i], moments[1, i], moments[2, i], moments[3, i], moments[4, i]
+                moments[0, i], moments[1, i], moments[2, i], moments[3, i]
             )
         means[row] = total / positions
     return means
