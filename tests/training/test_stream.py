@@ -169,6 +169,7 @@ def test_the_memory_that_is_left_is_some_of_what_there_is() -> None:
     assert 0 < available_bytes() <= everything
 
 
+@pytest.mark.slow
 def test_a_fit_that_streams_is_the_same_fit_under_the_same_key(tmp_path: Path) -> None:
     results = {}
     for memory in ("resident", "stream"):
