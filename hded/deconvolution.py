@@ -74,7 +74,7 @@ def deconvolve_total_variation(
     penalty, multiplier = np.float32(PENALTY), np.zeros((2, *y.shape), np.float32)
 
     def apply(image: Image) -> Image:
-        return blur.normal(image) + penalty * _divergence(_gradient(image))
+        return blur.normal(image) + penalty * _gradient_adjoint(_gradient(image))
 
     for _ in range(iterations):
         wanted = _gradient(x) + multiplier
@@ -82,7 +82,7 @@ def deconvolve_total_variation(
         shrunk = wanted * np.maximum(1 - weight / PENALTY / np.maximum(length, 1e-12), 0)
         shrunk = shrunk.astype(np.float32)
         multiplier = wanted - shrunk
-        b = data + penalty * _divergence(shrunk - multiplier)
+        b = data + penalty * _gradient_adjoint(shrunk - multiplier)
         x = conjugate_gradients(apply, b, x, steps)
     return x
 
@@ -99,8 +99,9 @@ def deconvolve_with_denoiser(
 
     levels: the noise that is removed in each iteration, standard deviations that fall. Each
     iteration denoises the estimate to z and solves (A'A + rho) x = A'y + rho z by `steps` of
-    conjugate gradients, with rho = weight / level^2: weight is the variance of the noise of y times
-    that of the prior's trade-off. Raises HDEDError where the estimate diverges.
+    conjugate gradients, with rho = weight / level^2 (Zhang et al. 2021, DPIR): weight is the
+    variance of the noise of y times the factor of the prior. Raises HDEDError where the estimate
+    diverges.
     """
     blur, y = BlurOperator(sigma_px), np.asarray(blurred, np.float32)
     x, data = y, blur.adjoint(y)
@@ -133,7 +134,7 @@ def _gradient(image: Image) -> Image:
     return found
 
 
-def _divergence(field: Image) -> Image:
+def _gradient_adjoint(field: Image) -> Image:
     """Return the adjoint of `_gradient` for a field (2, H, W, 3), an image (H, W, 3)."""
     image = np.zeros(field.shape[1:], np.float32)
     image[:, 1:] += field[0, :, :-1]

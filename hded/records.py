@@ -57,7 +57,8 @@ class TrainingRecord(Record):
     cameras: tuple[dict[str, Any], ...]  # by which they were defocused, read together
     model: Architecture
     train: dict[str, Any]  # the section `train` of params.yaml, with the variant's changes
-    weights: str  # of the encoder at the start: none, imagenet, a path or an address
+    weights: str  # at the start: none, imagenet, a path or an address
+    weights_for: Literal["encoder", "network"] = "encoder"  # what they were loaded into
     weights_loaded: dict[str, Any] | None  # which of their tensors were used
     parameters: int
     params_digest: str

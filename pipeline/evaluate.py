@@ -121,7 +121,10 @@ def open_trial(cell: Cell) -> Trial:
     refocused = params.test_cameras(cell.variant, cell.dataset, how)
     control = ""
     if refocused:
-        renderings = [ControlRenderings(scenes, c, params.defocus.renderer) for c in refocused]
+        renderings = [
+            ControlRenderings(scenes, c, params.defocus.renderer, params.defocus.seed)
+            for c in refocused
+        ]
         control = f"tested on images focused at {how.focus_distance_m:g} m"
     elif how.network_input == "sharp":
         renderings = [ControlRenderings(scenes, None)]

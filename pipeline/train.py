@@ -211,6 +211,7 @@ def _record(job: Job, done: Mapping[str, Any], tracker: Tracker) -> TrainingReco
         "tracking_uri": portable(tracker.uri),
         "train": job.settings["train"],
         "weights": hide_secrets(job.network.weights),
+        "weights_for": job.network.weights_for,
         "params_digest": job.tags["params_digest"],
         "commit": job.tags["commit"],
         "versions": provenance.versions(),

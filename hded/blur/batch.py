@@ -39,7 +39,8 @@ def gaussian_gather_batch(
 
     Finding the largest sigma and checking the values waits once for the device. With the bound
     `max_sigma_px` neither is done: a larger sigma counts as the bound (without gradient), a
-    negative one as 0, and a NaN makes its own pixel NaN (on the CPU it raises HDEDError).
+    negative one as 0, and a NaN makes its own pixel NaN. On the CPU in float32 without gradients
+    values are always checked, and a NaN raises HDEDError.
     Raises HDEDError for shapes, dtypes and devices that do not fit, and, without a bound, for NaN
     or infinite values and a negative sigma.
     """

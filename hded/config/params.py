@@ -257,6 +257,13 @@ def _check_loss(network: Network, train: Train, where: str) -> None:
             f"{where}.consistency: compares both outputs; network.heads needs depth and "
             "all_in_focus"
         )
+    reblurs = loss.consistency or ("depth" in network.heads and loss.depth == "reblur")
+    if reblurs and train.geometry == "resize":
+        what = "consistency" if loss.consistency else "depth reblur"
+        raise HDEDError(
+            f"{where}: {what} blurs images by their lens, whose CoC is in pixels of the original "
+            "image; set train.geometry to crop"
+        )
 
 
 def _check_download(name: str, entry: Download) -> None:

@@ -284,11 +284,8 @@ class CameraSettings(Section):
             return Sensor(**ends)
         return Sensor(**ends, quality=self.jpeg.quality, subsampling=self.jpeg.subsampling)
 
-    def build(self, name: str, focus_distance_m: float | None = None) -> tuple[Camera, ...]:
-        """Return the camera of that name, once for each focus distance.
-
-        With `focus_distance_m` it is focused there alone.
-        """
+    def build(self, name: str) -> tuple[Camera, ...]:
+        """Return the camera of that name, once for each focus distance."""
         lengths = self.focal_length_mm
         camera = Camera(
             name=name,
@@ -308,7 +305,7 @@ class CameraSettings(Section):
             sensor=self.sensor,
             photographs=self.photographs,
         )
-        focus = self.focus_distance_m if focus_distance_m is None else focus_distance_m
+        focus = self.focus_distance_m
         return tuple(
             replace(camera, focus_distance_m=None if f == RANDOM else float(f))
             for f in (focus if isinstance(focus, tuple) else (focus,))

@@ -96,7 +96,7 @@ def open_folder(
         frames = pd.concat([frames, lenses], axis=1)
     if max_residual is not None:
         registrations = _register(folder, files)
-        good = [name for name, found in registrations.items() if found.residual <= max_residual]
+        good = {name for name, found in registrations.items() if found.residual <= max_residual}
         skipped = [
             f"{name}: not registered, residual {found.residual:.3f} above {max_residual:g}"
             for name, found in registrations.items()

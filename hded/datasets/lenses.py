@@ -43,11 +43,13 @@ def read_lenses(path: Path, names: Sequence[str]) -> pd.DataFrame:
             f"{', '.join(COLUMNS)}"
         )
     stems = [composed(PurePosixPath(str(frame)).stem) for frame in table["frame"]]
-    frames = [f if f in names else stem for f, stem in zip(table["frame"], stems, strict=True)]
-    if len(set(frames)) < len(frames):
+    wanted = set(names)
+    frames = [f if f in wanted else stem for f, stem in zip(table["frame"], stems, strict=True)]
+    listed = set(frames)
+    if len(listed) < len(frames):
         twice = next(name for name in frames if frames.count(name) > 1)
         raise HDEDError(f"{path}: {twice} is listed twice")
-    if missing := [name for name in names if name not in frames]:
+    if missing := [name for name in names if name not in listed]:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise HDEDError(f"{path}: has no row for {', '.join(missing[:SHOWN])}{more}")
     rows = table.assign(frame=frames).set_index("frame").loc[list(names)]

@@ -79,10 +79,14 @@ def fit_law(windows: pd.DataFrame) -> Law:
     def residuals(parameters: NDArray) -> NDArray:
         return Law(*parameters)(depth) - sigma
 
-    start = (float(sigma.max()), float(np.median(depth)), 0.3)
-    found = least_squares(
-        residuals, start, bounds=([0, 0.05, 0], [50, 20, 5]), loss="soft_l1", f_scale=0.2
+    farthest = max(20.0, 2 * float(depth.max()))
+    start = (
+        min(float(sigma.max()), 50.0),
+        float(np.clip(np.median(depth), 0.05, farthest)),
+        0.3,
     )
+    bounds = ([0, 0.05, 0], [50, farthest, 5])
+    found = least_squares(residuals, start, bounds=bounds, loss="soft_l1", f_scale=0.2)
     return Law(*map(float, found.x))
 
 

@@ -48,13 +48,18 @@ class Renderings(Protocol):
 class ControlRenderings:
     """`Renderings` by `camera`, made when they are read; without a camera, the frames themselves.
 
-    frame_store: the dataset's frames, with `rgb` and `depth`.
+    frame_store: the dataset's frames, with `rgb` and `depth`. seed: that of the stage `defocus`, so
+    that each frame has the lens and the noise that it has there.
     """
 
     def __init__(
-        self, frame_store: Store, camera: Camera | None, renderer: Renderer = "gather"
+        self,
+        frame_store: Store,
+        camera: Camera | None,
+        renderer: Renderer = "gather",
+        seed: int = 0,
     ) -> None:
-        self._store, self._camera = frame_store, camera
+        self._store, self._camera, self._seed = frame_store, camera, seed
         self._renderer: Renderer = renderer
         # `defocused` and `coc` of the row read last, since callers read them in turn
         self._last: tuple[int, dict[str, NDArray]] = (-1, {})
@@ -85,7 +90,7 @@ class ControlRenderings:
         frame = int(self.frames["frame_index"].iloc[index])
         width_px = self._store.attributes["image_width_px"]
         depth_m = self._store.read("depth", frame)
-        return self._camera.lens(depth_m, width_px, np.random.default_rng(frame))
+        return self._camera.lens(depth_m, width_px, np.random.default_rng([self._seed, frame]))
 
     def _render(self, index: int) -> dict[str, NDArray]:
         frame = int(self.frames["frame_index"].iloc[index])
@@ -93,7 +98,7 @@ class ControlRenderings:
         lens = self.lens(index)
         if self._camera is None or lens is None:
             return {"defocused": rgb, "coc": np.zeros(depth_m.shape, np.float32)}
-        noise = sensor_rng(self._camera.name, 0, frame)
+        noise = sensor_rng(self._camera.name, self._seed, frame)
         image, coc = render_defocused(
             rgb, depth_m, lens, self._renderer, self._camera.sensor, noise
         )

@@ -16,8 +16,8 @@ WINDOW_PX = 33  # beyond that, blur of the widest training lenses shows nothing 
 LEAST_DETAIL = 1.0  # standard deviation in counts of 255: rounding alone makes 0.3
 BLOCK_PX = 16
 NOISE_MARGIN = 1.5
-MIDDLE_GREY = 0.2  # linear, where the curve of sRGB has the slope
-SRGB_SLOPE = 1.12
+MIDDLE_GREY = 0.2  # in linear light
+SLOPE_AT_MIDDLE_GREY = 1.12  # of sRGB over linear light, there
 CLEAN_COUNTS = 1.0  # of images without noise: what fine detail and rounding look like
 MOST_PLAIN, MOST_IMPOSSIBLE, LEAST_CONFIDENCE = 0.5, 0.1, 0.5
 
@@ -51,7 +51,7 @@ def trained_noise_counts(camera: Mapping[str, Any]) -> float:
     """Return the largest noise of a training camera's images, in counts of 255 at middle grey."""
     noise = camera.get("noise", {})
     shot, read = (float(max(noise.get(name, (0.0,)))) for name in ("shot", "read"))
-    return 255 * SRGB_SLOPE * float(np.sqrt(shot * MIDDLE_GREY + read**2))
+    return 255 * SLOPE_AT_MIDDLE_GREY * float(np.sqrt(shot * MIDDLE_GREY + read**2))
 
 
 def doubts(

@@ -50,7 +50,7 @@ def export_onnx(predictor: Predictor, path: Path) -> None:
         ) from None
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     free = torch.export.Dim.DYNAMIC
-    example = {"rgb": torch.zeros(1, 3, 2 * STRIDE, 3 * STRIDE)}
+    example = {"rgb": torch.zeros(1, 3 * predictor.network.shots, 2 * STRIDE, 3 * STRIDE)}
     free_sides: dict[str, dict[int, Any]] = {"rgb": {2: free, 3: free}}
     if predictor.network.needs_lens:
         example["lens"] = torch.ones(1, 6)

@@ -1,6 +1,6 @@
 """2HDED:NET (Nazir et al. 2023): 41,414,400 parameters at width 1.
 
-Choices the paper leaves open (see the README's method section):
+Choices that the paper leaves open:
 - the "input joint layer" adds the input to the all-in-focus decoder's output (`joint="add"`);
   `"concat"` applies a 3x3 convolution to both; `output="tanh"` bounds the result;
 - `depth_scale_m`: the depth decoder's output times this is depth in metres. It is 1 in the paper;
@@ -79,6 +79,10 @@ class HDEDNet(nn.Module):
         check_choice("network: joint", joint, get_args(Joint))
         check_choice("network: output", output, get_args(Output))
         check_choice("network: init", init, get_args(Init))
+        if confidence and ("depth" not in heads or readout not in ("log", "coc")):
+            raise HDEDError("network: confidence needs the depth head and the readout log or coc")
+        if cascade != "none" and not {"depth", cascade} <= set(heads):
+            raise HDEDError(f"network: cascade {cascade} needs the heads depth and {cascade}")
         if not (width > 0 and depth_scale_m > 0 and 0 <= dropout < 1):
             raise HDEDError(
                 f"network: width {width} and depth_scale_m {depth_scale_m} must be positive, "

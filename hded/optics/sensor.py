@@ -19,7 +19,7 @@ from hded.common.errors import HDEDError, check_choice
 
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 SUBSAMPLINGS: tuple[str, ...] = get_args(Subsampling)
-JPEG_BLOCK_PX = 16  # of a compressed unit with 4:2:0: its side
+JPEG_BLOCK_PX = 16  # side of JPEG's minimum coded unit with 4:2:0
 # of the sRGB transfer function (IEC 61966-2-1)
 SRGB_LINEAR_BELOW, SRGB_SLOPE, SRGB_OFFSET, SRGB_POWER = 0.04045, 12.92, 0.055, 2.4
 
@@ -28,9 +28,9 @@ SRGB_LINEAR_BELOW, SRGB_SLOPE, SRGB_OFFSET, SRGB_POWER = 0.04045, 12.92, 0.055, 
 class Sensor:
     """Noise and compression, each drawn anew for every image between two ends.
 
-    `shot` and `read` (see above), from the smallest to the largest: drawn evenly, and evenly in
-    their logarithm where both ends are above 0. `quality`: of JPEG, 1 to 100, both ends included;
-    None does not compress. `subsampling`: of the colours.
+    `shot` and `read` (see above) are (smallest, largest): one value is drawn for each image,
+    log-uniformly where both are above 0, otherwise uniformly. `quality`: of JPEG, 1 to 100, both
+    ends included; None does not compress. `subsampling`: of the colours.
 
     Raises HDEDError for ends that do not ascend or are out of range.
     """

@@ -37,7 +37,7 @@ class Camera(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """A scene as the compiled code reads it, built by `SceneBuilder`; few arrays make calls fast.
+    """A scene as the compiled code reads it, built by `SceneBuilder`.
 
     It has few arrays, because each argument of a compiled function costs time. primitives (P, 20):
     centre, three axes (rows), half sizes, bounding radius, kind, and the material of each axis's

@@ -164,8 +164,7 @@ def _shade(prims, paints, light, among, count, origin, d, hit, step_x, step_y, l
         return _sky(light, d)
     point = advance(origin, t, d)
     normal, u, v, u_axis, v_axis = _surface(prims, i, face, point)
-    if dot(d, normal) > 0:
-        normal = (-normal[0], -normal[1], -normal[2])
+    normal = _facing(normal, d)
     # the pixel's footprint on the tangent plane (ray differentials)
     slope = min(dot(d, normal), -0.02 * math.sqrt(dot(d, d)))
     along_x = advance(step_x, -dot(step_x, normal) / slope, d)

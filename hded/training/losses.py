@@ -123,8 +123,8 @@ def laplace(errors: Tensor, log_expected: Tensor, valid: Tensor) -> Tensor:
 def surface_depth(pred: Tensor, gt: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the three terms of Hu et al. (2019) for depth (B, 1, H, W) [m].
 
-    With e = |pred - gt|: the means of ln(e + 0.5), of the same for the differences of e along both
-    axes, and of 1 - cos of the angle between the surfaces' normals (-dx, -dy, 1).
+    With e = pred - gt: the means of ln(|e| + 0.5); of ln(|dx e| + 0.5) + ln(|dy e| + 0.5), with
+    forward differences; and of 1 - cos of the angle between the surfaces' normals (-dx, -dy, 1).
     """
     error = torch.where(valid, pred - gt, 0)
     depth = _masked_mean((error.abs() + 0.5).log(), valid)
@@ -254,11 +254,9 @@ class HDEDLoss(nn.Module):
         if w.consistency:
             image = (outputs["all_in_focus"] + 1) / 2
             terms["consistency"] = l1_image(*self._reblurred(image, outputs["depth"], batch))
-            total = total + w.consistency * terms["consistency"]
         if "denoised" in outputs:
             terms["denoising"] = mse_image((outputs["denoised"] + 1) / 2, sharp)
-            total = total + terms["denoising"]
-        return {"total": total, **terms}
+        return {"total": total + self._beside_the_tasks(terms), **terms}
 
     def _depth_terms(self, outputs: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         w, pred, gt, valid = self.settings, outputs["depth"], batch.depth_m, batch.valid
@@ -324,7 +322,12 @@ class HDEDLoss(nn.Module):
 
         Learned weights differ from epoch to epoch.
         """
-        return self.weighting.by_lambda(self.tasks(terms))
+        return self.weighting.by_lambda(self.tasks(terms)) + self._beside_the_tasks(terms)
+
+    def _beside_the_tasks(self, terms: Mapping[str, T]) -> T | float:
+        """Return the weighted sum of the terms that belong to no task, 0 where there are none."""
+        factors = {"consistency": self.settings.consistency, "denoising": 1.0}
+        return sum(factor * terms[name] for name, factor in factors.items() if name in terms)
 
     def tasks(self, terms: Mapping[str, T]) -> dict[str, T]:
         """Return the loss of each task that is present: the sum of its terms, by their shares."""

@@ -31,5 +31,5 @@ def build_scheduler(optimizer: torch.optim.Optimizer, settings: Train, steps: in
             total_steps=settings.epochs * steps,
             cycle_momentum=False,
         )
-    milestone = round(settings.lr_milestone * settings.epochs) * steps
+    milestone = max(1, round(settings.lr_milestone * settings.epochs * steps))
     return MultiStepLR(optimizer, [milestone], gamma=settings.lr_gamma)

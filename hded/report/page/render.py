@@ -16,7 +16,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from hded.common.errors import HDEDError, hide_secrets
-from hded.optics import ThinLens
+from hded.optics import recorded_lens
 from hded.report.page.figures import (
     Picture,
     coc_figure,
@@ -42,9 +42,6 @@ from hded.report.tables.published import PAPER
 PAGE_BYTES = 9_500_000  # below 10 MB, since the size is only estimated
 LEAST_PICTURE_BYTES = 1_000_000
 UI_ADDRESS = "http://127.0.0.1:5000"  # where `mlflow ui` listens by default
-LENS = (
-    "focal_length_m", "aperture_m", "focus_distance_m", "pixel_pitch_m", "max_coc_px", "sigma_rule",
-)  # fmt: skip
 NEAREST_M = 0.3  # the camera's curve begins here, or nearer for a near focus distance
 
 
@@ -252,16 +249,17 @@ def _camera(runs: Sequence[Run], name: str, defocused: Defocused) -> CameraView:
 
 def _optics(run: Run, camera: Mapping[str, Any]) -> list[Picture]:
     """Return the camera's curve; no curve for a camera that is drawn anew for each frame."""
-    settings: dict[str, Any] = {key: camera.get(key) for key in LENS}
-    if any(value is None for value in settings.values()):
-        return []
-    focus = settings["focus_distance_m"]
+    focus = camera.get("focus_distance_m")
     focus = focus if isinstance(focus, list) else [focus]
+    found = [recorded_lens({**camera, "focus_distance_m": f}, {}) for f in focus]
+    lenses = [lens for lens in found if lens is not None]
+    if len(lenses) < len(found):
+        return []
+    focus = [lens.focus_distance_m for lens in lenses]
     far = 2 * max(focus)
     if run.by_depth is not None and len(run.by_depth):
         far = max(far, float(run.by_depth["bin_high"].max()))
     near = min(NEAREST_M, min(focus) / 2)
-    lenses = [ThinLens(**{**settings, "focus_distance_m": f}) for f in focus]
     return [coc_figure(lenses, (near, far), f"optics-{run.dataset}-{camera['name']}")]
 
 

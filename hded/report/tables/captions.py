@@ -143,8 +143,11 @@ def network_title(t: TrainingRecord) -> str:
     text = f"{encoder}, {t.model.decoder} decoders"
     if t.weights == "imagenet":
         return f"{text}, encoder from ImageNet weights"
+    if t.weights == "none":
+        return text
     # only the file name of a path or address: the rest belongs to one machine
-    return text if t.weights == "none" else f"{text}, encoder from {PurePosixPath(t.weights).name}"
+    what = "encoder" if t.weights_for == "encoder" else "whole network"
+    return f"{text}, {what} from {PurePosixPath(t.weights).name}"
 
 
 def seeds_sentence(seeds: Sequence[int]) -> str:
