@@ -88,6 +88,13 @@ def test_the_law_is_found_although_some_windows_are_wrong() -> None:
     assert table["median"].to_numpy() == pytest.approx(LAW(table["depth_m"].to_numpy()), abs=0.15)
 
 
+def test_the_law_of_distant_scenes_is_found() -> None:
+    depth = np.random.default_rng(0).uniform(25, 60, 500)
+    law = Law(8.0, 30.0, 0.35)
+    found = fit_law(pd.DataFrame({"depth_m": depth, "sigma_px": law(depth)}))
+    assert found.focus_m == pytest.approx(30, rel=0.02)
+
+
 def test_what_the_sharp_photograph_has_is_taken_off_in_squares() -> None:
     small = ThinLens(
         focal_length_m=0.035, aperture_m=0.035 / 8, focus_distance_m=1.64, pixel_pitch_m=36.6e-6

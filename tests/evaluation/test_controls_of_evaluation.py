@@ -56,6 +56,14 @@ def test_a_network_is_told_the_lens_that_a_control_draws(tiny):
         np.testing.assert_array_equal(coc, retaken.read("coc", int(row)))
         lenses.append(shown.lens)
     assert len(set(lenses)) == len(lenses)
+    # each frame has the lens that the stage `defocus` draws with its seed
+    elsewhere = ControlRenderings(tiny.scenes, drawn, seed=3)
+    for row in elsewhere.indices("test"):
+        frame = int(elsewhere.frames["frame_index"].iloc[row])
+        depth_m = tiny.scenes.read("depth", frame)
+        width_px = tiny.scenes.attributes["image_width_px"]
+        lens = drawn.lens(depth_m, width_px, np.random.default_rng([3, frame]))
+        assert elsewhere.lens(int(row)) == lens and lens not in lenses
     assert read_system_input(tiny.scenes, [ControlRenderings(tiny.scenes, None)], 10).lens is None
 
 

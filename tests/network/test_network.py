@@ -377,3 +377,16 @@ def test_from_identity_the_prediction_convolutions_move_first_and_all_else_after
     # a bias before a batch norm has no gradient but rounding's
     still = {name for name, _ in network.named_parameters()} - moved[1]
     assert all(name.endswith(".up.bias") for name in still), still
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"confidence": True}, "confidence needs"),
+        ({"heads": ["all_in_focus"], "readout": "log", "confidence": True}, "confidence needs"),
+        ({"heads": ["all_in_focus"], "cascade": "all_in_focus"}, "needs the heads depth and"),
+    ],
+)
+def test_parts_that_lack_their_head_are_refused(arguments, words):
+    with pytest.raises(HDEDError, match=words):
+        HDEDNet(width=1 / 16, **arguments)

@@ -18,6 +18,8 @@ from support.report_fixtures import VARIANTS, Tree, write_tree
 from hded.optics import ThinLens
 from hded.report.page.colour import HATCH, Scale
 from hded.report.page.figures import coc_figure
+from hded.report.page.render import _optics
+from hded.report.read.runs import read_selection
 from hded.report.write import write_report
 
 NASTY = "<script>alert('x')</script> & \"q\""
@@ -215,6 +217,13 @@ def test_a_colour_bar_has_metres_at_the_right_places() -> None:
     assert bar.ticks == ((0, "0"), (20, "2"), (40, "4"), (60, "6"), (80, "8"), (100, "≥ 10 m"))
     log = Scale(1.0, 100.0, "m", "viridis", 5, log=True).bar
     assert (50.0, "10") in log.ticks
+
+
+def test_the_cameras_curve_has_its_softness(several: tuple[Tree, Path]) -> None:
+    tree = several[0]
+    (run,) = read_selection(tree.evaluated, tree.trained, ["nyu"], ["full"], [0]).runs
+    (hard,), (soft,) = (_optics(run, {**run.camera, "softness_px": px}) for px in (0.0, 2.0))
+    assert hard.svg != soft.svg
 
 
 def test_the_cameras_curve_is_the_lens() -> None:

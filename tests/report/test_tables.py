@@ -25,7 +25,7 @@ from hded.report.read.runs import Selection, read_selection
 from hded.report.tables.architecture import build_architecture
 from hded.report.tables.blur import build_cameras, build_focus, read_defocused
 from hded.report.tables.build import NO_BOUND, NOT_PRINTED, PAIRS, build_tables
-from hded.report.tables.captions import camera_sentence
+from hded.report.tables.captions import camera_sentence, network_title
 from hded.report.tables.facts import FACTS
 from hded.report.tables.model import Cell, Column, Part, Row, Table, mark_best, measured, number
 from hded.report.tables.published import (
@@ -643,3 +643,12 @@ def test_a_network_trained_elsewhere_is_a_row_where_its_test_is_no_control(tmp_p
     assert "wrong_focus" not in nyu and "full" in nyu
     assert make3d["wrong_focus"].detail == "Elsewhere; trained on nyu"
     assert make3d["full"].detail == "Ours"
+
+
+def test_a_network_says_what_its_weights_were_loaded_into(single: Tree) -> None:
+    selection = read_selection(single.evaluated, single.trained, ["nyu"], ["full"], [0])
+    trained = next(iter(selection.runs)).training
+    from_file = trained.model_copy(update={"weights": "/home/me/begun.safetensors"})
+    assert network_title(from_file).endswith("encoder from begun.safetensors")
+    whole = from_file.model_copy(update={"weights_for": "network"})
+    assert network_title(whole).endswith("whole network from begun.safetensors")

@@ -195,11 +195,13 @@ def test_fitting_is_the_plain_loop(stores, settings):
     one_cycle = torch.optim.lr_scheduler.OneCycleLR(
         twin, settings["lr"], total_steps=3 * 3, cycle_momentum=False
     )
+    steps = 0
     for epoch in (1, 2, 3):
         for each in samples.batches(2, seed=4, epoch=epoch, hflip=0.5):
             batch = each.to(CPU)
-            # the step schedule's own drop stands after epoch 2 of 3
-            rate = settings["lr"] * (0.1 if epoch == 3 else 1.0)
+            # the step schedule's own drop stands after 0.6 of 9 steps
+            rate = settings["lr"] * (0.1 if steps >= 5 else 1.0)
+            steps += 1
             if settings.get("schedule") == "one_cycle":
                 rate = one_cycle.get_last_lr()[0]
                 twin.step()
@@ -241,6 +243,12 @@ def test_the_step_schedule_drops_after_its_share_of_the_epochs(
     expected = [1.0] * far + [lr_gamma] * (epochs - far)
     assert [record["lr"] for record in result.history] == pytest.approx(expected)
     assert walker.depth_m.item() == pytest.approx(3 * sum(expected))
+
+
+def test_the_step_schedule_of_a_single_epoch_drops_within_it(stores):
+    settings = {"epochs": 1, "lr_milestone": 0.5, "lr_gamma": 0.1, "batch_size": 2}
+    _, walker = walk(stores, settings, train_m=[900.0] * 8)  # four steps
+    assert walker.depth_m.item() == pytest.approx(2 + 2 * 0.1)
 
 
 def test_one_cycle_rises_to_its_rate_and_falls_to_almost_nothing(stores):

@@ -202,6 +202,13 @@ def test_validation_compares_epochs_by_lambda_whatever_was_learned(stores, heads
     assert scores["total"] == pytest.approx(depth + share * deblur, rel=1e-6)
 
 
+def test_validation_counts_what_belongs_to_no_task():
+    loss = HDEDLoss(Loss(consistency=0.5), 8.0)
+    terms = {"l1": 1.0, "charbonnier": 2.0, "consistency": 4.0, "denoising": 8.0}
+    plain = HDEDLoss(Loss(), 8.0).by_lambda({"l1": 1.0, "charbonnier": 2.0})
+    assert loss.by_lambda(terms) == pytest.approx(plain + 0.5 * 4 + 8)
+
+
 @pytest.mark.parametrize("name", ["uncertainty", "gradnorm"])
 def test_a_fit_with_learned_weights_goes_on_to_the_same_end(stores, name):
     states = []
