@@ -20,6 +20,8 @@ help:  ## list the commands
 $(STAMP): .ci/requirements.txt pyproject.toml
 	@git rev-parse -q --verify HEAD >/dev/null 2>&1 || \
 		{ echo "error: this folder is no clone by Git, which DVC needs: use \`git clone\`, no zip" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than Python 3.11: make PYTHON=python3.12 setup" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
