@@ -79,8 +79,8 @@ class HDEDNet(nn.Module):
         check_choice("network: joint", joint, get_args(Joint))
         check_choice("network: output", output, get_args(Output))
         check_choice("network: init", init, get_args(Init))
-        if confidence and ("depth" not in heads or readout not in ("log", "coc")):
-            raise HDEDError("network: confidence needs the depth head and the readout log or coc")
+        if confidence and readout not in ("log", "coc"):
+            raise HDEDError(f"network: confidence needs the readout log or coc, not {readout}")
         if cascade != "none" and not {"depth", cascade} <= set(heads):
             raise HDEDError(f"network: cascade {cascade} needs the heads depth and {cascade}")
         if not (width > 0 and depth_scale_m > 0 and 0 <= dropout < 1):

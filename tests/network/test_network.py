@@ -383,10 +383,9 @@ def test_from_identity_the_prediction_convolutions_move_first_and_all_else_after
     ("arguments", "words"),
     [
         ({"confidence": True}, "confidence needs"),
-        ({"heads": ["all_in_focus"], "readout": "log", "confidence": True}, "confidence needs"),
         ({"heads": ["all_in_focus"], "cascade": "all_in_focus"}, "needs the heads depth and"),
     ],
 )
-def test_parts_that_lack_their_head_are_refused(arguments, words):
+def test_parts_that_lack_what_they_need_are_refused(arguments, words):
     with pytest.raises(HDEDError, match=words):
         HDEDNet(width=1 / 16, **arguments)
