@@ -129,15 +129,18 @@ def pick_for_sheet(frames: pd.DataFrame) -> list[int]:
 def contact_sheet(scenes: Store, defocused: Store, rows: Sequence[int]) -> Figure:
     """Return a figure with a row for each rendering: all in focus, signed CoC [px], defocused.
 
-    rows: positions in the defocused store. All CoC maps have the same colour scale.
+    rows: positions in the defocused store. All CoC maps have the same colour scale. Photographs
+    whose all-in-focus image is unknown have no first column.
     """
+    known = "all_in_focus" in scenes.attributes["truths"]
+    columns = 3 if known else 2
     camera = defocused.attributes["camera"]
     height, width = scenes.attributes["size"]
     limit = camera["max_coc_px"]
-    row_in, top_in, bottom_in = 3.1 * height / width + 0.28, 0.3, 0.75
+    row_in, top_in, bottom_in = 9.3 / columns * height / width + 0.28, 0.3, 0.75
     total_in = len(rows) * row_in + top_in + bottom_in
     figure = Figure(figsize=(10, total_in), dpi=110)
-    grid = figure.subplots(len(rows), 3, squeeze=False)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
     figure.subplots_adjust(
         left=0.01, right=0.99, wspace=0.02, hspace=0.28 / (row_in - 0.28),
         top=1 - top_in / total_in, bottom=bottom_in / total_in,
@@ -147,25 +150,24 @@ def contact_sheet(scenes: Store, defocused: Store, rows: Sequence[int]) -> Figur
         record = defocused.frames.iloc[row]
         depth = scenes.read("depth", record["frame_index"])
         coc = defocused.read("coc", row).astype(np.float32)
-        axes[0].imshow(scenes.read("rgb", record["frame_index"]))
-        # pixels without depth are grey: white would mean "in focus"
-        axes[1].set_facecolor("0.6")
-        masked = np.ma.masked_where(depth <= 0, coc)
-        shown = axes[1].imshow(masked, cmap="RdBu_r", vmin=-limit, vmax=limit)
-        axes[2].imshow(defocused.read("defocused", row))
-        axes[0].set_title(f"{record['frame']}: all in focus", loc="left", fontsize=8)
         softness_px = camera.get("softness_px", 0.0)
         sigma = sigma_of_coc(coc, camera["sigma_rule"], softness_px)[depth > 0]
         mean = sigma.mean() if sigma.size else 0.0
-        axes[1].set_title(
-            f"focus at {record['focus_distance_m']:.3g} m, mean sigma {mean:.2f} px",
-            loc="left", fontsize=8,
-        )  # fmt: skip
-        axes[2].set_title(
-            f"defocused: {record['psnr']:.2f} dB, SSIM {record['ssim']:.3f}",
-            loc="left", fontsize=8,
-        )  # fmt: skip
-        for ax in axes:
+        titles = [f"focus at {record['focus_distance_m']:.3g} m, mean sigma {mean:.2f} px"]
+        if known:
+            titles.append(f"defocused: {record['psnr']:.2f} dB, SSIM {record['ssim']:.3f}")
+            titles.insert(0, f"{record['frame']}: all in focus")
+            axes[0].imshow(scenes.read("rgb", record["frame_index"]))
+        else:
+            titles.append(f"{record['frame']}: defocused")
+        *_, coc_axes, defocused_axes = axes
+        # pixels without depth are grey: white would mean "in focus"
+        coc_axes.set_facecolor("0.6")
+        masked = np.ma.masked_where(depth <= 0, coc)
+        shown = coc_axes.imshow(masked, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        defocused_axes.imshow(defocused.read("defocused", row))
+        for ax, title in zip(axes, titles, strict=True):
+            ax.set_title(title, loc="left", fontsize=8)
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
     bar_axes = figure.add_axes((0.345, 0.45 / total_in, 0.31, 0.12 / total_in))

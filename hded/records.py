@@ -103,7 +103,8 @@ class EvaluationRecord(Record):
     source: str  # sample | official | folder | local
     variant: str
     seed: int
-    heads: tuple[str, ...]
+    heads: tuple[str, ...]  # whose outputs were compared with a truth
+    truths: tuple[Kind, ...] = ("depth", "all_in_focus")  # those that the test frames have
     geometry: str  # crop | resize
     size: tuple[int, int]  # of the test images (H, W)
     cameras: tuple[dict[str, Any], ...]  # by which the images were defocused, read together
@@ -115,6 +116,7 @@ class EvaluationRecord(Record):
     robustness_frames: int  # test images that were also degraded
     skipped: tuple[str, ...]
     control: str  # how the test frames differ from the dataset's; "" where they do not
+    digest: str = ""  # of the evaluation's settings and data, by which MLflow's run is found
     protocols: tuple[Protocol, ...]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hded.common.errors import HDEDError
-from hded.records import TrainingRecord, read_record
+from hded.records import EvaluationRecord, TrainingRecord, read_record
 from hded.report.comparison import write_comparison
 from hded.report.read.runs import read_run
 from pipeline.lib import stage
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("runs", nargs=2, metavar="RUN")
     parser.add_argument("--out", type=Path, default=stage.REPORTS / "comparison.html")
     args = parser.parse_args()
-    found = [find_evaluated(_run_id(text)) for text in args.runs]
+    found = [find_evaluated(*_run_of(text)) for text in args.runs]
     if found[0].run_id == found[1].run_id:
         raise HDEDError(
             f"compare: {args.runs[0]} and {args.runs[1]} are one run, {found[0].run_id}; if "
@@ -43,10 +43,17 @@ def main() -> None:
     print(f"{args.out}: the two runs side by side")
 
 
-def _run_id(text: str) -> str:
-    """Return the MLflow run id of a trained network's folder; any other text is not changed."""
-    path = stage.TRAINED / text / "run.json"
-    return read_record(TrainingRecord, path).run_id if path.is_file() else text
+def _run_of(text: str) -> tuple[str, str]:
+    """Return the MLflow run id of a trained network's folder, and the digest of its evaluation.
+
+    Any other text is not changed.
+    """
+    trained, evaluated = stage.TRAINED / text / "run.json", stage.EVALUATED / text
+    if not trained.is_file():
+        return text, ""
+    record = evaluated / "evaluation.json"
+    digest = read_record(EvaluationRecord, record).digest if record.is_file() else ""
+    return read_record(TrainingRecord, trained).run_id, digest
 
 
 def _names(first: Evaluated, second: Evaluated) -> tuple[str, str]:

@@ -47,7 +47,7 @@ from hded.store import MARKER, Store, open_store
 from pipeline.lib import fingerprint, provenance, stage
 from pipeline.lib.blocks import Block, Result, Task, run_task, unfinished
 from pipeline.lib.device import resolve_device
-from pipeline.lib.tracking import EVALUATION, OF_TRAINING, flatten, track
+from pipeline.lib.tracking import EVALUATION, OF_TRAINING, flatten, track_evaluation
 
 BLOCK = 64  # images that are measured together
 
@@ -221,6 +221,7 @@ def main() -> None:
     metrics = Metrics.model_validate(result.metrics)
     write_json(out / "metrics.json", to_json(metrics), allow_nan=True)
     attributes = scenes.attributes
+    data = fingerprint.of_data(stage.FRAMES / args.dataset, *trial.stores)
     record = EvaluationRecord(
         dataset=args.dataset,
         format=attributes["format"],
@@ -228,6 +229,7 @@ def main() -> None:
         variant=args.variant,
         seed=args.seed,
         heads=heads,
+        truths=tuple(attributes["truths"]),
         geometry=predictor.geometry,
         size=tuple(attributes["size"]),
         cameras=tuple(each.attributes["camera"] for each in renderings),
@@ -239,6 +241,7 @@ def main() -> None:
         robustness_frames=degraded,
         skipped=tuple(attributes["skipped"]),
         control=control,
+        digest=fingerprint.of_settings(trial.settings | {"dataset": args.dataset, "data": data}),
         protocols=tuple(Protocol(**block) for block in result.protocols),
     )
     write_json(out / "evaluation.json", to_json(record))
@@ -254,25 +257,24 @@ def main() -> None:
     for frame in picked["frame"]:
         write_example(out / "scenes" / safe_name(frame), frame, predict, scenes, renderings)
     tags = {
-        "dataset": args.dataset,
         "variant": args.variant,
         "seed": str(args.seed),
-        "source": attributes["source"],
-        "camera": "+".join(each.attributes["camera"]["name"] for each in renderings),
-        "params_digest": run.params_digest,
-        "commit": provenance.commit(),
-        "device": provenance.hardware(torch.device(trial.device)),
+        "tested_on": args.dataset,
+        "test_camera": "+".join(each.attributes["camera"]["name"] for each in renderings),
+        "evaluation_commit": provenance.commit(),
+        "evaluation_device": provenance.hardware(torch.device(trial.device)),
         "stage": "evaluate",
     }
-    with track(run.run_name, tags, run.run_id) as tracker:
+    settings = {"evaluate": how.model_dump()}
+    with track_evaluation(run, record.digest, tags, settings) as tracker:
         tracker.metrics(summary)  # short names, so that MLflow lists them before the others
         tracker.metrics(flatten(result.metrics, "test/", separator="/"))
         tracker.dataset(
             args.dataset,
-            fingerprint.of_data(stage.FRAMES / args.dataset, *trial.stores),
+            data,
             attributes["source"],
             "testing",
-            camera=tags["camera"],
+            camera=tags["test_camera"],
             frames=record.frames,
         )
         tracker.artifacts(out, EVALUATION)

@@ -28,6 +28,7 @@ def main() -> None:
     descriptions = {name: variant.description for name, variant in params.variants.items()}
     out = stage.REPORTS / "results" / name
     write_results(selection, descriptions, out, params.paper_rows, read_speeds(stage.BENCHMARK))
+    print(f"{out}: written, {len(selection.runs)} results; commit it")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def write_example(
     frame: the rendering's name; predict and renderings: as `evaluate` takes them. Files: input,
     all_in_focus_gt, all_in_focus (the output), and depth_gt, depth_pred and coc, encoded by
     `hded.evaluation.png16`; grid.png shows all of them in one figure. An output is left out where
-    the system lacks it.
+    the system lacks it, and all_in_focus_gt where the frames have no such truth.
     """
     folder.mkdir(parents=True, exist_ok=True)
     first = renderings[0]
@@ -68,7 +68,9 @@ def write_example(
     index = first.frames["frame_index"].iloc[row]
     defocused, gt = first.read("defocused", row), frame_store.read("depth", index)
     (outputs,) = predict([read_system_input(frame_store, renderings, row)])
-    images = {"input": defocused, "all_in_focus_gt": frame_store.read("rgb", index)}
+    images = {"input": defocused}
+    if "all_in_focus" in frame_store.attributes["truths"]:
+        images["all_in_focus_gt"] = frame_store.read("rgb", index)
     if "all_in_focus" in outputs:
         all_in_focus = outputs["all_in_focus"]
         native = all_in_focus.shape[:2] == gt.shape

@@ -154,14 +154,18 @@ def _view(
             inputs.append(f"{key}_input")
             label = "input" if one_input else f"input of {name}"
             layers[inputs[-1]] = (label, photograph(p.defocused, SIDE_PX, QUALITY))
-    layers["sharp"] = ("sharp", photograph(examples[0].sharp, SIDE_PX, QUALITY))
+    sharp = []
+    if examples[0].sharp is not None:
+        sharp = ["sharp"]
+        layers["sharp"] = ("sharp", photograph(examples[0].sharp, SIDE_PX, QUALITY))
     pairs = [tuple(all_in_focus)] if len(all_in_focus) == 2 else []
-    pairs += [(key, "sharp") for key in all_in_focus]
-    pairs += [(inputs[0], all_in_focus[0])] if all_in_focus else [(key, "sharp") for key in inputs]
+    pairs += [(key, other) for key in all_in_focus or inputs for other in sharp]
+    pairs += [(inputs[0], all_in_focus[0])] if all_in_focus else []
+    pairs = pairs or ([tuple(inputs)] if len(inputs) == 2 else [])
     image_errors = [
-        (f"{name}, error", p.image_error(p.all_in_focus))
+        (f"{name}, error", error)
         for name, p in zip(names, examples, strict=True)
-        if p.all_in_focus is not None
+        if (error := p.image_error(p.all_in_focus)) is not None
     ]
     estimates = [
         (name, p, p.depth_pred)

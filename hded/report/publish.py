@@ -169,8 +169,9 @@ def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) ->
     with mpl.rc_context(STYLE):  # pyright: ignore[reportArgumentType]
         figure = Figure(figsize=(8.4, 6.0), layout="constrained")
         training, depth, gain, coc = figure.subplots(2, 2).ravel()
-        looks = _looks(history)
-        for name, table in _by_network(history):
+        several = history["dataset"].nunique() > 1
+        looks = _looks(history, several)
+        for name, table in _by_network(history, several):
             for column, dash in LOSSES.items():
                 if column in table and table[column].notna().any():
                     training.plot(table["epoch"], table[column], dash, **looks[name])
@@ -182,13 +183,13 @@ def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) ->
             (coc, "coc_px", "signed circle of confusion [px]"),
         ):
             if len(errors):
-                for name, table in _by_network(errors[errors["over"] == over]):
+                for name, table in _by_network(errors[errors["over"] == over], several):
                     middle = (table["bin_low"] + table["bin_high"]) / 2
                     axes.plot(middle, table["rmse"], **looks[name])
             title = f"error against {label}"
             axes.set(xlabel=label, ylabel="RMSE [m]", ylim=(0, None), title=title)
         if "psnr" in images:
-            for name, table in _by_network(images):
+            for name, table in _by_network(images, several):
                 values = (table["psnr"] - table["input_psnr"]).replace([np.inf, -np.inf], np.nan)
                 if values.notna().any():
                     gain.ecdf(values.dropna(), **looks[name])
@@ -203,17 +204,19 @@ def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) ->
         return figure
 
 
-def _looks(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _looks(table: pd.DataFrame, several: bool) -> dict[str, dict[str, Any]]:
     """Return one line style for each network in all panels; of equal lines the first is on top."""
-    names = dict.fromkeys(name for name, _ in _by_network(table))
+    names = dict.fromkeys(name for name, _ in _by_network(table, several))
     return {
         name: {"color": f"C{i}", "linewidth": 1.2, "zorder": 3 - 0.01 * i}
         for i, name in enumerate(names)
     }
 
 
-def _by_network(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the rows of each dataset, variant and seed, with the name of their line."""
-    several = table["dataset"].nunique() > 1
+def _by_network(table: pd.DataFrame, several: bool) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the rows of each dataset, variant and seed, with the name of their line.
+
+    several: whether the plots are of several datasets, which the names then tell apart.
+    """
     for (dataset, variant, _), rows in table.groupby(["dataset", "variant", "seed"], sort=False):
         yield f"{dataset}/{variant}" if several else str(variant), rows

@@ -25,7 +25,10 @@ from hded.inference.view import view_of
 
 COLUMN = "image"
 OUTPUTS = {"depth": "depth_mm", "all_in_focus": "all_in_focus"}
-PACKAGES = ("torch", "numpy", "pandas", "pillow", "zarr", "scipy", "numba", "tqdm", "mlflow")
+PACKAGES = (  # what this file and the modules of `hded` that it imports need
+    "torch", "numpy", "scipy", "numba", "pandas", "pydantic", "safetensors", "pillow",
+    "opencv-python-headless", "matplotlib", "mlflow",
+)  # fmt: skip
 
 
 class ServedNetwork(PythonModel):

@@ -20,11 +20,13 @@ from filelock import FileLock
 
 from hded.common.cli import unwritable
 from hded.common.errors import HDEDError, first_line, hide_secrets
+from hded.records import TrainingRecord
 from pipeline.lib.stage import project_root
 
 EXPERIMENT = "hded"
 EVALUATION = "evaluation"  # artifact folder: the output of the stage `evaluate`
 OF_TRAINING = ("run.json", "history.csv")  # artifacts: outputs of the stage `train`
+TRAINED, DIGEST = "trained_run_id", "evaluation_digest"  # tags of runs
 MAX_PARAM_CHARS = 6000
 FIRST_RETRIES = 2  # of the first request, seconds; later requests have MLflow's own, minutes
 NO_DATABASE = (
@@ -120,35 +122,43 @@ class Evaluated:
                 ) from error
 
 
-def find_evaluated(text: str) -> Evaluated:
+def find_evaluated(text: str, digest: str = "") -> Evaluated:
     """Return the run with this id, beginning of an id, or name; of several, the latest of the name.
 
-    Raises HDEDError where there is none, or where several ids begin so.
+    digest: of the evaluation that is meant, where the network `text` has several. Raises HDEDError
+    where there is none, or where several ids begin so.
     """
     database = Path(_uri().removeprefix("sqlite:///"))
     if _uri().startswith("sqlite:///") and not database.exists():
         raise HDEDError(f"MLflow: there is no run yet ({database} is missing); run `dvc repro`")
     client, experiment_id = _open()
-    runs, token = [], None
-    while token is None or token:
-        page = client.search_runs([experiment_id], page_token=token)
-        runs += page
-        token = page.token or ""
+    with _mlflow_errors():
+        runs, token = [], None
+        while token is None or token:
+            page = client.search_runs([experiment_id], page_token=token)
+            runs += page
+            token = page.token or ""
+        for run in _fitting(runs, text, digest):
+            if any(f.path == EVALUATION for f in client.list_artifacts(run.info.run_id)):
+                return Evaluated(run.info.run_id, run.info.run_name, dict(run.data.params), client)
+    raise HDEDError(f"MLflow: run {text} was trained but not evaluated; run `dvc repro`")
+
+
+def _fitting(runs: list[Any], text: str, digest: str) -> list[Any]:
+    """Return the runs that `text` denotes, the best first; raises HDEDError where there is none."""
     # MLflow returns the newest runs first
     fitting = [r for r in runs if text and r.info.run_id.startswith(text)]
     if len(fitting) > 1:
         raise HDEDError(f"MLflow: {len(fitting)} runs have an id that begins with {text}")
-    # a run that replaced one whose database was lost
-    fitting = fitting or [r for r in runs if r.data.tags.get("trained_run_id") == text]
+    # evaluations that have a run of their own
+    fitting += [r for r in runs if text and r.data.tags.get(TRAINED) == text]
+    fitting.sort(key=lambda r: not digest or r.data.tags.get(DIGEST) != digest)
     fitting = fitting or [r for r in runs if r.info.run_name == text]
     if not fitting:
         known = sorted({r.info.run_name for r in runs})
         names = f"; there are {', '.join(known[:10])}" if known else "; there is no run yet"
         raise HDEDError(f"MLflow: no run has the id or the name {text!r}{names}")
-    for run in fitting:
-        if any(f.path == EVALUATION for f in client.list_artifacts(run.info.run_id)):
-            return Evaluated(run.info.run_id, run.info.run_name, dict(run.data.params), client)
-    raise HDEDError(f"MLflow: run {text} was trained but not evaluated; run `dvc repro`")
+    return fitting
 
 
 def _open() -> tuple[Any, str]:
@@ -171,7 +181,10 @@ def _open() -> tuple[Any, str]:
             if database.is_dir():  # MLflow would try for minutes
                 raise HDEDError(f"MLflow at {portable(uri)} {NO_DATABASE}")
             _create(database)
-        client = MlflowClient(uri)
+        try:
+            client = MlflowClient(uri)
+        except ImportError as error:  # of the database's driver
+            raise HDEDError(f"MLflow at {portable(uri)} {_cause(str(error))}") from error
         experiment = client.get_experiment_by_name(EXPERIMENT)
         place = (root / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
         if experiment is not None:
@@ -193,7 +206,7 @@ def _mlflow_errors(retries: int | None = None) -> Iterator[None]:
         MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(retries)
     try:
         yield
-    except (MlflowException, SQLAlchemyError, ImportError) as error:
+    except (MlflowException, SQLAlchemyError) as error:
         if unwritable(error):
             raise
         raise HDEDError(f"MLflow at {portable(_uri())} {_cause(str(error))}") from error
@@ -257,42 +270,96 @@ def _uri() -> str:
 
 @contextmanager
 def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iterator[Tracker]:
-    """Open a new run called `name`, or continue the one with `run_id`; close it with its status.
+    """Open a new run called `name`, or continue the one with `run_id`; close it with its status."""
+    client, experiment_id = _open()
+    with _mlflow_errors():
+        run = _find(client, run_id) or client.create_run(experiment_id, run_name=name)
+        with _running(client, run, tags) as tracker:
+            yield tracker
 
-    Where `run_id` is not in the database (a fresh clone, a deleted file) a new run replaces it and
-    has its id as the tag `trained_run_id`.
+
+@contextmanager
+def track_evaluation(
+    trained: TrainingRecord, digest: str, tags: Mapping[str, str], settings: Mapping[str, Any]
+) -> Iterator[Tracker]:
+    """Open the run of an evaluation of the network `trained`; close it with its status.
+
+    digest: of the evaluation's settings and data. An evaluation is logged to the run of its
+    training, unless that holds one with another digest, or is not in the database (a fresh clone, a
+    deleted file). It then has a run of its own, with the training's parameters, and the training's
+    id as the tag `trained_run_id`. The same evaluation is never logged to two runs.
     """
     client, experiment_id = _open()
+    with _mlflow_errors():
+        run = training = _find(client, trained.run_id)
+        if training is None or training.data.tags.get(DIGEST, digest) != digest:
+            run = _evaluation_of(client, experiment_id, trained.run_id, digest)
+        if run is None:
+            run = client.create_run(experiment_id, run_name=trained.run_name)
+            tags = {**_tags_of(trained), **tags, TRAINED: trained.run_id}
+            own = training.data.params if training else _settings_of(trained)
+            settings = {**own, **settings}
+        with _running(client, run, {**tags, DIGEST: digest}) as tracker:
+            tracker.params(settings)
+            yield tracker
+
+
+def _evaluation_of(client: Any, experiment_id: str, trained: str, digest: str) -> Any:
+    """Return the run of its own that an evaluation has; None where there is none."""
+    wanted = f"tags.{TRAINED} = '{trained}' AND tags.{DIGEST} = '{digest}'"
+    found = client.search_runs([experiment_id], wanted, max_results=1)
+    return found[0] if found else None
+
+
+def _tags_of(trained: TrainingRecord) -> dict[str, str]:
+    """Return the tags of a training whose run is not in the database."""
+    return {
+        "dataset": trained.dataset,
+        "camera": "+".join(camera["name"] for camera in trained.cameras),
+        "params_digest": trained.params_digest,
+        "commit": trained.commit,
+        "device": trained.hardware,
+    }
+
+
+def _settings_of(trained: TrainingRecord) -> dict[str, Any]:
+    """Return the parameters of a training whose run is not in the database."""
+    return {
+        "network": trained.model.model_dump(),
+        "train": trained.train,
+        "cameras": {camera["name"]: camera for camera in trained.cameras},
+    }
+
+
+@contextmanager
+def _running(client: Any, run: Any, tags: Mapping[str, str]) -> Iterator[Tracker]:
+    """Mark a run as running, with the tags; at the end write how it ended."""
     from mlflow.exceptions import MlflowException
 
-    with _mlflow_errors():
-        run = _find(client, run_id)
-        if run is None:
-            tags = {**tags, "trained_run_id": run_id} if run_id else tags
-            run = client.create_run(experiment_id, run_name=name, tags=dict(tags))
-        own_id: str = run.info.run_id
-        client.update_run(own_id, status="RUNNING")  # a run that is continued
-        for key, value in tags.items():
-            client.set_tag(own_id, key, value)
-        status: str | None = "FAILED"
-        try:
-            yield Tracker(client, own_id, _uri())
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        except MlflowException:
-            status = None  # it could not be written
-            raise
-        finally:
-            if status:
-                client.set_terminated(own_id, status)
+    run_id: str = run.info.run_id
+    client.update_run(run_id, status="RUNNING")  # a run that is continued
+    for key, value in tags.items():
+        client.set_tag(run_id, key, value)
+    status: str | None = "FAILED"
+    try:
+        yield Tracker(client, run_id, _uri())
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    except MlflowException:
+        status = None  # it could not be written
+        raise
+    finally:
+        if status:
+            client.set_terminated(run_id, status)
 
 
 def unfinished(fit: Mapping[str, Any] | None, name: str) -> str | None:
     """Return the id of the run that computed `fit`, if it is called `name` and has not finished."""
     client, _ = _open()
-    run = _find(client, fit["run_id"] if fit else None)
+    with _mlflow_errors():
+        run = _find(client, fit["run_id"] if fit else None)
     if run is None or run.info.run_name != name or run.info.status == "FINISHED":
         return None
     return run.info.run_id
@@ -304,7 +371,9 @@ def _find(client: Any, run_id: str | None) -> Any:
 
     try:
         run = client.get_run(run_id) if run_id else None
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
         return None
     return None if run is None or run.info.lifecycle_stage == "deleted" else run
 

@@ -18,7 +18,7 @@ from support.report_fixtures import VARIANTS, Tree, write_tree
 from hded.optics import ThinLens
 from hded.report.page.colour import HATCH, Scale
 from hded.report.page.figures import coc_figure
-from hded.report.page.render import _optics
+from hded.report.page.render import draw_optics
 from hded.report.read.runs import read_selection
 from hded.report.write import write_report
 
@@ -150,8 +150,8 @@ def test_runs_are_named_and_linked(several: tuple[Tree, Path], page: str, tmp_pa
 
 
 def test_what_a_variant_cannot_show_is_explained(page: str) -> None:
-    assert "No all-in-focus image: the variant depth_only has no all-in-focus head." in page
-    assert "No depth map: the variant deblur_only has no depth head." in page
+    assert "No all-in-focus head: depth_only restores no image." in page
+    assert "No depth head: deblur_only estimates no depth." in page
     # the main variant comes first, whatever the order of the selection
     assert page.index('id="nyu-full"') < page.index('id="nyu-depth_only"')
     assert "seeds (0, 1): mean ± sample standard deviation" in page
@@ -222,7 +222,7 @@ def test_a_colour_bar_has_metres_at_the_right_places() -> None:
 def test_the_cameras_curve_has_its_softness(several: tuple[Tree, Path]) -> None:
     tree = several[0]
     (run,) = read_selection(tree.evaluated, tree.trained, ["nyu"], ["full"], [0]).runs
-    (hard,), (soft,) = (_optics(run, {**run.camera, "softness_px": px}) for px in (0.0, 2.0))
+    (hard,), (soft,) = (draw_optics(run, {**run.camera, "softness_px": px}) for px in (0.0, 2.0))
     assert hard.svg != soft.svg
 
 

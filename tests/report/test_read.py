@@ -222,8 +222,8 @@ def test_pictures_shrink_and_then_the_last_runs_go_to_keep_the_page_small(tmp_pa
     views = [view for some in half.views.values() for view in some]
     assert sum(view.characters for view in views) <= size // 2
     assert len(views) == 7
-    assert max(view.sharp.width for view in views) < 200
+    assert max(view.defocused.width for view in views) < 200
     least = build_gallery(runs, main, 1)
     assert list(least.views) == ["nyu/full/0"]
-    assert {view.sharp.width for view in least.views["nyu/full/0"]} == {SIZES[-1][0]}
+    assert {view.defocused.width for view in least.views["nyu/full/0"]} == {SIZES[-1][0]}
     assert least.left_out == 4

@@ -616,7 +616,8 @@ def test_robustness_is_a_table_of_every_network_under_every_degradation(many: Tr
     assert float(rows["full"]["clean.rmse"].value) == pytest.approx(clean)
     assert float(rows["full"]["noise 4.rmse"].value) == pytest.approx(2 * clean)
     assert rows["full"]["clean.rmse"].seeds == 2
-    assert rows["depth_only"]["noise 2.psnr"].notes == ("the network has no head for this metric",)
+    reason = "no all-in-focus head: depth_only restores no image"
+    assert rows["depth_only"]["noise 2.psnr"].notes == (reason,)
     degraded = rows["the degraded input itself"]
     assert float(degraded["noise 4.psnr"].value) == pytest.approx(
         0.9 * float(degraded["clean.psnr"].value)

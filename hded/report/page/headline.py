@@ -36,7 +36,7 @@ def _gain(runs: Sequence[Run], protocol: str, title: str, metric: str, label: st
     scores = _values(runs, value, "network")
     inputs = _values(runs, value, "input")
     if not scores or not inputs:
-        return Fact(label, "–", "no all-in-focus head", title)
+        return Fact(label, "–", runs[0].lacks(ALL_IN_FOCUS), title)
     difference = gain.cell(_values(runs, gain, "network")).text
     comparison = f"{difference} against the defocused input's {value.cell(inputs[:1]).text}"
     return Fact(label, value.cell(scores).text, comparison, title)
@@ -47,7 +47,7 @@ def _ratio(runs: Sequence[Run], protocol: str, title: str) -> Fact:
     label = "Depth RMSE [m]"
     errors, baselines = _values(runs, column, "network"), _values(runs, column, "median")
     if not errors:
-        return Fact(label, "–", "no depth head", title)
+        return Fact(label, "–", runs[0].lacks(DEPTH), title)
     comparison = ""
     if baselines and baselines[0] > 0:
         ratio = sum(errors) / len(errors) / baselines[0]

@@ -6,6 +6,7 @@ another.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from hded.common.progress import progress
 from hded.evaluation.png16 import decode_coc, decode_depth
 from hded.report.page.colour import Bar, Inlined, Scale, photograph
 from hded.report.read.files import REPAIR
-from hded.report.read.runs import Run, Scene
+from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run, Scene
 
 # longest side [px] of images and of maps (shown half as wide), JPEG quality: the largest that fits
 # is used
@@ -31,20 +32,25 @@ ROLES = ("best", "median", "worst", "fixed")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pictures:
-    """The images of one example; outputs that its network lacks are None.
+    """The images of one example; outputs that its network lacks and an unknown truth are None.
 
     Images (H, W, 3) uint8; depth (H, W) [m], 0 where invalid; CoC (H, W) [px].
     """
 
-    sharp: NDArray[np.uint8]
+    sharp: NDArray[np.uint8] | None
     defocused: NDArray[np.uint8]
     all_in_focus: NDArray[np.uint8] | None
     depth_gt: NDArray[np.float64]
     depth_pred: NDArray[np.float64] | None
     coc_px: NDArray[np.float64]
 
-    def image_error(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return the difference from the sharp image in 8-bit levels, the mean over channels."""
+    def image_error(self, image: NDArray[np.uint8] | None) -> NDArray[np.float64] | None:
+        """Return the difference from the sharp image in 8-bit levels, the mean over channels.
+
+        None where one of the two is missing.
+        """
+        if image is None or self.sharp is None:
+            return None
         return np.abs(image.astype(np.float64) - self.sharp).mean(2)
 
     def depth_error(self, depth_m: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -59,11 +65,14 @@ class Pictures:
 
 @dataclass(frozen=True, slots=True)
 class SceneView:
-    """One example as the page shows it; outputs that its network lacks are None."""
+    """One example as the page shows it.
+
+    Outputs that its network lacks are None, and so are errors against an unknown truth.
+    """
 
     scene: Scene
     side_px: int
-    sharp: Inlined
+    sharp: Inlined | None
     defocused: Inlined
     all_in_focus: Inlined | None
     depth_gt: Inlined
@@ -72,11 +81,18 @@ class SceneView:
     depth_log: bool
     depth_error: Inlined | None
     depth_error_bar: Bar | None
-    defocused_error: Inlined
+    defocused_error: Inlined | None
     all_in_focus_error: Inlined | None
-    image_error_bar: Bar
+    image_error_bar: Bar | None
     coc: Inlined
     coc_bar: Bar
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return the names of the images that are worth comparing two by two, the first first."""
+        names = ("defocused", "all_in_focus", "sharp")
+        known = [name for name in names if getattr(self, name) is not None]
+        return sorted(combinations(known, 2), key=lambda pair: pair == ("defocused", "sharp"))
 
     @property
     def characters(self) -> int:
@@ -139,9 +155,10 @@ def read_pictures(run: Run, scene: Scene) -> Pictures:
     Raises HDEDError for a file that is missing, not an image, or of another size than the others.
     """
     folder = scene.folder
-    has_depth, has_image = "depth" in run.heads, "all_in_focus" in run.heads
+    has_depth, has_image = DEPTH in run.outputs, ALL_IN_FOCUS in run.outputs
+    known = ALL_IN_FOCUS in run.truths
     pictures = Pictures(
-        sharp=_rgb(folder / "all_in_focus_gt.png"),
+        sharp=_rgb(folder / "all_in_focus_gt.png") if known else None,
         defocused=_rgb(folder / "input.png"),
         all_in_focus=_rgb(folder / "all_in_focus.png") if has_image else None,
         depth_gt=decode_depth(_read(folder / "depth_gt.png")),
@@ -150,7 +167,7 @@ def read_pictures(run: Run, scene: Scene) -> Pictures:
     )
     for name in pictures.__dataclass_fields__:
         array = getattr(pictures, name)
-        if array is not None and array.shape[:2] != pictures.sharp.shape[:2]:
+        if array is not None and array.shape[:2] != pictures.defocused.shape[:2]:
             raise HDEDError(f"{folder}: its images differ in size; {REPAIR}")
     return pictures
 
@@ -168,22 +185,25 @@ def view_scene(run: Run, scene: Scene, side_px: int, map_px: int, quality: int) 
     def draw(scale: Scale, values: NDArray) -> Inlined:
         return scale.draw(values, map_px, quality)
 
-    has_depth, has_image = p.depth_pred is not None, p.all_in_focus is not None
+    has_depth = p.depth_pred is not None
     depths = Scale.of_depth(p.depth_gt[p.depth_gt > 0], BOTH if has_depth else ALONE)
     depth_map, depth_error_bar = None, None
     if p.depth_pred is not None:
         error = p.depth_error(p.depth_pred)
         depth_errors = Scale.from_zero(error, "m", "magma", ALONE)
         depth_map, depth_error_bar = draw(depth_errors, error), depth_errors.bar
-    input_error = p.image_error(p.defocused)
-    all_in_focus_error = None if p.all_in_focus is None else p.image_error(p.all_in_focus)
-    shown = [e for e in (input_error, all_in_focus_error) if e is not None]
-    image_errors = Scale.from_zero(np.stack(shown), "", "magma", BOTH if has_image else ALONE)
+    errors = [p.image_error(image) for image in (p.defocused, p.all_in_focus)]
+    shown = [error for error in errors if error is not None]
+    image_error_maps, image_error_bar = [None, None], None
+    if shown:
+        scale = Scale.from_zero(np.stack(shown), "", "magma", BOTH if len(shown) > 1 else ALONE)
+        image_error_maps = [None if error is None else draw(scale, error) for error in errors]
+        image_error_bar = scale.bar
     blur = Scale.from_zero(np.abs(p.coc_px), "px", "cividis", ALONE)
     return SceneView(
         scene=scene,
         side_px=side_px,
-        sharp=photo(p.sharp),
+        sharp=None if p.sharp is None else photo(p.sharp),
         defocused=photo(p.defocused),
         all_in_focus=None if p.all_in_focus is None else photo(p.all_in_focus),
         depth_gt=draw(depths, p.known_depth),
@@ -192,11 +212,9 @@ def view_scene(run: Run, scene: Scene, side_px: int, map_px: int, quality: int) 
         depth_log=depths.log,
         depth_error=depth_map,
         depth_error_bar=depth_error_bar,
-        defocused_error=draw(image_errors, input_error),
-        all_in_focus_error=None
-        if all_in_focus_error is None
-        else draw(image_errors, all_in_focus_error),
-        image_error_bar=image_errors.bar,
+        defocused_error=image_error_maps[0],
+        all_in_focus_error=image_error_maps[1],
+        image_error_bar=image_error_bar,
         coc=draw(blur, np.abs(p.coc_px)),
         coc_bar=blur.bar,
     )

@@ -27,7 +27,7 @@ from hded.report.page.figures import (
 from hded.report.page.headline import Fact, headline
 from hded.report.page.pictures import SceneView, build_gallery
 from hded.report.page.side_by_side import SideBySide, compare_systems
-from hded.report.read.runs import Run, Selection, comparable
+from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run, Selection, comparable
 from hded.report.tables.blur import Defocused, blur_sentence
 from hded.report.tables.build import MAIN_VARIANT
 from hded.report.tables.captions import (
@@ -129,8 +129,8 @@ def render_page(
             run=run,
             scenes=gallery.views.get(run.name, ()),
             training=figures[run.name],
-            why_no_depth=_absent(run, "depth", "depth map"),
-            why_no_image=_absent(run, "all_in_focus", "all-in-focus image"),
+            why_no_depth=_sentence(run.lacks(DEPTH)),
+            why_no_image=_sentence(run.lacks(ALL_IN_FOCUS)),
         )
 
     views = []
@@ -186,10 +186,8 @@ def _shown(selection: Selection) -> list[Run]:
     return [selection.of(d, v)[0] for v in variants for d in selection.datasets]
 
 
-def _absent(run: Run, head: str, what: str) -> str:
-    if head in run.heads:
-        return ""
-    return f"No {what}: the variant {run.variant} has no {head.replace('_', '-')} head."
+def _sentence(reason: str) -> str:
+    return f"{reason[0].upper()}{reason[1:]}." if reason else ""
 
 
 def _training(selection: Selection, run: Run) -> list[Picture]:
@@ -236,7 +234,7 @@ def _errors(runs: Sequence[Run]) -> tuple[list[Picture], str]:
 def _camera(runs: Sequence[Run], name: str, defocused: Defocused) -> CameraView:
     cameras = ((run, c) for run in comparable(runs) for c in run.cameras if c["name"] == name)
     run, camera = next(cameras)
-    curve = _optics(run, camera)
+    curve = draw_optics(run, camera)
     return CameraView(
         name=name,
         sentence=camera_sentence(camera),
@@ -247,7 +245,7 @@ def _camera(runs: Sequence[Run], name: str, defocused: Defocused) -> CameraView:
     )
 
 
-def _optics(run: Run, camera: Mapping[str, Any]) -> list[Picture]:
+def draw_optics(run: Run, camera: Mapping[str, Any]) -> list[Picture]:
     """Return the camera's curve; no curve for a camera that is drawn anew for each frame."""
     focus = camera.get("focus_distance_m")
     focus = focus if isinstance(focus, list) else [focus]

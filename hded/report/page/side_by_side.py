@@ -53,13 +53,11 @@ def compare_systems(runs: Sequence[Run]) -> SideBySide | None:
         pictures = read_pictures(run, scene)
         scale = Scale.of_depth(pictures.depth_gt[pictures.depth_gt > 0], BOTH)
         if not images and run.blurred and pictures.all_in_focus is not None:
-            images += [
-                Panel("all in focus", "the truth", photograph(pictures.sharp, SIDE_PX, QUALITY)),
-                Panel(
-                    "defocused", _score(scene.input_psnr, 2, "dB"),
-                    photograph(pictures.defocused, SIDE_PX, QUALITY),
-                ),
-            ]  # fmt: skip
+            if pictures.sharp is not None:
+                truth = photograph(pictures.sharp, SIDE_PX, QUALITY)
+                images.append(Panel("all in focus", "the truth", truth))
+            defocused = photograph(pictures.defocused, SIDE_PX, QUALITY)
+            images.append(Panel("defocused", _score(scene.input_psnr, 2, "dB"), defocused))
         if run.blurred and pictures.all_in_focus is not None:
             image = photograph(pictures.all_in_focus, SIDE_PX, QUALITY)
             images.append(Panel(run.variant, _score(scene.psnr, 2, "dB"), image))
@@ -71,8 +69,9 @@ def compare_systems(runs: Sequence[Run]) -> SideBySide | None:
                 bar = scale.bar
             depth = scale.draw(pictures.depth_pred, SIDE_PX, QUALITY)
             depths.append(Panel(run.variant, _score(scene.rmse_m, 3, "m"), depth))
-    # the truth alone compares nothing
-    images = images if len(images) > 3 else []
+    # one system beside the truth compares nothing
+    systems = [panel for panel in images if panel.title in {run.variant for run, _ in shown}]
+    images = images if len(systems) > 1 else []
     depths = depths if len(depths) > 2 else []
     if not (images or depths):
         return None

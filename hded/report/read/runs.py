@@ -58,6 +58,7 @@ class Run:
     geometry: str  # crop | resize
     size: tuple[int, int]  # of the test images (H, W)
     cameras: tuple[Mapping[str, Any], ...]  # of the images that it reads together
+    truths: tuple[str, ...]  # kinds of truth that its test frames have
     reads: str  # defocused | sharp
     restoration: str  # by deconvolution; "" where the network restores
     median_depth_m: float
@@ -92,6 +93,24 @@ class Run:
     def blurred(self) -> bool:
         """Return False where the network was tested on all-in-focus images, else True."""
         return self.camera["name"] != NOT_DEFOCUSED
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        """Return the kinds of output that the system has, whether they were measured or not."""
+        return frozenset(
+            (*self.training.model.heads, *([ALL_IN_FOCUS] if self.restoration else []))
+        )
+
+    def lacks(self, kind: str) -> str:
+        """Return why there is no score of this kind; "" where there is one."""
+        if kind in self.heads:
+            return ""
+        name = kind.replace("_", "-")
+        if kind in self.outputs:
+            what = "depth" if kind == DEPTH else "all-in-focus image"
+            return f"no true {what}: the test images of {self.dataset} have none"
+        does = "estimates no depth" if kind == DEPTH else "restores no image"
+        return f"no {name} head: {self.variant} {does}"
 
     def protocols_of(self, kind: str) -> list[Protocol]:
         """Return the protocols of one kind that were measured, in the evaluation's order."""
@@ -144,6 +163,19 @@ class Selection:
 def comparable(runs: Sequence[Run]) -> list[Run]:
     """Return the runs that are not controls; all of them where every run is a control."""
     return [run for run in runs if not run.control] or list(runs)
+
+
+def by_training(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Return the runs by whose training frames' median depth they are compared with, by its label.
+
+    It is that of the dataset where this has training frames, else of what trained the network.
+    """
+    if len({run.median_depth_m for run in runs}) < 2:
+        return {"training-median depth": list(runs)} if runs else {}
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(f"median depth of {run.training.dataset}", []).append(run)
+    return found
 
 
 def same_fit(first: Run, second: Run) -> bool:
@@ -218,6 +250,7 @@ def read_run(folder: Path, trained: Path) -> Run:
     }
     metrics = _read_metrics(folder / "metrics.json", heads, protocols)
     fields: dict[str, Any] = dict(record)
+    del fields["digest"]
     fields["frames"] = tuple(sorted(rows[DEPTH]["frame"].unique()))
     return Run(
         **fields,
@@ -319,8 +352,10 @@ def _read_curve(path: Path, heads: tuple[str, ...]) -> pd.DataFrame | None:
 def _check_same_data(runs: Sequence[Run]) -> None:
     """Raise HDEDError unless all runs were measured on the same frames: tables compare them."""
     plain = [run for run in runs if not run.control]  # a control has renderings of its own
-    pairs = [(key, pair) for key in ("format", "source", "median_depth_m", "truth")
-             for pair in pairwise(runs)]  # fmt: skip
+    pairs = [(key, pair) for key in ("format", "source", "truth") for pair in pairwise(runs)]
+    for name in dict.fromkeys(run.training.dataset for run in runs):
+        same = [run for run in runs if run.training.dataset == name]
+        pairs += [("median_depth_m", pair) for pair in pairwise(same)]
     for name in dict.fromkeys(run.camera["name"] for run in plain):
         same = [run for run in plain if run.camera["name"] == name]
         pairs += [(key, pair) for key in ("camera", "frames") for pair in pairwise(same)]

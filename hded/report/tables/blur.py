@@ -15,7 +15,6 @@ from hded.report.tables.captions import camera_sentence, dataset_title
 from hded.report.tables.model import Cell, Column, Part, Row, Table, missing, number
 
 BLUR = ("mean_abs_coc_px", "mean_sigma_px", "sharp_percent", "clamped_percent")
-NO_HEAD = "the network has no head for this metric"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,7 +123,7 @@ def build_focus(selection: Selection) -> Table | None:
                 Column("input_ssim", "input SSIM"),
             )
             rows = tuple(
-                Row("plain", f"{focus} m", _focus_cells(metrics, depth.name, images.name))
+                Row("plain", f"{focus} m", _focus_cells(run, metrics, depth.name, images.name))
                 for focus, metrics in run.focus.items()
             )
             statements = ((depth.title, depth.statement), (images.title, images.statement))
@@ -135,7 +134,9 @@ def build_focus(selection: Selection) -> Table | None:
     return Table("B", "focus", "Results by focus distance", tuple(parts))
 
 
-def _focus_cells(metrics: Mapping[str, Mapping], depth: str, images: str) -> tuple[Cell, ...]:
+def _focus_cells(
+    run: Run, metrics: Mapping[str, Mapping], depth: str, images: str
+) -> tuple[Cell, ...]:
     rmse = metrics[DEPTH].get(depth, {}).get("network", {}).get("rmse")
     scores = metrics[ALL_IN_FOCUS].get(images, {})
     network, source = scores.get("network", {}), scores.get("input", {})
@@ -144,7 +145,11 @@ def _focus_cells(metrics: Mapping[str, Mapping], depth: str, images: str) -> tup
         (rmse, 3), (network.get("psnr"), 2), (gain.get("psnr"), 2), (network.get("ssim"), 3),
         (source.get("psnr"), 2), (source.get("ssim"), 3),
     )  # fmt: skip
-    return tuple(missing(NO_HEAD) if v is None else _figure(v, digits) for v, digits in values)
+    kinds = (DEPTH, *(ALL_IN_FOCUS for _ in values[1:]))
+    return tuple(
+        missing(run.lacks(kind)) if value is None else _figure(value, digits)
+        for kind, (value, digits) in zip(kinds, values, strict=True)
+    )
 
 
 def _figure(value: float, digits: int) -> Cell:

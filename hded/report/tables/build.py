@@ -9,7 +9,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from hded.config.schema import OFFICIAL
-from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run, Selection, comparable
+from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run, Selection, by_training, comparable
 from hded.report.tables.captions import (
     describe_camera,
     describe_data,
@@ -197,7 +197,7 @@ def _parts(
             Part(
                 title=f"{title}, further protocol: {protocol.title}",
                 columns=tuple(column.column for column in columns),
-                rows=mark_best(rows, [column.higher for column in columns]),
+                rows=mark_best(rows, [column.higher for column in columns], ceilings),
                 warnings=part.warnings,
                 statements=tuple(describe_protocols(runs, [protocol])),
                 further=True,
@@ -310,9 +310,8 @@ def _no_dataset(key: str) -> str:
 
 def why_not(column: MetricColumn, run: Run) -> str:
     """Return the reason why a run has no figure in a column."""
-    if column.kind not in run.heads:
-        does = "estimates no depth" if column.kind == DEPTH else "restores no image"
-        return f"no {column.kind.replace('_', '-')} head: {run.variant} {does}"
+    if reason := run.lacks(column.kind):
+        return reason
     for protocol in run.protocols:
         if protocol.name == column.protocol and not protocol.available:
             return f"not measured: {protocol.why_not}"
@@ -329,22 +328,25 @@ def _baselines(
     # the main variant's images, where the variants have different cameras
     main = [run for run in runs if run.variant == MAIN_VARIANT]
     runs = main + [run for run in runs if run not in main]
+    medians = by_training(runs) or {"training-median depth": []}
+    baselines = [("median", DEPTH, "a depth, not an image", item) for item in medians.items()]
+    baselines.append(("input", ALL_IN_FOCUS, "an image, not a depth", ("defocused input", runs)))
     rows = []
-    for method, kind, label, other in (
-        ("median", DEPTH, "training-median depth", "a depth, not an image"),
-        ("input", ALL_IN_FOCUS, "defocused input", "an image, not a depth"),
-    ):
+    for method, kind, other, (label, own) in baselines:
         cells = []
         for column in columns:
-            values = [v for run in runs if (v := column.value(run, method)) is not None]
+            values = [v for run in own if (v := column.value(run, method)) is not None]
             if column.kind != kind:
                 cells.append(missing(f"{label} is {other}"))
             elif values:
                 cells.append(column.cell(values[:1]))
-            elif not runs:
+            elif not own:
                 cells.append(missing(_no_dataset(key)))
             else:
-                cells.append(missing("not measured: no selected variant has an all-in-focus head"))
+                able = [run for run in own if kind in run.outputs]
+                name = kind.replace("_", "-")
+                nobody = f"not measured: no selected variant has an {name} head"
+                cells.append(missing(able[0].lacks(kind) if able else nobody))
         cells += [missing(f"{label} is no network") for _ in facts]
         if any(column.kind == kind for column in columns):
             rows.append(Row("baseline", label, tuple(cells)))

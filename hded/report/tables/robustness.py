@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from hded.optics.sensor import DEGRADATIONS
-from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run, Selection, comparable
+from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run, Selection, by_training, comparable
 from hded.report.tables.captions import dataset_title, describe_camera, sample_warning
 from hded.report.tables.model import Cell, Column, Part, Row, Table, measured, missing
 
@@ -13,7 +13,6 @@ INTRO = (
     "all-in-focus images get them degraded in the same way. The restored image is compared with "
     "the clean all-in-focus one.",
 )
-NO_HEAD = "the network has no head for this metric"
 MEASURES = {"rmse": (DEPTH, "RMSE [m] ↓", 3), "psnr": (ALL_IN_FOCUS, "PSNR [dB] ↑", 2)}
 
 
@@ -34,7 +33,8 @@ def build_robustness(selection: Selection) -> Table | None:
         for variant in dict.fromkeys(run.variant for run in runs):
             own = [run for run in runs if run.variant == variant]
             rows.append(Row("ours", variant, _cells(own, names, "network")))
-        rows.append(Row("baseline", "training-median depth", _cells(runs[:1], names, "median")))
+        for label, own in by_training(runs).items():
+            rows.append(Row("baseline", label, _cells(own[:1], names, "median")))
         with_images = [run for run in runs if ALL_IN_FOCUS in run.heads][:1]
         if with_images:
             label = "the degraded input itself"
@@ -63,7 +63,9 @@ def _cells(runs: Sequence[Run], names: Sequence[str], method: str) -> tuple[Cell
         for name in names:
             values = [_value(run, name, kind, method, metric) for run in runs]
             known = [value for value in values if value is not None]
-            cells.append(measured(known, digits) if known else missing(NO_HEAD))
+            why = {"median": "a depth, not an image", "input": "an image, not a depth"}
+            reason = why.get(method) or runs[0].lacks(kind)
+            cells.append(measured(known, digits) if known else missing(reason))
     return tuple(cells)
 
 

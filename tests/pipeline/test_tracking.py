@@ -1,0 +1,100 @@
+"""An evaluation is logged to its training's run, or to one of its own where that holds another."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.report_fixtures import write_tree
+
+from hded.common.errors import HDEDError
+from hded.records import TrainingRecord, read_record
+from pipeline.lib.tracking import EVALUATION, find_evaluated, track, track_evaluation
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+NAME = "nyu-full-seed0"
+ABSENT = "0" * 32
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project's folder with an MLflow database of its own, whose creation takes seconds."""
+    root = tmp_path_factory.mktemp("tracking")
+    before = Path.cwd()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DVC_ROOT", raising=False)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        os.chdir(root)
+        yield root
+        os.chdir(before)
+
+
+@pytest.fixture
+def trained(folder: Path, tmp_path: Path) -> TrainingRecord:
+    tree = write_tree(tmp_path, frames=1, pictured=1)
+    record = read_record(TrainingRecord, tree.trained / "nyu/full/0/run.json")
+    with track(NAME, {"device": "the training's", "variant": "full"}) as tracker:
+        tracker.params({"train": {"lr": 1e-3}})
+    return record.model_copy(update={"run_id": tracker.run_id, "run_name": NAME})
+
+
+def evaluate(
+    record: TrainingRecord, folder: Path, digest: str, focus: float, rmse: float
+) -> tuple[str, Any]:
+    """Log an evaluation as the stage does; return its run's id and the run."""
+    file = folder / "evaluation.json"
+    file.write_text("{}")
+    tags = {"evaluation_device": f"that of {digest}"}
+    settings = {"evaluate": {"focus_distance_m": focus}}
+    with track_evaluation(record, digest, tags, settings) as tracker:
+        tracker.metrics({"rmse": rmse})
+        tracker.artifacts(file, EVALUATION)
+    return tracker.run_id, tracker._client.get_run(tracker.run_id)
+
+
+def test_each_evaluation_of_a_network_keeps_its_figures(trained: TrainingRecord, folder: Path):
+    first, run = evaluate(trained, folder, "aaa", 2.0, 0.5)
+    assert first == trained.run_id
+    assert run.data.tags["device"] == "the training's"
+    assert run.data.tags["evaluation_device"] == "that of aaa"
+    assert run.data.params == {"train.lr": "0.001", "evaluate.focus_distance_m": "2.0"}
+
+    second, run = evaluate(trained, folder, "bbb", 4.0, 0.9)
+    assert second != first and run.info.run_name == NAME
+    assert run.data.tags["trained_run_id"] == first
+    assert run.data.params == {"train.lr": "0.001", "evaluate.focus_distance_m": "4.0"}
+
+    # again, in the other order: each has its run
+    assert evaluate(trained, folder, "bbb", 4.0, 0.9)[0] == second
+    again, run = evaluate(trained, folder, "aaa", 2.0, 0.5)
+    assert again == first and run.data.metrics["rmse"] == 0.5
+
+    # the network's folder says which of its evaluations it holds
+    assert find_evaluated(first, "aaa").run_id == first
+    found = find_evaluated(first, "bbb")
+    assert found.run_id == second and found.params["evaluate.focus_distance_m"] == "4.0"
+    assert find_evaluated(first).run_id in {first, second}
+    assert find_evaluated(second[:9]).run_id == second
+
+
+def test_an_evaluation_whose_training_is_in_no_database_has_the_settings_of_its_record(
+    trained: TrainingRecord, folder: Path
+):
+    lost = trained.model_copy(update={"run_id": ABSENT})
+    run_id, run = evaluate(lost, folder, "ccc", 2.0, 0.7)
+    assert run.data.tags["trained_run_id"] == ABSENT
+    assert run.data.tags["device"] == lost.hardware and run.data.tags["camera"] == "paper"
+    assert run.data.params["train.epochs"] == "20" and run.data.params["network.width"] == "0.25"
+    assert evaluate(lost, folder, "ccc", 2.0, 0.7)[0] == run_id
+    assert find_evaluated(ABSENT).run_id == run_id
+
+
+def test_a_run_without_an_evaluation_cannot_be_compared(trained: TrainingRecord, folder: Path):
+    with pytest.raises(HDEDError, match="was trained but not evaluated"):
+        find_evaluated(trained.run_id)
+
+
+def test_an_error_of_the_stage_itself_is_not_called_mlflows(folder: Path):
+    with pytest.raises(ImportError, match="of the stage"), track(NAME, {}):
+        raise ImportError("of the stage")
