@@ -44,7 +44,7 @@ def main() -> None:
         attributes = {
             "dataset": dataset,
             "format": raw.format,
-            "source": _source_kind(entry),
+            "source": raw_files.source_kind(dataset, entry),
             "size": list(raw.size),
             "image_width_px": raw.image_width_px,
             "max_depth_m": raw.max_depth_m,
@@ -119,11 +119,6 @@ def _open(dataset: str, entry: Download, folder: Path, stack: ExitStack) -> RawF
 def _needed(raw: RawFrames) -> tuple[str, ...]:
     """Return the splits that must have frames: photographs may be there for a test alone."""
     return ("test",) if raw.has_photographs else ("train", "test")
-
-
-def _source_kind(entry: Download) -> str:
-    """Return where the files come from: results on the sample must not pass as the benchmark's."""
-    return entry.source if entry.source in ("sample", "official", "folder") else "local"
 
 
 if __name__ == "__main__":

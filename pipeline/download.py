@@ -17,7 +17,6 @@ def main() -> None:
     dataset = stage.parser(__doc__, "dataset").parse_args().dataset
     entry = load_params(stage.PARAMS).source(dataset)
     folder = raw.provide(dataset, entry)
-    raw.report_other_sizes(entry, folder)
     out = stage.RAW / f"{dataset}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     # digests of files that did not change are not computed again
@@ -28,6 +27,7 @@ def main() -> None:
         identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
         digest = known.get(identity) or fingerprint.of_file(path)
         seen[identity] = digests[path.relative_to(folder).as_posix()] = digest
+    raw.report_others(entry, folder, digests)
     write_json(cache_path, seen)
     write_json(out, digests)
 

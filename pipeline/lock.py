@@ -24,15 +24,18 @@ from hded.common.files import replacing
 LOCK = Path("dvc.lock")
 COPY = Path(".dvc/tmp/dvc.lock.copy")
 IN_USE = Path(".dvc/tmp/rwlock")
+WRITING_TRIES = 10
 CONFLICT = re.compile(r"^<<<<<<< ", re.MULTILINE)
 
 
 def main() -> None:
     """Copy dvc.lock if it is whole; else put the copy in its place, or remove it without one."""
-    if not _is_json(IN_USE):
-        time.sleep(1)  # another DVC may have been writing it
-        if not _is_json(IN_USE):
-            IN_USE.unlink(missing_ok=True)
+    for _ in range(WRITING_TRIES):
+        if _is_json(IN_USE):
+            break
+        time.sleep(0.5)  # another DVC may be writing it
+    else:
+        IN_USE.unlink(missing_ok=True)
     if not LOCK.is_file():
         return
     if CONFLICT.search(LOCK.read_text(encoding="utf-8", errors="replace")):

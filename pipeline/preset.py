@@ -53,7 +53,7 @@ def _apply(section: Any, changes: Mapping[str, Any], path: str, where: str) -> N
         if not isinstance(section, MutableMapping) or key not in section:
             raise HDEDError(f"{where}.{name} is not a known key")
         old = section[key]
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and old is not None:
             _apply(old, value, f"{name}.", where)
         elif old != value:
             print(hide_secrets(f"{name}: {old} -> {value}"))

@@ -29,7 +29,7 @@ def _frame(scenes: Store) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArr
     """Return the first test frame: rgb, signed CoC and sigma [px]."""
     index = int(scenes.indices("test")[0])
     depth = scenes.read("depth", index)
-    (camera,) = load_params(stage.PARAMS).camera("paper")
+    camera = load_params(stage.PARAMS).camera("paper")[0]
     lens = camera.lens(depth, scenes.attributes["image_width_px"], np.random.default_rng(0))
     return scenes.read("rgb", index), lens.coc_px(depth), lens.sigma_px(depth)
 

@@ -39,7 +39,7 @@ def measure_stages(dataset: str, frames: int) -> dict[str, Any]:
                 }
             )
         scenes = open_store(root / stage.FRAMES / dataset)
-        (camera,) = load_params(stage.PARAMS).camera("paper")
+        camera = load_params(stage.PARAMS).camera("paper")[0]
         start = time.perf_counter()
         for index in range(len(scenes)):
             _blur_alone(scenes, camera, index)

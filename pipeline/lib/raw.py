@@ -3,11 +3,13 @@
 import hashlib
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tqdm import tqdm
 
 from hded.common.errors import HDEDError
+from hded.common.files import read_json
 from hded.config.schema import Download
 from hded.datasets import DATASETS
 from hded.datasets.folder import list_files
@@ -77,18 +79,41 @@ def _check_official(dataset: str, folder: Path) -> None:
         )
 
 
-def report_other_sizes(entry: Download, folder: Path) -> None:
-    """Print a line for each file, other than the sample's, without the official file's size."""
+def report_others(entry: Download, folder: Path, digests: Mapping[str, str]) -> None:
+    """Print a line for each file, other than the sample's, that is not the official one.
+
+    digests: SHA-256 of each file in `folder`, by its name.
+    """
     if entry.source == "sample":
         return
     for file in entry.official or []:
         path = folder / file.name
-        if file.size is not None and path.is_file() and path.stat().st_size != file.size:
-            tqdm.write(
-                f"{path} has {path.stat().st_size} bytes, the official file {file.size}: figures "
-                "are of other data than the benchmark's",
-                file=sys.stderr,
-            )
+        if file.name not in digests:
+            continue
+        size = path.stat().st_size
+        differs = None
+        if file.size not in (None, size):
+            differs = f"{size} bytes, the official file {file.size}"
+        elif file.sha256 not in (None, digests[file.name]):
+            differs = f"the sha256 {digests[file.name]}, the official file {file.sha256}"
+        if differs:
+            where = "figures are of other data than the benchmark's"
+            tqdm.write(f"{path} has {differs}: {where}", file=sys.stderr)
+
+
+def source_kind(dataset: str, entry: Download) -> str:
+    """Return where the files come from: sample, official, folder or local.
+
+    Results on the sample must not pass as the benchmark's. Files in a folder or below another
+    address are the official ones where the stage `download` found their known digests.
+    """
+    if entry.source in ("sample", "official", "folder"):
+        return entry.source
+    found = read_json(stage.RAW / f"{dataset}.json")
+    known = {file.name: file.sha256 for file in entry.official or []}
+    names = DATASETS[dataset].files
+    same = all(known.get(name) is not None and known[name] == found.get(name) for name in names)
+    return "official" if same else "local"
 
 
 def _remote_files(dataset: str, entry: Download) -> list[RemoteFile]:

@@ -717,6 +717,17 @@ def test_a_preset_with_a_mistake_is_one_line_and_changes_nothing(tmp_path, prese
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
+def test_a_preset_may_set_a_mapping_where_the_file_has_null(tmp_path):
+    jpeg = {"quality": 90, "subsampling": "4:2:0"}
+    text = with_value("presets.jpeg", {"cameras": {"paper": {"jpeg": jpeg}}})
+    assert content(text)["cameras"]["paper"]["jpeg"] is None
+    done = apply(tmp_path, "jpeg", text=text)
+    assert done.returncode == 0, done.stderr
+    after = (tmp_path / "params.yaml").read_text(encoding="utf-8")
+    assert content(after)["cameras"]["paper"]["jpeg"] == jpeg
+    assert comments(after) == comments(text)
+
+
 def test_a_preset_prints_no_password(tmp_path):
     text = COMMITTED.replace("source: sample", "source: https://me:hunter2@host/nyu", 1)
     text = text.replace("nyu: {source: official}", "nyu: {source: sample}", 1)
