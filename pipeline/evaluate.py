@@ -47,7 +47,7 @@ from hded.store import MARKER, Store, open_store
 from pipeline.lib import fingerprint, provenance, stage
 from pipeline.lib.blocks import Block, Result, Task, run_task, unfinished
 from pipeline.lib.device import resolve_device
-from pipeline.lib.tracking import EVALUATION, OF_TRAINING, flatten, track_evaluation
+from pipeline.lib.tracking import EVALUATION, OF_TRAINING, Training, flatten, track_evaluation
 
 BLOCK = 64  # images that are measured together
 
@@ -266,7 +266,7 @@ def main() -> None:
         "stage": "evaluate",
     }
     settings = {"evaluate": how.model_dump()}
-    with track_evaluation(run, record.digest, tags, settings) as tracker:
+    with track_evaluation(_training(run), record.digest, tags, settings) as tracker:
         tracker.metrics(summary)  # short names, so that MLflow lists them before the others
         tracker.metrics(flatten(result.metrics, "test/", separator="/"))
         tracker.dataset(
@@ -283,6 +283,20 @@ def main() -> None:
         for frame in picked["frame"]:
             place = safe_name(frame)
             tracker.image(out / "scenes" / place / "grid.png", f"scenes/{place}")
+
+
+def _training(run: TrainingRecord) -> Training:
+    """Return the MLflow run of a training, by its record."""
+    cameras = {camera["name"]: camera for camera in run.cameras}
+    tags = {
+        "dataset": run.dataset,
+        "camera": "+".join(cameras),
+        "params_digest": run.params_digest,
+        "commit": run.commit,
+        "device": run.hardware,
+    }
+    settings = {"network": run.model.model_dump(), "train": run.train, "cameras": cameras}
+    return Training(run.run_id, run.run_name, tags, settings)
 
 
 def _check_truths(scenes: Store, how: Evaluate) -> None:

@@ -1,7 +1,7 @@
 """Open a page on this computer: drop a photograph, see depth, click where to focus.
 
 The page is served to this computer alone, on 127.0.0.1, and loads nothing from elsewhere. It needs
-`pip install '.[demo]'` in the project's folder.
+`pip install -e '.[demo]'` in the project's folder.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ def demo(arguments: Namespace) -> None:
         from nicegui import ui
     except ImportError:
         raise HDEDError(
-            "the page needs the package nicegui; run `pip install '.[demo]'` in the project's "
+            "the page needs the package nicegui; run `pip install -e '.[demo]'` in the project's "
             "folder"
         ) from None
     predictor = load_both_heads(arguments.checkpoint, arguments.device, "the page")

@@ -34,11 +34,12 @@ from hded.common.image_io import (
     turned,
     upright_size,
 )
+from hded.common.memory import available_bytes
 from hded.common.progress import progress
 from hded.datasets.base import RawFrame, RawFrames
 from hded.datasets.lenses import FILE as LENSES
 from hded.datasets.lenses import read_lenses
-from hded.datasets.registration import Registration, register
+from hded.datasets.registration import REGISTRATION_BYTES, Registration, register
 
 TEST_EVERY = 5
 PICTURES = ("rgb", "depth", "defocused")  # folders
@@ -95,7 +96,7 @@ def open_folder(
         lenses = read_lenses(folder / LENSES, frames["frame"].tolist())
         frames = pd.concat([frames, lenses], axis=1)
     if max_residual is not None:
-        registrations = _register(folder, files)
+        registrations = _register(folder, files, size)
         good = {name for name, found in registrations.items() if found.residual <= max_residual}
         skipped = [
             f"{name}: not registered, residual {found.residual:.3f} above {max_residual:g}"
@@ -252,8 +253,10 @@ def _common_size(folder: Path, files: dict[str, _Files]) -> tuple[int, int]:
     return common
 
 
-def _register(folder: Path, files: dict[str, _Files]) -> dict[str, Registration]:
-    """Register each all-in-focus photograph to its defocused one."""
+def _register(
+    folder: Path, files: dict[str, _Files], size: tuple[int, int]
+) -> dict[str, Registration]:
+    """Register each all-in-focus photograph to its defocused one, as many at once as fit."""
     if any(of.rgb is None or of.defocused is None for of in files.values()):
         raise HDEDError(
             f"{folder}: registration needs rgb/ and defocused/; set max_residual to null"
@@ -264,7 +267,8 @@ def _register(folder: Path, files: dict[str, _Files]) -> dict[str, Registration]
         return register(*(np.asarray(open_upright(path)) for path in (of.rgb, of.defocused)))
 
     names = sorted(files)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    fitting = available_bytes() // (REGISTRATION_BYTES * size[0] * size[1])
+    with ThreadPoolExecutor(max(1, min(os.cpu_count() or 1, fitting))) as pool:
         found = pool.map(one, (files[name] for name in names))
         bar = progress(found, total=len(names), desc="register", unit="pair")
         return dict(zip(names, bar, strict=True))

@@ -23,8 +23,10 @@ STEPS, SMALLEST_STEP_PX = 30, 1e-3
 # Brightness is compared after a blur of so much of the shorter side: far more than defocus, which
 # lowers contrast and would pass for a gain below 1
 EXPOSURE_SHARE = 0.05
+EXPOSURE_SIGMA_PX = 8.0  # the least, of that blur of images that are made smaller for it
 DARKEST, BRIGHTEST = 5 / 255, 250 / 255  # pixels beyond are clipped, and tell no exposure
 LARGEST_SIGMA_PX = 12.0
+REGISTRATION_BYTES = 80  # memory that `register` takes for each pixel, the two pictures included
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,11 @@ class Registration:
 
         Beyond its border the edge is repeated, over at most `margin_px` pixels.
         """
-        moved = _moved(truth / 255.0, self.shift_px)
-        exposed = moved * np.array(self.gain) + np.array(self.offset)
-        return np.rint(np.clip(exposed, 0, 1) * 255).astype(np.uint8)
+        out = np.empty_like(truth)
+        for channel, (gain, offset) in enumerate(zip(self.gain, self.offset, strict=True)):
+            exposed = _moved(truth[..., channel] / 255.0, self.shift_px) * gain + offset
+            out[..., channel] = np.rint(np.clip(exposed, 0, 1) * 255)
+        return out
 
     @property
     def margin_px(self) -> int:
@@ -64,20 +68,18 @@ def register(truth: NDArray[np.uint8], defocused: NDArray[np.uint8]) -> Registra
     steps; a blur that is symmetric at each pixel does not move it. The exposure is a gain and an
     offset for each channel, by least squares over unclipped pixels.
     """
-    sharp, blurred = truth / 255.0, defocused / 255.0
-    shift_px = _estimate_shift(sharp.mean(-1), blurred.mean(-1))
-    moved = _moved(sharp, shift_px)
+    shift_px = _estimate_shift(*(image.mean(-1) / 255 for image in (truth, defocused)))
     gains, offsets = [], []
-    wide_px = EXPOSURE_SHARE * min(truth.shape[:2])
     for channel in range(3):
-        x, y = (gaussian_filter(i[..., channel], wide_px) for i in (moved, blurred))
+        moved = _moved(truth[..., channel] / 255.0, shift_px)
+        x, y = (_widely_blurred(image) for image in (moved, defocused[..., channel] / 255.0))
         known = np.minimum(x, y) > DARKEST
         known &= np.maximum(x, y) < BRIGHTEST
         gain, offset = _line(x[known], y[known])
         gains.append(gain)
         offsets.append(offset)
     found = Registration(shift_px, tuple(gains), tuple(offsets), 0.0)  # pyright: ignore[reportArgumentType]
-    residual = _residual(found.apply(truth) / 255.0, blurred, found.margin_px)
+    residual = _residual(found.apply(truth), defocused, found.margin_px)
     return Registration(found.shift_px, found.gain, found.offset, residual)
 
 
@@ -88,11 +90,14 @@ def _estimate_shift(sharp: Grey, blurred: Grey) -> tuple[float, float]:
         moved = _moved(a, (down, right))
         inside = slice(LARGEST_SHIFT_PX, -LARGEST_SHIFT_PX or None)
         gradients: list[Grey] = np.gradient(moved)  # pyright: ignore[reportAssignmentType]
-        dy, dx = (gradient[inside, inside].ravel() for gradient in gradients)
-        m, target = moved[inside, inside].ravel(), b[inside, inside].ravel()
-        # b = contrast * (moved - step . gradient), whose contrast is free, since blur lowers it
-        columns = np.stack([m, -dy, -dx], 1)
-        contrast, ddown, dright = np.linalg.lstsq(columns, target, rcond=None)[0]
+        dy, dx = (gradient[inside, inside] for gradient in gradients)
+        m, target = moved[inside, inside], b[inside, inside]
+        # b = contrast * (moved - step . gradient), whose contrast is free, since blur lowers it;
+        # by the normal equations, which need no copy of the images
+        columns = (m, -dy, -dx)
+        gram = np.array([[np.vdot(first, second) for second in columns] for first in columns])
+        right_side = np.array([np.vdot(column, target) for column in columns])
+        contrast, ddown, dright = np.linalg.lstsq(gram, right_side, rcond=None)[0]
         if not contrast > 0:
             break
         step = np.clip(np.array([ddown, dright]) / contrast, -1, 1)
@@ -118,10 +123,18 @@ def _whole_shift(a: Grey, b: Grey) -> tuple[float, float]:
     return float(rows[y]), float(columns[x])
 
 
-def _moved(image: NDArray[np.float64], shift_px: tuple[float, float]) -> NDArray[np.float64]:
-    """Return an image (H, W) or (H, W, C), shifted (down, right) by cubic splines."""
-    whole = (*shift_px, 0) if image.ndim == 3 else shift_px
-    return np.asarray(shift(image, whole, order=3, mode="nearest")) if any(shift_px) else image
+def _moved(image: Grey, shift_px: tuple[float, float]) -> Grey:
+    """Return an image (H, W), shifted (down, right) by cubic splines."""
+    return np.asarray(shift(image, shift_px, order=3, mode="nearest")) if any(shift_px) else image
+
+
+def _widely_blurred(image: Grey) -> Grey:
+    """Return an image, blurred by EXPOSURE_SHARE, at a resolution that is as coarse as the blur."""
+    sigma_px = EXPOSURE_SHARE * min(image.shape)
+    factor = max(1, int(sigma_px / EXPOSURE_SIGMA_PX))
+    height, width = (length // factor for length in image.shape)
+    blocks = image[: height * factor, : width * factor].reshape(height, factor, width, factor)
+    return gaussian_filter(blocks.mean((1, 3)), sigma_px / factor)
 
 
 def _line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
@@ -132,12 +145,16 @@ def _line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]
     return gain, float(y.mean() - gain * x.mean())
 
 
-def _residual(sharp: NDArray[np.float64], blurred: NDArray[np.float64], margin_px: int) -> float:
+def _residual(truth: NDArray[np.uint8], defocused: NDArray[np.uint8], margin_px: int) -> float:
     inside = (slice(margin_px, -margin_px or None),) * 2
 
     def square(sigma_px: float) -> float:
-        image = gaussian_filter(sharp, (sigma_px, sigma_px, 0))
-        return float(((image - blurred)[inside] ** 2).mean())
+        total = 0.0
+        for channel in range(3):
+            sharp, blurred = (image[..., channel] / 255.0 for image in (truth, defocused))
+            difference = gaussian_filter(sharp, sigma_px) - blurred
+            total += float((difference[inside] ** 2).mean())
+        return total / 3
 
     best = minimize_scalar(square, bounds=(0, LARGEST_SIGMA_PX), method="bounded",
                            options={"xatol": 0.05})  # fmt: skip

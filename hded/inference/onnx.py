@@ -45,7 +45,7 @@ def export_onnx(predictor: Predictor, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError:
         raise HDEDError(
-            "ONNX export needs the packages onnx and onnxscript; run `pip install '.[onnx]'` in "
+            "ONNX export needs the packages onnx and onnxscript; run `pip install -e '.[onnx]'` in "
             "the project's folder"
         ) from None
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

