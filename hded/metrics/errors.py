@@ -10,7 +10,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hded.common.errors import HDEDError
-from hded.metrics.structural_similarity import ssim_float64
 
 DEPTH_METRICS = ("rmse", "abs_rel", "log10", "delta1", "delta2", "delta3", "spearman")
 IMAGE_METRICS = ("psnr", "ssim")
@@ -82,6 +81,9 @@ def ssim(image: NDArray, reference: NDArray) -> float:
     image, reference: (H, W, 3) uint8, or floats in [0, 1].
     """
     _check_shapes(image, reference)
+    # numba takes most of a second to import, which a reader of this module's names does not need
+    from hded.metrics.structural_similarity import ssim_float64
+
     return ssim_float64(_unit(image), _unit(reference))
 
 

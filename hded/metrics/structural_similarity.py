@@ -1,17 +1,12 @@
-"""Structural similarity (Wang et al. 2004): in torch for the loss, in float64 for the metric.
+"""Structural similarity (Wang et al. 2004) of images in float64; the loss uses the same index.
 
 11x11 Gaussian window of sigma 1.5, at positions where it fits only ("valid"), data range 1,
 C1 = 0.01^2, C2 = 0.03^2: what pytorch-msssim computes with `data_range=1`.
 """
 
-from functools import cache
-
 import numpy as np
-import torch
 from numba import njit
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
 from hded.common.errors import HDEDError
 
@@ -21,38 +16,17 @@ C1 = 0.01**2
 C2 = 0.03**2
 
 
-def ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Return the mean SSIM of each image: x, y (B, C, H, W) in [0, 1] -> (B,). Differentiable.
-
-    Raises HDEDError where an image is smaller than the window.
-    """
-    _check_size(*x.shape[-2:])
-    window = _window_on(x.device, x.dtype)
-    stack = torch.cat([x, y, x * x + y * y, x * y], 1)
-    channels = stack.shape[1]
-    column = window.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
-    stack = F.conv2d(stack, column, groups=channels)
-    stack = F.conv2d(stack, column.transpose(2, 3), groups=channels)
-    return _similarity(*stack.chunk(4, 1)).mean((1, 2, 3))
-
-
-@cache
-def _window_on(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return the window, cached on the device: copying it in each step would wait for the GPU."""
-    return torch.as_tensor(_window(), dtype=dtype, device=device)
-
-
 def ssim_float64(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     """Return the mean SSIM of one image: x, y (H, W, C) float64 in [0, 1].
 
     Raises HDEDError where an image is smaller than the window.
     """
-    _check_size(*x.shape[:2])
-    rows = _similarity_of_rows(np.ascontiguousarray(x), np.ascontiguousarray(y), _window())
+    check_size(*x.shape[:2])
+    rows = _index_of_rows(np.ascontiguousarray(x), np.ascontiguousarray(y), gaussian_window())
     return float(rows.mean())
 
 
-def _similarity(mean_x, mean_y, squares, xy):
+def similarity_index(mean_x, mean_y, squares, xy):
     """Return the SSIM index of the local means of x, y, x^2 + y^2 and x y, tensors or numbers.
 
     The index depends on the sum of the two variances alone.
@@ -63,11 +37,11 @@ def _similarity(mean_x, mean_y, squares, xy):
     return luminance * structure
 
 
-_similarity_of_numbers = njit(cache=True)(_similarity)
+_index_of_numbers = njit(cache=True)(similarity_index)
 
 
 @njit(nogil=True, cache=True)
-def _similarity_of_rows(x, y, window):
+def _index_of_rows(x, y, window):
     """Return the mean index of each row of positions: x, y (H, W, C) -> (H - 10,).
 
     The moments of one row fit into the processor's cache, those of a whole image do not.
@@ -93,19 +67,19 @@ def _similarity_of_rows(x, y, window):
                     moments[m, i] += window[k] * columns[m, i + k * channels]
         total = 0.0
         for i in range(positions):
-            total += _similarity_of_numbers(
-                moments[0, i], moments[1, i], moments[2, i], moments[3, i]
-            )
+            total += _index_of_numbers(moments[0, i], moments[1, i], moments[2, i], moments[3, i])
         means[row] = total / positions
     return means
 
 
-def _window() -> NDArray[np.float64]:
+def gaussian_window() -> NDArray[np.float64]:
+    """Return the weights of the window along one axis, whose sum is 1: (11,)."""
     offset = np.arange(WINDOW) - WINDOW // 2
     window = np.exp(-(offset**2) / (2 * SIGMA**2))
     return window / window.sum()
 
 
-def _check_size(height: int, width: int) -> None:
+def check_size(height: int, width: int) -> None:
+    """Raise HDEDError where an image is smaller than the window."""
     if min(height, width) < WINDOW:
         raise HDEDError(f"SSIM of a {height}x{width} image: needs at least {WINDOW}x{WINDOW} px")

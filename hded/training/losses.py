@@ -13,11 +13,11 @@ from hded.blur.batch import gaussian_gather_batch
 from hded.blur.lenses import max_sigma_px, need_lenses, sigma_px, unclamped_coc_px
 from hded.blur.support import radius_px
 from hded.config.schema import Gradient, Loss
-from hded.metrics.structural_similarity import ssim
 from hded.network.hded import SCALE
 from hded.network.readout import encode_coc, encode_ordinal, expected_error
 from hded.training.batch import Batch
 from hded.training.loss_weighting import LossWeighting, T
+from hded.training.similarity import ssim
 
 CHARBONNIER_EPS = 1e-3
 PREWITT = ((-1.0, 0.0, 1.0),) * 3

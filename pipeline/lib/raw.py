@@ -14,7 +14,6 @@ from hded.config.schema import Download
 from hded.datasets import DATASETS
 from hded.datasets.folder import list_files
 from hded.download.fetch import RemoteFile, fetch
-from hded.sample.write import WRITERS
 from pipeline.lib import fingerprint, stage
 
 KEPT_SAMPLES = 2  # folders of generated files of each dataset, the most recent
@@ -48,6 +47,9 @@ def files(dataset: str, entry: Download, folder: Path) -> list[Path]:
 
 def _sample(dataset: str, entry: Download) -> Path:
     """Return a folder of generated files, one for each setting and version of the generator."""
+    # compiled by numba, which takes most of a second to import
+    from hded.sample.write import WRITERS
+
     if dataset not in WRITERS or entry.sample is None:
         raise HDEDError(f"download.{dataset}.source: there is no sample; give another source")
     size = entry.sample

@@ -16,7 +16,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from hded.common.errors import HDEDError
 from hded.metrics import DEPTH_METRICS, HIGHER_IS_BETTER, IMAGE_METRICS, depth_errors, psnr, ssim
-from hded.metrics import structural_similarity as ssim_module
+from hded.training import similarity as ssim_module
 
 
 def depth_pair(seed: int = 0, size: tuple[int, int] = (11, 13)) -> tuple[np.ndarray, ...]:
