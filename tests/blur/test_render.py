@@ -187,12 +187,16 @@ def test_a_drawn_focus_is_shown_at_two_metres():
     assert set(own["focus_distance_m"]) == {2.0}
 
 
-@pytest.fixture
-def taken(tmp_path):
-    """Three frames through cameras focused at 1 and 3 m, as the stage stores them."""
+@pytest.fixture(params=["depth, all_in_focus"])
+def taken(tmp_path, request):
+    """Three frames through cameras focused at 1 and 3 m, as the stage stores them.
+
+    The parameter names the truths that the frames have.
+    """
     rgb, depth = scene()
     scenes, chosen = frames(), cameras(1.0, 3.0)
     attributes = {"size": list(depth.shape), "image_width_px": 44, "max_depth_m": 10.0}
+    attributes["truths"] = request.param.split(", ")
     arrays = {"rgb": (rgb.shape, np.uint8), "depth": (depth.shape, np.float32)}
     pictures = [{"rgb": np.roll(rgb, i, 0), "depth": depth} for i in range(3)]
     write_store(tmp_path / "scenes", scenes, arrays, pictures, attributes)
@@ -236,6 +240,17 @@ def test_the_sheet_shows_every_copy_of_test_frames(taken):
     figure.savefig(buffer, format="jpg")
     with Image.open(buffer) as image:
         assert image.width == 1100
+
+
+@pytest.mark.parametrize("taken", ["depth"], indirect=True)
+def test_a_sheet_of_photographs_without_a_sharp_one_has_no_column_for_it(taken):
+    scenes, defocused = taken
+    figure = contact_sheet(scenes, defocused, [2])
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles[0].startswith("focus at 1 m") and titles[1] == "0002-1m: defocused"
+    assert not any("dB" in title for title in titles)
+    shown = figure.axes[1].get_images()[0].get_array()
+    np.testing.assert_array_equal(shown, defocused.read("defocused", 2))
 
 
 def test_a_long_list_of_frames_is_shown_by_six(tmp_path):

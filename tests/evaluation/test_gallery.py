@@ -102,12 +102,13 @@ def test_a_scenes_files_hold_what_the_network_gave(
         scenes = SimpleNamespace(
             read=lambda name, i: (
                 0 * stores.scenes.read(name, i) if name == "depth" else stores.scenes.read(name, i)
-            )
+            ),
+            attributes={"truths": []},
         )
     predict: Any = lambda images: [{h: given[h] for h in heads}]  # noqa: E731
     write_example(tmp_path, "0009", predict, scenes, [stores.defocused])
     files = {path.stem for path in tmp_path.iterdir()}
-    expected = {"input", "all_in_focus_gt", "depth_gt", "coc", "grid"}
+    expected = {"input", "depth_gt", "coc", "grid"} | ({"all_in_focus_gt"} if known else set())
     expected |= {"depth_pred"} if "depth" in heads else set()
     expected |= {"all_in_focus"} if "all_in_focus" in heads else set()
     assert files == expected

@@ -40,10 +40,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-def test_a_run_that_is_killed_again_and_again_ends_bit_identical(undisturbed, tmp_path):
+@pytest.mark.parametrize("saves", [(2,), pytest.param((1, 3), marks=pytest.mark.slow)])
+def test_a_run_that_is_killed_again_and_again_ends_bit_identical(undisturbed, tmp_path, saves):
     project = Project(tmp_path)
-    for saves in (1, 3):
-        process = project.start_and_wait_for_saves(saves)
+    for count in saves:
+        process = project.start_and_wait_for_saves(count)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         assert not (tmp_path / "data/trained").exists()
