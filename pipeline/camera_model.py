@@ -8,7 +8,6 @@ by the model. The law is fitted to the training frames, the photographs explaine
 frames. No photograph is written.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -49,8 +48,6 @@ def main() -> None:
     parser = stage.parser(__doc__, "dataset", "camera", "name")
     parser.add_argument("--sharp-f-number", type=float, help="of the sharp photographs; else none")
     args = parser.parse_args()
-    if not re.fullmatch(r"\w[\w.-]*", args.name):
-        raise HDEDError(f"--name: {args.name!r} is not a folder name; use letters, digits, - and _")
     (camera, *_) = load_params(stage.PARAMS).camera(args.camera, "--camera")
     scenes = open_store(stage.FRAMES / args.dataset)
     needed = "defocused" in scenes.arrays and len(scenes.attributes["truths"]) == 2

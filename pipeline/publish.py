@@ -5,9 +5,6 @@
 Images of the dataset are not written.
 """
 
-import re
-
-from hded.common.errors import HDEDError
 from hded.config.params import load_params
 from hded.report.publish import write_results
 from hded.report.read.runs import read_selection
@@ -18,8 +15,6 @@ from pipeline.lib import stage
 def main() -> None:
     """Write the page, its figures and its plots."""
     name = stage.parser(__doc__, "name").parse_args().name
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise HDEDError(f"--name: {name!r} is not a folder name; use letters, digits, - and _")
     params = load_params(stage.PARAMS)
     run = params.run
     selection = read_selection(

@@ -1,6 +1,8 @@
 """Shared by all stages: the command line and the paths of their files."""
 
 import os
+import re
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -29,7 +31,9 @@ ERRORS = REPORTS / "errors"  # depth errors
 
 
 def parser(doc: str | None, *arguments: str, scheduler: bool = False) -> Parser:
-    """Return a parser with required options of these names; `seed` is an integer.
+    """Return a parser with required options of these names.
+
+    `seed` is an integer, `name` that of a folder.
 
     scheduler: whether the stage's frames may be done on a Dask cluster, whose address is the
     option's or the environment's.
@@ -42,14 +46,21 @@ def parser(doc: str | None, *arguments: str, scheduler: bool = False) -> Parser:
             help="address of a Dask scheduler, such as tcp://192.168.1.5:8786 (default: HDED_DASK)",
         )
     for name in arguments:
-        result.add_argument(f"--{name}", required=True, type=_seed if name == "seed" else str)
+        kind = {"seed": _seed, "name": _folder_name}.get(name, str)
+        result.add_argument(f"--{name}", required=True, type=kind)
     return result
 
 
 def _seed(text: str) -> int:
-    if not 0 <= (number := int(text)) < 2**32:
-        raise ValueError
-    return number
+    if not (text.isdecimal() and int(text) < 2**32):
+        raise ArgumentTypeError(f"{text!r} is not a seed; give an integer from 0 to {2**32 - 1}")
+    return int(text)
+
+
+def _folder_name(text: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*", text):
+        raise ArgumentTypeError(f"{text!r} is not a folder name; use letters, digits, - and _")
+    return text
 
 
 def run(main: Callable[[], None]) -> NoReturn:

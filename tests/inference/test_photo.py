@@ -325,8 +325,9 @@ def test_an_export_into_a_folder_is_one_line(out):
             "confidence": True,
             "reads_lens": True,
         },
+        {"shots": 2},
     ],
-    ids=["paper", "slim", "any lens"],
+    ids=["paper", "slim", "any lens", "two images"],
 )
 def test_onnx_gives_what_torch_gives_at_any_size(tmp_path, network):
     runtime = pytest.importorskip("onnxruntime")
@@ -338,7 +339,8 @@ def test_onnx_gives_what_torch_gives_at_any_size(tmp_path, network):
     assert [o.name for o in session.get_outputs()] == ["depth", "all_in_focus"]
     predictor = load_predictor(checkpoint)
     for size in ((64, 96), (70, 45), (17, 33), (427, 561)):
-        rgb = to_network_range(photo(*size))[None]
+        shots = [photo(*size, seed) for seed in range(predictor.network.shots)]
+        rgb = torch.cat([to_network_range(shot) for shot in shots])[None]
         with torch.no_grad():
             expected = predictor.network(rgb, lens=torch.tensor([LENS]))
         given = {"rgb": rgb.numpy()}

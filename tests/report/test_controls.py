@@ -161,6 +161,18 @@ def test_lambda_is_told_by_the_gradients_at_the_encoder(tree: Tree) -> None:
     assert float(cells["weight_all_in_focus"]) == 0.05
 
 
+def test_the_papers_lambda_is_told_of_a_head_in_metres_alone(tree: Tree) -> None:
+    path = tree.trained / "nyu/full/0/run.json"
+    model = json.loads(path.read_text())["model"]
+    change(path, model={**model, "readout": "log"})
+    table = build_balance(select(tree))
+    assert table is not None
+    rows = {row.label: row.cells for part in table.parts for row in part.rows}
+    assert not rows["full, seed 0"][-1].value and rows["full, seed 0"][-2].value
+    assert "predict metres" in rows["full, seed 0"][-1].notes[0]
+    assert rows["full, seed 1"][-1].value
+
+
 def test_histories_without_gradients_make_no_table(tree: Tree) -> None:
     for file in tree.trained.rglob("history.csv"):
         history = pd.read_csv(file)

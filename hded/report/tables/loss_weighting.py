@@ -19,6 +19,7 @@ COLUMNS = (
     ("paper", f"the same at λ = {PAPER_LAMBDA}, depth in metres"),
 )
 NEVER_ZERO = "the depth loss had no gradient there"
+NO_METRES = "the depth head does not predict metres, so that the paper's λ does not apply"
 INTRO = (
     "Norms of the losses' gradients at the encoder's output (all five maps), on the first batch of "
     "each epoch, as the losses enter the total. A ratio of 1 means that both tasks move the "
@@ -60,13 +61,14 @@ def _row(run: Run) -> Row:
     ratio = history["grad/all_in_focus"] / history["grad/depth"]
     ratio = ratio[history["grad/depth"] > 0]
     unweighted = ratio * history["weight/depth"] / history["weight/all_in_focus"]
-    paper = PAPER_LAMBDA / run.training.model.depth_scale_m * unweighted
+    model = run.training.model
+    paper = (PAPER_LAMBDA / model.depth_scale_m * unweighted).dropna().tolist()
     cells = (
         _cell([last["weight/depth"]]),
         _cell([last["weight/all_in_focus"]]),
         _cell(ratio.head(1).tolist()),
         _cell(ratio.tolist()),
-        _cell(paper.dropna().tolist()),
+        _cell(paper) if model.readout == "metres" else missing(NO_METRES),
     )
     return Row("plain", f"{run.variant}, seed {run.seed}", cells, run.training.weighting)
 
