@@ -4,7 +4,9 @@ The report is overwritten by the next `dvc repro`. These files record a run of h
 may not be published.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -31,7 +34,11 @@ from hded.report.tables.speed import NO_SPEEDS, Speeds
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "x"}
 DEPTH_COLUMNS = ("rmse", "abs_rel", "log10", "delta1")
 IMAGE_COLUMNS = ("psnr", "ssim")
-LOSSES = {"train/l1": "-", "train/charbonnier": "--", "train/l1_image": "--"}
+LOSSES = {  # the main term of each kind, by its line
+    "-": ("l1", "log_l1", "ordinal", "surface", "l1_coc", "reblur"),
+    "--": ("charbonnier", "l1_image", "mse_image"),
+}
+MOST_COLORS = 10  # of matplotlib's own cycle
 
 
 def write_results(
@@ -61,7 +68,9 @@ def write_results(
     ]
     errors = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
     write_csv(out / "errors.csv", errors, float_format="%.6g")
-    _plots(history, errors, images).savefig(out / "plots.png", dpi=160, metadata={"Software": None})
+    plot_results(history, errors, images).savefig(
+        out / "plots.png", dpi=160, metadata={"Software": None}
+    )
 
 
 def _named(run: Run, table: pd.DataFrame) -> pd.DataFrame:
@@ -165,50 +174,79 @@ def _network(runs: Sequence[Run], description: str) -> list[str]:
     return lines
 
 
-def _plots(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) -> Figure:
+def plot_results(history: pd.DataFrame, errors: pd.DataFrame, images: pd.DataFrame) -> Figure:
+    """Return the panels that have anything to show, with one legend.
+
+    history, errors, images: the tables as they are written, of which the latter two may be empty.
+    """
+    several = history["dataset"].nunique() > 1
+    looks = _looks(history, several)
+    panels: list[Callable[[Axes], None]] = [partial(_plot_training, history, several, looks)]
+    for over, label in (
+        ("depth_m", "depth [m]"), ("coc_px", "signed circle of confusion [px]"),
+    ):  # fmt: skip
+        table = errors[errors["over"] == over] if len(errors) else errors
+        if len(table):
+            panels.append(partial(_plot_errors, table, label, several, looks))
+    if "psnr" in images and images["psnr"].notna().any():
+        panels.insert(2, partial(_plot_gains, images, several, looks))
     with mpl.rc_context(STYLE):  # pyright: ignore[reportArgumentType]
-        figure = Figure(figsize=(8.4, 6.0), layout="constrained")
-        training, depth, gain, coc = figure.subplots(2, 2).ravel()
-        several = history["dataset"].nunique() > 1
-        looks = _looks(history, several)
-        for name, table in _by_network(history, several):
-            for column, dash in LOSSES.items():
-                if column in table and table[column].notna().any():
-                    training.plot(table["epoch"], table[column], dash, **looks[name])
-        training.set(
-            yscale="log", xlabel="epoch", title="training loss: depth (solid), image (dashed)"
-        )
-        for axes, over, label in (
-            (depth, "depth_m", "depth [m]"),
-            (coc, "coc_px", "signed circle of confusion [px]"),
-        ):
-            if len(errors):
-                for name, table in _by_network(errors[errors["over"] == over], several):
-                    middle = (table["bin_low"] + table["bin_high"]) / 2
-                    axes.plot(middle, table["rmse"], **looks[name])
-            title = f"error against {label}"
-            axes.set(xlabel=label, ylabel="RMSE [m]", ylim=(0, None), title=title)
-        if "psnr" in images:
-            for name, table in _by_network(images, several):
-                values = (table["psnr"] - table["input_psnr"]).replace([np.inf, -np.inf], np.nan)
-                if values.notna().any():
-                    gain.ecdf(values.dropna(), **looks[name])
-        gain.axvline(0, color="0.5", linewidth=0.8)
-        gain.set(
-            xlabel="gain over the input [dB]",
-            ylabel="cumulative share of images",
-            title="PSNR gain of each image",
-        )
+        rows = math.ceil(len(panels) / 2)
+        figure = Figure(figsize=(8.4, 3 * rows), layout="constrained")
+        grid = figure.subplots(rows, 2, squeeze=False).ravel()
+        for axes, panel in zip(grid, panels, strict=False):
+            panel(axes)
+        for axes in grid[len(panels) :]:
+            axes.set_axis_off()
         lines = [Line2D([], [], label=name, **look) for name, look in looks.items()]
         figure.legend(handles=lines, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
         return figure
 
 
+Looks = Mapping[str, Mapping[str, Any]]
+
+
+def _plot_training(history: pd.DataFrame, several: bool, looks: Looks, axes: Axes) -> None:
+    for name, table in _by_network(history, several):
+        for dash, terms in LOSSES.items():
+            for column in (f"train/{term}" for term in terms):
+                if column in table and table[column].notna().any():
+                    axes.plot(
+                        table["epoch"], table[column] / table[column].iloc[0], dash, **looks[name]
+                    )
+    axes.set(
+        yscale="log",
+        xlabel="epoch",
+        ylabel="loss / that of the first epoch",
+        title="training loss: depth (solid), image (dashed)",
+    )
+
+
+def _plot_errors(errors: pd.DataFrame, label: str, several: bool, looks: Looks, axes: Axes) -> None:
+    for name, table in _by_network(errors, several):
+        axes.plot((table["bin_low"] + table["bin_high"]) / 2, table["rmse"], **looks[name])
+    axes.set(xlabel=label, ylabel="RMSE [m]", ylim=(0, None), title=f"error against {label}")
+
+
+def _plot_gains(images: pd.DataFrame, several: bool, looks: Looks, axes: Axes) -> None:
+    for name, table in _by_network(images, several):
+        values = (table["psnr"] - table["input_psnr"]).replace([np.inf, -np.inf], np.nan)
+        if values.notna().any():
+            axes.ecdf(values.dropna(), **looks[name])
+    axes.axvline(0, color="0.5", linewidth=0.8)
+    axes.set(
+        xlabel="gain over the input [dB]",
+        ylabel="cumulative share of images",
+        title="PSNR gain of each image",
+    )
+
+
 def _looks(table: pd.DataFrame, several: bool) -> dict[str, dict[str, Any]]:
     """Return one line style for each network in all panels; of equal lines the first is on top."""
-    names = dict.fromkeys(name for name, _ in _by_network(table, several))
+    names = list(dict.fromkeys(name for name, _ in _by_network(table, several)))
+    colors = mpl.colormaps["tab10" if len(names) <= MOST_COLORS else "tab20"]
     return {
-        name: {"color": f"C{i}", "linewidth": 1.2, "zorder": 3 - 0.01 * i}
+        name: {"color": colors(i % colors.N), "linewidth": 1.2, "zorder": 3 - 0.01 * i}
         for i, name in enumerate(names)
     }
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from support.report_fixtures import VARIANTS, Tree, write_tree
 
-from hded.report.publish import write_results
+from hded.report.publish import plot_results, write_results
 from hded.report.read.runs import read_selection
 
 
@@ -86,3 +86,25 @@ def test_equal_runs_give_equal_bytes(written, tmp_path) -> None:
     write_results(selection, VARIANTS, tmp_path)
     for path in out.iterdir():
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    ("variant", "loss"), [("full", "l1"), ("full", "ordinal"), ("depth_only", "log_l1")]
+)
+def test_every_kind_of_network_has_the_panels_of_what_it_does(
+    tmp_path: Path, variant: str, loss: str
+) -> None:
+    tree = write_tree(tmp_path, variants=(variant,), frames=3, pictured=1)
+    history = tree.trained / f"nyu/{variant}/0/history.csv"
+    history.write_text(history.read_text().replace("train/l1,", f"train/{loss},"))
+    selection = read_selection(tree.evaluated, tree.trained, ("nyu",), (variant,), (0,))
+    write_results(selection, VARIANTS, tmp_path / "out")
+    tables = [pd.read_csv(tmp_path / f"out/{n}.csv") for n in ("history", "errors", "per_image")]
+    drawn = [axes for axes in plot_results(*tables).axes if axes.axison]
+    titles = [axes.get_title() for axes in drawn]
+    restores = variant == "full"
+    assert titles[0].startswith("training loss") and len(titles) == 3 + restores
+    assert ("PSNR gain of each image" in titles) == restores
+    assert len(drawn[0].lines) == 1 + restores
+    assert all(line.get_ydata()[0] == 1 for line in drawn[0].lines)  # pyright: ignore
+    assert all(axes.lines for axes in drawn)
