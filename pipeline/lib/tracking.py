@@ -45,9 +45,13 @@ class Tracker:
     def params(self, values: Mapping[str, Any]) -> None:
         """Log settings; those of nested mappings have dotted names."""
         from mlflow.entities import Param
+        from mlflow.utils.validation import MAX_PARAMS_TAGS_PER_BATCH
 
         flat = {k: hide_secrets(str(v))[:MAX_PARAM_CHARS] for k, v in flatten(values).items()}
-        self._client.log_batch(self.run_id, params=[Param(k, v) for k, v in flat.items()])
+        params = [Param(name, value) for name, value in flat.items()]
+        for start in range(0, len(params), MAX_PARAMS_TAGS_PER_BATCH):
+            batch = params[start : start + MAX_PARAMS_TAGS_PER_BATCH]
+            self._client.log_batch(self.run_id, params=batch)
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log the figures of one step, in one call."""

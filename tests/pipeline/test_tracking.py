@@ -96,3 +96,11 @@ def test_a_run_without_an_evaluation_cannot_be_compared(trained: Training, folde
 def test_an_error_of_the_stage_itself_is_not_called_mlflows(folder: Path):
     with pytest.raises(ImportError, match="of the stage"), track(NAME, {}):
         raise ImportError("of the stage")
+
+
+def test_a_run_takes_more_settings_than_one_request(folder: Path):
+    settings = {f"camera {i}": {f"setting {k}": k for k in range(12)} for i in range(20)}
+    with track(NAME, {}) as tracker:
+        tracker.params(settings)
+    logged = tracker._client.get_run(tracker.run_id).data.params
+    assert len(logged) == 240 and logged["camera 19.setting 11"] == "11"
