@@ -116,8 +116,8 @@ def deconvolve_with_denoiser(
             )
         if not (converges and np.abs(x).max() < LARGEST):
             raise HDEDError(
-                f"evaluate.restoration: the estimate diverges in iteration {n} of {len(levels)}; "
-                "its denoiser is not trained well enough, or restoration.weight is too small"
+                f"deconvolution diverges in iteration {n} of {len(levels)}: its denoiser is not "
+                "trained well enough, or the weight of the prior is too small"
             )
     return x
 

@@ -109,7 +109,7 @@ def read_network(path: Path) -> tuple[Header, dict[str, Tensor]]:
             raise HDEDError(f"{path}: format {header.format}, expected {FORMAT}")
         return header, state
     except FileNotFoundError:
-        raise HDEDError(f"{path}: no such file; train a network first (`dvc repro`)") from None
+        raise HDEDError(f"{path}: no such file; give a trained network's {NAME}") from None
     except OSError as error:
         raise HDEDError(f"{path}: cannot be read ({first_line(error)})") from error
     # a file of another program may fail in any of these ways

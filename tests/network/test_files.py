@@ -89,7 +89,7 @@ def test_what_is_no_network_is_one_line(tmp_path: Path) -> None:
             read_network(path)
         assert "\n" not in str(caught.value), kind
     path.unlink()
-    with pytest.raises(HDEDError, match="train a network first"):
+    with pytest.raises(HDEDError, match="no such file; give a trained network"):
         read_network(path)
     path.mkdir()
     with pytest.raises(HDEDError, match="cannot be read"):
