@@ -12,9 +12,9 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hded.common.errors import HDEDError, first_line
+from hded.common.heads import HEADS, Head
 
 REPAIR = "run `dvc repro`"
-Kind = Literal["depth", "all_in_focus"]
 Scores = dict[str, dict[str, dict[str, float]]]  # protocol -> method -> metric -> value
 
 
@@ -88,7 +88,7 @@ class Protocol(Record):
     """An evaluation protocol; its statement is printed below every table that uses it."""
 
     name: str
-    kind: Kind
+    kind: Head
     title: str
     statement: str
     available: bool
@@ -104,7 +104,7 @@ class EvaluationRecord(Record):
     variant: str
     seed: int
     heads: tuple[str, ...]  # whose outputs were compared with a truth
-    truths: tuple[Kind, ...] = ("depth", "all_in_focus")  # those that the test frames have
+    truths: tuple[Head, ...] = HEADS  # those that the test frames have
     geometry: str  # crop | resize
     size: tuple[int, int]  # of the test images (H, W)
     cameras: tuple[dict[str, Any], ...]  # by which the images were defocused, read together
@@ -129,8 +129,8 @@ class Metrics(Record):
 
     depth: Scores
     all_in_focus: Scores
-    focus: dict[str, dict[Kind, Scores]] = {}
-    robustness: dict[str, dict[Kind, Scores]] = {}
+    focus: dict[str, dict[Head, Scores]] = {}
+    robustness: dict[str, dict[Head, Scores]] = {}
 
 
 def to_json(record: Record) -> dict[str, Any]:

@@ -42,7 +42,7 @@ from hded.defocus_diagnostics import (
     pick_for_sheet,
 )
 from hded.metrics import psnr, ssim
-from hded.optics import IDEAL, Camera, describe_cameras
+from hded.optics import IDEAL, LENS_COLUMNS, Camera, describe_cameras
 from hded.optics.camera import STATED
 from hded.store import MARKER, Store, open_store
 from pipeline.lib import fingerprint, stage
@@ -134,9 +134,7 @@ class Rendering:
         record = {
             "defocused": image,
             "coc": coc.astype(np.float16),
-            "focal_length_m": lens.focal_length_m,
-            "aperture_m": lens.aperture_m,
-            "focus_distance_m": lens.focus_distance_m,
+            **{column: getattr(lens, column) for column in LENS_COLUMNS},
             "psnr": psnr(image, rgb) if test and known else math.nan,
             "ssim": ssim(image, rgb) if test and known else math.nan,
         }

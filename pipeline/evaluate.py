@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from hded.common.errors import HDEDError
 from hded.common.files import finite, safe_name, write_csv, write_json
+from hded.common.heads import HEADS
 from hded.common.threads import limit_threads
 from hded.config.params import load_params
 from hded.config.schema import Evaluate, Restoration
@@ -206,7 +207,7 @@ def main() -> None:
             heads=heads, size_px=trial.size_px, batch_size=how.batch_size,
             median_m=result.median_depth_m,
         )  # fmt: skip
-        robustness[degradation.name] = {k: found.metrics[k] for k in ("depth", "all_in_focus")}
+        robustness[degradation.name] = {k: found.metrics[k] for k in HEADS}
     if degraded:
         result.metrics["robustness"] = robustness
     out.mkdir(parents=True, exist_ok=True)
@@ -342,7 +343,7 @@ def _system(predictor: Predictor, how: Evaluate) -> tuple[Predict, tuple[str, ..
             outputs["all_in_focus"] = restore(image.rgb[..., :3], depth_m, image.lens)
         return found
 
-    return predict, ("depth", "all_in_focus")
+    return predict, HEADS
 
 
 def _outputs(predictor: Predictor, images: Sequence[SystemInput]) -> list[dict[str, NDArray]]:

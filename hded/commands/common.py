@@ -10,10 +10,10 @@ import torch
 from hded.common import pretrained
 from hded.common.errors import HDEDError
 from hded.common.files import is_hidden
+from hded.common.heads import HEADS
 from hded.inference import Predictor, load_predictor
 from hded.inference.photo import Photo, read_photo
 from hded.inference.view import View, view_of
-from hded.network import HEADS
 from hded.optics.photograph import StatedLens
 
 RESULTS = Path("hded-results")  # in the current folder, unless the user says otherwise

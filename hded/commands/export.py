@@ -4,8 +4,8 @@ from argparse import ArgumentParser, Namespace
 
 from hded.commands.common import add_network, load_network, make_folder
 from hded.common.errors import HDEDError
+from hded.common.heads import HEADS
 from hded.inference.onnx import export_onnx
-from hded.network import HEADS
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -34,6 +34,7 @@ from hded.commands.common import (
 )
 from hded.common.errors import HDEDError
 from hded.common.files import write_json
+from hded.common.heads import HEADS
 from hded.common.progress import progress
 from hded.inference import Predictor
 from hded.inference.photo import (
@@ -46,7 +47,6 @@ from hded.inference.photo import (
     preview,
 )
 from hded.inference.view import View
-from hded.network import HEADS
 from hded.optics.photograph import StatedLens
 
 

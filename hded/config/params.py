@@ -15,6 +15,7 @@ from ruamel.yaml.error import YAMLError
 
 from hded.common.errors import HDEDError
 from hded.common.files import read_text
+from hded.common.heads import HEADS
 from hded.config.schema import (
     NAME_PATTERN,
     OFFICIAL,
@@ -252,7 +253,7 @@ def _check_loss(network: Network, train: Train, where: str) -> None:
                 f"{where}.depth is reblur, network.readout {network.readout}: set it to log, which "
                 "begins in the middle of the range; at 0 m blur is clamped and has no gradient"
             )
-    if loss.consistency and set(network.heads) != {"depth", "all_in_focus"}:
+    if loss.consistency and set(network.heads) != set(HEADS):
         raise HDEDError(
             f"{where}.consistency: compares both outputs; network.heads needs depth and "
             "all_in_focus"

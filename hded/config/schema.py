@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
-from hded.optics import SENSOR_WIDTH_M, Camera, Renderer, Sensor, SigmaRule, Subsampling
+from hded.common.heads import Head
+from hded.optics import MAX_COC_PX, SENSOR_WIDTH_M, Camera, Renderer, Sensor, SigmaRule, Subsampling
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -240,7 +241,7 @@ class CameraSettings(Section):
     focus_distance_m: Annotated[Any, PlainValidator(_focus)]
     sensor_width_mm: Positive | None = None
     pixel_pitch_um: Positive | None = None
-    max_coc_px: Annotated[float, Field(gt=0, le=1000)] = 29.0
+    max_coc_px: Annotated[float, Field(gt=0, le=1000)] = MAX_COC_PX
     sigma_rule: SigmaRule = "quarter"
     softness_px: Annotated[float, Field(ge=0, le=10)] = 0.0
     noise: Noise = Noise()
@@ -347,7 +348,7 @@ class Network(Section):
 
     encoder: Encoder = "densenet121"
     decoder: Decoder = "transposed"
-    heads: Annotated[list[Literal["depth", "all_in_focus"]], Field(min_length=1)]
+    heads: Annotated[list[Head], Field(min_length=1)]
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
     depth_scale_m: Positive | None = None
     depth_range_m: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hded.common.errors import HDEDError
+from hded.common.heads import HEADS, Head
 
 
 class RawFrame(dict[str, NDArray]):
@@ -50,7 +51,7 @@ class RawFrames:
     max_depth_m: float
     has_raw_valid: bool
     read: Callable[[int], RawFrame]
-    truths: tuple[str, ...] = ("depth", "all_in_focus")
+    truths: tuple[Head, ...] = HEADS
     has_photographs: bool = False
     skipped: list[str] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)

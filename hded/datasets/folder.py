@@ -26,6 +26,7 @@ from PIL import Image
 
 from hded.common.errors import HDEDError
 from hded.common.files import composed, is_hidden, read_text
+from hded.common.heads import HEADS
 from hded.common.image_io import (
     SWAPPED,
     open_image,
@@ -139,7 +140,7 @@ def open_folder(
         read=read,
         truths=tuple(
             truth
-            for truth, path in (("depth", first.depth), ("all_in_focus", first.rgb))
+            for truth, path in zip(HEADS, (first.depth, first.rgb), strict=True)
             if path is not None
         ),
         has_photographs=first.defocused is not None,

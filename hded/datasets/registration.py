@@ -20,10 +20,11 @@ LARGEST_SHIFT_PX = 32
 # not survive defocus, coarser detail is shading
 FINE_PX, COARSE_PX = 2.0, 6.0
 STEPS, SMALLEST_STEP_PX = 30, 1e-3
-# Brightness is compared after a blur of so much of the shorter side: far more than defocus, which
-# lowers contrast and would pass for a gain below 1
+# Brightness is compared after both pictures are blurred by this share of their shorter side: far
+# more than defocus blurs, since defocus lowers contrast, which would be taken for a gain below 1
 EXPOSURE_SHARE = 0.05
-EXPOSURE_SIGMA_PX = 8.0  # the least, of that blur of images that are made smaller for it
+# Large pictures are averaged over blocks before that blur, which stays at least this wide
+EXPOSURE_SIGMA_PX = 8.0
 DARKEST, BRIGHTEST = 5 / 255, 250 / 255  # pixels beyond are clipped, and tell no exposure
 LARGEST_SIGMA_PX = 12.0
 REGISTRATION_BYTES = 80  # memory that `register` takes for each pixel, the two pictures included

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hded.inference.predictor import Predictor
-from hded.optics import ThinLens
+from hded.optics import MAX_COC_PX, ThinLens
 from hded.optics.photograph import StatedLens
 
 LARGEST_SCALE = 2.0  # enlarging further only enlarges noise
@@ -193,6 +193,6 @@ def _limits(predictor: Predictor) -> dict[str, Any]:
     """Return the settings of a lens that are not the photographer's, as in training."""
     camera = predictor.cameras[0] if predictor.cameras else {}
     return {
-        "max_coc_px": camera.get("max_coc_px", 29.0),
+        "max_coc_px": camera.get("max_coc_px", MAX_COC_PX),
         "sigma_rule": camera.get("sigma_rule", "quarter"),
     }

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hded.common.errors import HDEDError, check_choice
+from hded.common.heads import HEADS
 from hded.config.schema import Cascade, Context, Decoder, Encoder, Init, Joint, Output, Readout
 from hded.network.decoder import build_decoder
 from hded.network.encoder import build_encoder
@@ -25,7 +26,6 @@ from hded.network.layers import Denoiser, LensFeatures, SpatialPyramid
 from hded.network.neumann import NeumannDecoder
 from hded.network.readout import DepthReadout
 
-HEADS = ("depth", "all_in_focus")
 SCALE = "all_in_focus_over_"  # and how many times smaller: an estimate at a coarser scale
 STRIDE = 32
 LARGEST_NOISE = 50 / 255  # of the levels that the denoiser is trained for

@@ -124,7 +124,7 @@ def load_whole(network: nn.Module, arguments: Mapping[str, Any], path: Path) -> 
         if name not in FREE and _plain(value) != _plain(arguments.get(name, value)):
             raise HDEDError(
                 f"network.weights: {path} has {name} {value}, not {arguments[name]}; "
-                "change params.yaml, or set network.weights_for to encoder"
+                "set it to that of the file, or network.weights_for to encoder"
             )
     try:
         network.load_state_dict(state)

@@ -9,6 +9,8 @@ from hded.optics.camera import (
     draw_focus_m,
 )
 from hded.optics.lens import (
+    LENS_COLUMNS,
+    MAX_COC_PX,
     SIGMA_RULES,
     SIGMA_SLOPES,
     SigmaRule,
@@ -20,6 +22,8 @@ from hded.optics.sensor import IDEAL, Sensor, Subsampling, recorded_sensor
 
 __all__ = [
     "IDEAL",
+    "LENS_COLUMNS",
+    "MAX_COC_PX",
     "NOT_DEFOCUSED",
     "SENSOR_WIDTH_M",
     "SIGMA_RULES",

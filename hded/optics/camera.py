@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hded.common.errors import HDEDError
-from hded.optics.lens import SigmaRule, ThinLens
+from hded.optics.lens import MAX_COC_PX, SigmaRule, ThinLens
 from hded.optics.sensor import IDEAL, Sensor
 
 NOT_DEFOCUSED = "all in focus"  # the camera's name where images were not defocused
@@ -66,7 +66,7 @@ class Camera:
     focus_distance_m: float | None = 2.0
     sensor_width_m: float = SENSOR_WIDTH_M
     pixel_pitch_m: float | None = None
-    max_coc_px: float = 29.0
+    max_coc_px: float = MAX_COC_PX
     sigma_rule: SigmaRule = "quarter"
     softness_px: float = 0.0
     sensor: Sensor = IDEAL

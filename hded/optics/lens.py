@@ -23,6 +23,9 @@ SigmaRule = Literal["quarter", "syndof", "d3net"]
 SIGMA_RULES: tuple[str, ...] = get_args(SigmaRule)
 # slope and offset [px] of sigma = slope * max(|CoC| - offset, 0)
 SIGMA_SLOPES = {"quarter": (0.25, 0.0), "syndof": (0.25, 1.0), "d3net": (0.3, 0.0)}
+# what a table of renderings holds of each lens, as a camera may draw it for each frame
+LENS_COLUMNS = ("focal_length_m", "aperture_m", "focus_distance_m")
+MAX_COC_PX = 29.0  # the largest |CoC| of the paper's renderings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +40,7 @@ class ThinLens:
     aperture_m: float  # diameter
     focus_distance_m: float
     pixel_pitch_m: float
-    max_coc_px: float = 29.0  # |CoC| is clamped here
+    max_coc_px: float = MAX_COC_PX  # |CoC| is clamped here
     sigma_rule: SigmaRule = "quarter"
     # sigma of the blur of what is in focus; it adds to that of defocus in squares
     softness_px: float = 0.0
@@ -101,9 +104,8 @@ def recorded_lens(camera: Mapping[str, Any], row: Mapping[Any, Any]) -> ThinLens
     camera: the description that a store's attributes hold; row: the rendering's row in its table,
     which has what the camera draws for each frame.
     """
-    drawn = ("focal_length_m", "aperture_m", "focus_distance_m")
     shared = ("pixel_pitch_m", "max_coc_px", "sigma_rule")
-    found = {key: row.get(key, camera.get(key)) for key in drawn}
+    found = {key: row.get(key, camera.get(key)) for key in LENS_COLUMNS}
     found |= {key: camera.get(key) for key in shared}
     # a list: several focus distances
     if any(value is None or isinstance(value, list | tuple) for value in found.values()):

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from hded.common.errors import HDEDError
 from hded.common.files import write_text
+from hded.common.heads import ALL_IN_FOCUS, DEPTH
 from hded.report.page.colour import Bar, Inlined, Scale, photograph
 from hded.report.page.pictures import Pictures, read_pictures
 from hded.report.page.render import render
-from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run
+from hded.report.read.runs import Run
 from hded.report.tables.captions import (
     camera_sentence,
     dataset_title,

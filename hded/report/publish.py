@@ -19,8 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from hded.common.files import write_csv, write_text
+from hded.common.heads import ALL_IN_FOCUS, DEPTH
 from hded.report.page.headline import headline
-from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run, Selection, comparable
+from hded.report.read.runs import Run, Selection, comparable
 from hded.report.tables.build import build_tables
 from hded.report.tables.captions import dataset_title, describe_camera, describe_networks
 from hded.report.tables.controls import build_controls, with_control

@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from hded.common.heads import HEADS
 from hded.config.schema import Loss
 
 T = TypeVar("T", Tensor, float)
 
-TASKS = ("depth", "all_in_focus")
 GRADNORM_ALPHA = 1.5
 GRADNORM_LR = 0.025
 
@@ -33,19 +33,19 @@ class LossWeighting(nn.Module):
         self.name = settings.weighting
         self.lambda_ = settings.lambda_
         if self.name == "uncertainty":
-            self.log_variance = nn.Parameter(torch.zeros(len(TASKS)))
+            self.log_variance = nn.Parameter(torch.zeros(len(HEADS)))
         elif self.name == "gradnorm":
             # changed by `learn`, not by the network's optimiser
-            self.weights = nn.Parameter(torch.ones(len(TASKS)), requires_grad=False)
+            self.weights = nn.Parameter(torch.ones(len(HEADS)), requires_grad=False)
             self.first: Tensor
-            self.register_buffer("first", torch.zeros(len(TASKS)))
+            self.register_buffer("first", torch.zeros(len(HEADS)))
             self.optimizer = torch.optim.Adam([self.weights], lr=GRADNORM_LR)
 
     def forward(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Return the weighted sum of the losses of the tasks that are present, a scalar."""
         if self.name == "fixed" or len(losses) == 1:
             return self.by_lambda(losses)
-        values = torch.stack([losses[task] for task in TASKS])
+        values = torch.stack([losses[task] for task in HEADS])
         if self.name == "uncertainty":
             return (torch.exp(-self.log_variance) * values + self.log_variance).sum()
         # a copy: `learn` changes the weights before the sum is differentiated
@@ -62,14 +62,14 @@ class LossWeighting(nn.Module):
         if self.name == "fixed":
             return {"depth": 1.0, "all_in_focus": self.lambda_}
         weights = torch.exp(-self.log_variance) if self.name == "uncertainty" else self.weights
-        return dict(zip(TASKS, weights.tolist(), strict=True))
+        return dict(zip(HEADS, weights.tolist(), strict=True))
 
     def learn(self, losses: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> None:
         """Take one step of GradNorm with the tasks' unweighted losses and gradient norms."""
         if self.name != "gradnorm" or len(losses) == 1:
             return
-        values = torch.stack([losses[task].detach() for task in TASKS])
-        norm = torch.stack([norms[task].detach() for task in TASKS])
+        values = torch.stack([losses[task].detach() for task in HEADS])
+        norm = torch.stack([norms[task].detach() for task in HEADS])
         if not self.first.any():
             self.first.copy_(values)
         progress = values / self.first.clamp(min=1e-12)
@@ -78,7 +78,7 @@ class LossWeighting(nn.Module):
         self.weights.grad = torch.sign(weighted - target) * norm
         self.optimizer.step()
         self.weights.clamp_(min=1e-3)
-        self.weights.mul_(len(TASKS) / self.weights.sum())
+        self.weights.mul_(len(HEADS) / self.weights.sum())
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the state of GradNorm's own optimiser."""

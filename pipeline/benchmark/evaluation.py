@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hded.common.heads import HEADS
 from hded.evaluation.evaluate import Predict, SystemInput, evaluate
 from hded.inference import Predictor
 from hded.network import HDEDNet
@@ -19,7 +20,6 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "EfficientNet-Lite0, slim decoders": {"encoder": "efficientnet_lite0", "decoder": "bilinear"},
 }
 BATCHES = {"cpu": (1, 4), "cuda": (1, 16)}
-HEADS = ("depth", "all_in_focus")
 
 
 def measure(scenes: Store, defocused: Store, device: torch.device) -> dict[str, Any]:

@@ -8,14 +8,16 @@ import numpy as np
 import torch
 from scipy.ndimage import zoom
 
+from hded.common.heads import HEADS
 from hded.inference import Predictor
 from hded.inference.photo import estimate
 from hded.inference.refocus import refocus
 from hded.inference.view import View, view_of
 from hded.network import HDEDNet
 from hded.network.files import Scale
+from hded.optics import MAX_COC_PX
 from hded.optics.photograph import StatedLens
-from pipeline.benchmark.evaluation import HEADS, NETWORKS
+from pipeline.benchmark.evaluation import NETWORKS
 from pipeline.lib import provenance
 
 SIZE = (3000, 4000)
@@ -43,7 +45,7 @@ def measure(device: torch.device, size: tuple[int, int] = SIZE) -> dict[str, Any
             rows.append({"name": f"{name}, {way}", "seconds": seconds})
     depth_m = np.full(size, 1.0, np.float32)
     depth_m += np.linspace(0, 5, size[1], dtype=np.float32)
-    lens = LENS.lens(max(size), 29.0, "quarter")
+    lens = LENS.lens(max(size), MAX_COC_PX, "quarter")
     refocus(rgb[:64, :64], depth_m[:64, :64], lens)  # compiles the renderer
     rows.append({"name": "refocused", "seconds": _seconds(refocus, rgb, depth_m, lens)})
     baseline = next(row for row in rows if "tiles" in row["name"])

@@ -67,6 +67,11 @@ class Clone:
             if (ROOT / name).is_file():
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, root / name)
+        # numba takes what it compiled for a file of the same date; compiling again takes 30 seconds
+        being_written = shutil.ignore_patterns("*.tmp.*", "*.pyc.*")
+        for folder in ("hded", "pipeline"):
+            for cache in (ROOT / folder).rglob("__pycache__"):
+                shutil.copytree(cache, root / cache.relative_to(ROOT), ignore=being_written)
         self._git("init", "-q")
         self.change(TINY)
         self.commit("start")

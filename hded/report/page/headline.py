@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run
+from hded.common.heads import ALL_IN_FOCUS, DEPTH
+from hded.report.read.runs import Run
 from hded.report.tables.columns import HEADLINES, MetricColumn
 from hded.report.tables.model import number
 

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hded.common.errors import HDEDError
+from hded.common.heads import ALL_IN_FOCUS, DEPTH
 from hded.common.image_io import open_image
 from hded.common.progress import progress
 from hded.evaluation.png16 import decode_coc, decode_depth
 from hded.report.page.colour import Bar, Inlined, Scale, photograph
 from hded.report.read.files import REPAIR
-from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run, Scene
+from hded.report.read.runs import Run, Scene
 
 # longest side [px] of images and of maps (shown half as wide), JPEG quality: the largest that fits
 # is used

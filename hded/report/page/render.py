@@ -16,6 +16,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from hded.common.errors import HDEDError, hide_secrets
+from hded.common.heads import ALL_IN_FOCUS, DEPTH
 from hded.optics import recorded_lens
 from hded.report.page.figures import (
     Picture,
@@ -27,7 +28,7 @@ from hded.report.page.figures import (
 from hded.report.page.headline import Fact, headline
 from hded.report.page.pictures import SceneView, build_gallery
 from hded.report.page.side_by_side import SideBySide, compare_systems
-from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run, Selection, comparable
+from hded.report.read.runs import Run, Selection, comparable
 from hded.report.tables.blur import Defocused, blur_sentence
 from hded.report.tables.build import MAIN_VARIANT
 from hded.report.tables.captions import (

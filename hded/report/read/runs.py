@@ -17,6 +17,7 @@ import pandas as pd
 
 from hded.common.errors import HDEDError
 from hded.common.files import safe_name
+from hded.common.heads import ALL_IN_FOCUS, DEPTH
 from hded.metrics import DEPTH_METRICS, IMAGE_METRICS
 from hded.optics import NOT_DEFOCUSED
 from hded.records import (
@@ -29,8 +30,6 @@ from hded.records import (
     read_record,
 )
 from hded.report.read.files import read_csv
-
-DEPTH, ALL_IN_FOCUS = "depth", "all_in_focus"  # kinds of metrics, named as the heads
 
 
 @dataclass(frozen=True, slots=True)

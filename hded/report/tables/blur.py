@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from hded.common.errors import HDEDError
+from hded.common.heads import ALL_IN_FOCUS, DEPTH
 from hded.report.read.files import REPAIR, JsonObject, read_csv
-from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run, Selection, comparable
+from hded.report.read.runs import Run, Selection, comparable
 from hded.report.tables.captions import camera_sentence, dataset_title
 from hded.report.tables.model import Cell, Column, Part, Row, Table, missing, number
 

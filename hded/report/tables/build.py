@@ -8,8 +8,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from hded.common.heads import ALL_IN_FOCUS, DEPTH
 from hded.config.schema import OFFICIAL
-from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run, Selection, by_training, comparable
+from hded.report.read.runs import Run, Selection, by_training, comparable
 from hded.report.tables.captions import (
     describe_camera,
     describe_data,

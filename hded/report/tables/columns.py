@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hded.common.heads import ALL_IN_FOCUS, DEPTH
 from hded.metrics import HIGHER_IS_BETTER
-from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run
+from hded.report.read.runs import Run
 from hded.report.tables.model import Cell, Column, measured
 from hded.report.tables.published import abs_rel_bound
 

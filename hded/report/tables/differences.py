@@ -6,16 +6,9 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from hded.common.heads import ALL_IN_FOCUS, DEPTH
 from hded.evaluation.bootstrap import LEVEL, RESAMPLES, paired_difference
-from hded.report.read.runs import (
-    ALL_IN_FOCUS,
-    DEPTH,
-    Protocol,
-    Run,
-    Selection,
-    comparable,
-    same_fit,
-)
+from hded.report.read.runs import Protocol, Run, Selection, comparable, same_fit
 from hded.report.tables.build import MAIN_VARIANT
 from hded.report.tables.captions import (
     dataset_title,

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from hded.common.heads import HEADS
 from hded.report.read.runs import Run, Selection, same_fit
 from hded.report.tables.captions import dataset_title
 from hded.report.tables.model import Cell, Column, Part, Row, Table, missing, number
 
 PAPER_LAMBDA = 0.01
-TASKS = ("depth", "all_in_focus")
 COLUMNS = (
     ("weight_depth", "weight of depth"),
     ("weight_all_in_focus", "weight of deblurring"),
@@ -52,7 +52,7 @@ def build_balance(selection: Selection) -> Table | None:
 
 
 def _measured(history: pd.DataFrame) -> bool:
-    return all(f"{kind}/{task}" in history for kind in ("grad", "weight") for task in TASKS)
+    return all(f"{kind}/{task}" in history for kind in ("grad", "weight") for task in HEADS)
 
 
 def _row(run: Run) -> Row:

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from hded.common.heads import ALL_IN_FOCUS, DEPTH
 from hded.optics.sensor import DEGRADATIONS
-from hded.report.read.runs import ALL_IN_FOCUS, DEPTH, Run, Selection, by_training, comparable
+from hded.report.read.runs import Run, Selection, by_training, comparable
 from hded.report.tables.captions import dataset_title, describe_camera, sample_warning
 from hded.report.tables.model import Cell, Column, Part, Row, Table, measured, missing
 
