@@ -98,11 +98,12 @@ def check_device(device: str) -> None:
         raise HDEDError("--device: cuda is not available on this machine; use cpu")
 
 
-def photographs(paths: Sequence[Path]) -> list[Path]:
+def photographs(paths: Sequence[Path], out: Path) -> list[Path]:
     """Return the photographs, those in folders in the order of their names.
 
-    Raises HDEDError for a folder without any, and for two of one name, whose results would be
-    written to one place.
+    out: the folder for the results. Raises HDEDError for a folder without any photograph, for two
+    photographs of one name, whose results would overwrite each other, and for one that lies in
+    `out`, whose other files the results might overwrite.
     """
     found = list(_inside(paths))
     twice = [name for name, n in Counter(path.stem for path in found).items() if n > 1]
@@ -110,6 +111,12 @@ def photographs(paths: Sequence[Path]) -> list[Path]:
         raise HDEDError(
             f"two images are named {twice[0]}; rename one, or its results overwrite the other's"
         )
+    for path in found:
+        if path.parent.resolve() == out.resolve():
+            raise HDEDError(
+                f"--out: {out} is the folder of {path.name}; choose another one, so that results "
+                "overwrite none of your files and are not taken for photographs"
+            )
     return found
 
 

@@ -27,6 +27,8 @@ from hded.inference.view import View, taken_lens, view_of
 from hded.optics.photograph import StatedLens
 
 HOST = "127.0.0.1"
+NAMES = (HOST, "localhost")  # by which a browser on this computer asks for the page
+LARGEST_BYTES = 200_000_000  # of a photograph's file
 SHOWN_PX = RENDERED_PX  # the long side of the images on the page
 F_NUMBERS = (1.0, 16.0)
 LABELS = {
@@ -53,7 +55,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def demo(arguments: Namespace) -> None:
     """Run the command until it is interrupted."""
     try:
-        from nicegui import ui
+        from nicegui import app, ui
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
     except ImportError:
         raise HDEDError(
             "the page needs the package nicegui; run `pip install -e '.[demo]'` in the project's "
@@ -62,6 +65,8 @@ def demo(arguments: Namespace) -> None:
     predictor = load_both_heads(arguments.checkpoint, arguments.device, "the page")
     _check_port(arguments.port)
     print(f"http://{HOST}:{arguments.port}  (Ctrl-C ends it)", flush=True)
+    # otherwise another site's page could reach it, by a name of its own for this computer's address
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(NAMES))
     alone = asyncio.Lock()  # one photograph at a time has all cores
     ui.run(
         lambda: Page(predictor, alone).build(),
@@ -180,7 +185,11 @@ class Page:
                 "font-size: 1.5rem"
             )
             self.upload = ui.upload(
-                label="Drop a photograph here", auto_upload=True, on_upload=self.take
+                label="Drop a photograph here",
+                auto_upload=True,
+                max_file_size=LARGEST_BYTES,
+                on_upload=self.take,
+                on_rejected=self.refuse,
             ).props("accept=image/* data-testid=upload")
             with ui.row():
                 self.fields = {
@@ -204,6 +213,12 @@ class Page:
             entry.value = None if value is None else float(f"{value / LENS[name][2]:.4g}")
         self.button.enable()
         await self.estimate()
+
+    def refuse(self) -> None:
+        """Say why a file was not taken."""
+        self.message.text = (
+            f"This file is no image, or larger than {LARGEST_BYTES / 1e6:.0f} MB: drop another one."
+        )
 
     def changed(self) -> None:
         """Show that the numbers on the page are no longer those of its images."""

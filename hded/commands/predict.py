@@ -73,7 +73,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def predict(arguments: Namespace) -> None:
     """Run the command; a photograph that cannot be read does not stop the others."""
-    paths = photographs(arguments.images)
+    paths = photographs(arguments.images, arguments.out)
     predictor = load_network(arguments.checkpoint, arguments.device, arguments.heads)
     options, failed = stated_lens(arguments), []
     bar = progress(paths, desc="predict", unit="image")

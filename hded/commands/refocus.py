@@ -60,7 +60,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def refocus_photographs(arguments: Namespace) -> None:
     """Run the command; a photograph that cannot be used does not stop the others."""
-    paths = photographs(arguments.images)
+    paths = photographs(arguments.images, arguments.out)
     predictor = load_both_heads(arguments.checkpoint, arguments.device, "refocusing")
     options, failed = stated_lens(arguments, TAKEN), []
     bar = progress(paths, desc="refocus", unit="image")

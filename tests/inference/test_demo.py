@@ -3,6 +3,8 @@
 import sys
 from io import BytesIO
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import psutil
@@ -92,6 +94,9 @@ def test_a_browser_drops_a_photograph_and_clicks_and_nothing_leaves_the_computer
         listening = [tuple(c.laddr) for c in open_sockets if c.status == psutil.CONN_LISTEN]
         # other computers are not answered
         assert {ip for ip, at in listening if at == port} == {"127.0.0.1"}
+        # a page elsewhere, whose name was made to lead to this computer, is not answered either
+        with pytest.raises(HTTPError, match="400"):
+            urlopen(Request(url, headers={"Host": "example.org"}))
         with browser(tmp_path / "profile", url) as tab:
             tab.wait("!!document.querySelector('input[type=file]')")
             tab.drop(taken(tmp_path / "photos" / "a.jpg", (600, 900)))

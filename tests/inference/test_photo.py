@@ -194,7 +194,9 @@ def test_one_head_alone_is_the_same_head(crop, tmp_path):
 def test_a_squashing_network_says_so(tmp_path):
     Image.fromarray(photo(60, 90)).save(tmp_path / "a.png")
     checkpoint = weights(tmp_path / "w.pt", "resize", 64)
-    done = command("predict", tmp_path / "a.png", "--checkpoint", checkpoint, "--out", tmp_path)
+    done = command(
+        "predict", tmp_path / "a.png", "--checkpoint", checkpoint, "--out", tmp_path / "out"
+    )
     assert done.returncode == 0 and "resized to 64x64" in done.stderr + done.stdout
 
 
@@ -204,6 +206,7 @@ def test_a_squashing_network_says_so(tmp_path):
         (["predict", "missing.png"], "missing.png: no such file"),
         (["predict", "text.png"], "text.png: cannot be read as an image"),
         (["predict", "a.png", "sub/a.png"], "two images are named a"),
+        (["predict", "out/b.png"], "--out: out is the folder of b.png"),
         (["predict", "a.png", "--tile", "64", "--overlap", "64"], "overlap 64"),
         (["predict", "a.png", "--device", "cuda"], "cuda is not available"),
         (["predict", "a.png", "--heads", "normals"], "normals"),
@@ -218,6 +221,8 @@ def test_a_mistake_is_one_line(crop, tmp_path, arguments, message, monkeypatch):
     Image.fromarray(photo(60, 90)).save("a.png")
     Path("text.png").write_text("no image")
     Path("empty").mkdir()
+    Path("out").mkdir()
+    Image.fromarray(photo(60, 90)).save("out/b.png")
     rest = ["--checkpoint", crop, "--out", "out"] if arguments != ["fly"] else []
     if message.startswith("cuda") and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")

@@ -96,7 +96,7 @@ def check_stores(clone: Clone, expected: dict[str, str]) -> int:
 
 
 @pytest.mark.slow
-def test_thirty_kills_over_the_chain_change_no_byte(tmp_path: Path) -> None:
+def test_kills_in_every_stage_change_no_byte(tmp_path: Path) -> None:
     calm = make(tmp_path / "calm" / "hded")
     seconds = {}
     for stage in STAGES:
