@@ -63,11 +63,12 @@ def conjugate_gradients(apply: Callable[[Image], Image], b: Image, x: Image, ste
 def deconvolve_total_variation(
     blurred: Image, sigma_px: Image, weight: float = 1e-4, iterations: int = 5, steps: int = 6
 ) -> Image:
-    """Return the x with the least |A x - y|^2 / 2 + weight * (total variation of x), about.
+    """Return an estimate of the x with the least |A x - y|^2 / 2 + weight * (total variation of x).
 
-    Total variation is the sum over pixels of the length of the gradient of all three colours. It is
-    minimised by the alternating direction method of multipliers: `iterations`, each with `steps` of
-    conjugate gradients. The estimate is not clipped to [0, 1].
+    Total variation is the sum over pixels of the length of the gradient of all three colours. The
+    estimate is found by the alternating direction method of multipliers: `iterations`, each with
+    `steps` of conjugate gradients. The defaults stop it before the minimum, to save time: more
+    iterations restore more where sigma is right. It is not clipped to [0, 1].
     """
     blur, y = BlurOperator(sigma_px), np.asarray(blurred, np.float32)
     x, data = y, blur.adjoint(y)

@@ -215,7 +215,7 @@ class Page:
         await self.estimate()
 
     def refuse(self) -> None:
-        """Say why a file was not taken."""
+        """Show why a file was not taken."""
         self.message.text = (
             f"This file is no image, or larger than {LARGEST_BYTES / 1e6:.0f} MB: drop another one."
         )

@@ -278,7 +278,8 @@ class HDEDLoss(nn.Module):
         if w.depth == "log_l1":
             errors = log_errors(pred.clamp(min=1e-3), gt, valid)
             terms = {"log_l1": _masked_mean(errors, valid)}
-            if "log_error" in outputs:  # depth is trained as without it
+            # the errors are constants here: of depth, the term moves the layers shared with log_error
+            if "log_error" in outputs:
                 terms["error_likelihood"] = laplace(errors.detach(), outputs["log_error"], valid)
             return terms
         if w.depth == "surface":

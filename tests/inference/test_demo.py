@@ -18,7 +18,7 @@ from support.cdp import browser
 from support.imports import ROOT
 from support.servers import free_port, serving
 
-from hded.commands.demo import Desk
+from hded.commands.demo import LARGEST_BYTES, Desk
 from hded.common.errors import HDEDError
 from hded.inference import load_predictor
 from hded.optics.photograph import StatedLens
@@ -110,6 +110,10 @@ def test_a_browser_drops_a_photograph_and_clicks_and_nothing_leaves_the_computer
             tab.wait(f"{before} !== '{first}'")
             tab.drop(_text(tmp_path / "a.txt"))
             tab.wait("document.querySelector('[data-testid=message]').innerText.includes('read')")
+            with (tmp_path / "large.jpg").open("wb") as file:
+                file.truncate(LARGEST_BYTES + 1)
+            tab.drop(tmp_path / "large.jpg")
+            tab.wait("document.querySelector('[data-testid=message]').innerText.includes('200 MB')")
             tab.picture(tmp_path / "page.png")
             local = ("data:", "blob:", url, f"ws://127.0.0.1:{port}/")
             assert [r for r in tab.requests if not r.startswith(local)] == []
