@@ -278,7 +278,7 @@ class HDEDLoss(nn.Module):
         if w.depth == "log_l1":
             errors = log_errors(pred.clamp(min=1e-3), gt, valid)
             terms = {"log_l1": _masked_mean(errors, valid)}
-            # the errors are constants here: of depth, the term moves the layers shared with log_error
+            # the errors are constants: of depth, the term moves the layers shared with log_error
             if "log_error" in outputs:
                 terms["error_likelihood"] = laplace(errors.detach(), outputs["log_error"], valid)
             return terms
