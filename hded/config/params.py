@@ -4,7 +4,7 @@ An unknown key, a wrong type or an invalid value raises HDEDError with one line 
 The file is read with ruamel.yaml, as DVC does; PyYAML would read `1e-4` as a string.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -104,6 +104,27 @@ class Params(Section):
             )
         return network, train, evaluate
 
+    def check_changes(self, name: str) -> None:
+        """Raise HDEDError for an unknown key or a wrong type in a variant's changes.
+
+        Whether its settings fit together is not checked: a variant that is not selected must not
+        forbid a setting of all others. `variant` checks that.
+        """
+        variant = self.variants[name]
+        for section, base, changes in (
+            (Network, self.network, variant.network),
+            (Train, self.train, variant.train),
+            (Evaluate, self.evaluate, variant.evaluate),
+        ):
+            try:
+                section.model_validate(_merge(base, changes), by_alias=True, by_name=False)
+            except ValidationError as error:
+                # `value_error` is what the sections' own rules raise
+                wrong = [each for each in error.errors() if each["type"] != "value_error"]
+                if wrong:
+                    where = f"params.yaml: variants.{name}.{section.__name__.lower()}."
+                    raise HDEDError(f"{where}{_first(wrong)}") from None
+
     @property
     def paper_rows(self) -> dict[str, str]:
         """Return the row of the paper's Table IV for each variant that has one."""
@@ -128,7 +149,8 @@ class Params(Section):
         _, _, evaluate = self.variant(variant)
         if evaluate.camera is None:
             return self.camera_names(variant, dataset)
-        where = f"variants.{variant}.evaluate.camera"
+        own = "camera" in self.variants[variant].evaluate
+        where = f"variants.{variant}.evaluate.camera" if own else "evaluate.camera"
         return self._rendered(evaluate.camera, where, dataset)
 
     def _rendered(self, chosen: Any, where: str, dataset: str) -> tuple[str, ...]:
@@ -173,7 +195,11 @@ class Params(Section):
 
 
 def load_params(path: Path) -> Params:
-    """Read and validate params.yaml, including every variant."""
+    """Read and validate params.yaml.
+
+    Every variant's keys and types are checked; whether its settings fit together is checked for
+    the variants in `run.variants`, and for another by `Params.variant`.
+    """
     try:
         text = read_text(path)
     except OSError as error:
@@ -187,17 +213,17 @@ def load_params(path: Path) -> Params:
         raise HDEDError(f"{path}: must be a mapping of sections, found {type(raw).__name__}")
     params = _validate(Params, raw, f"{path.name}: ")
     for name in params.variants:
+        params.check_changes(name)
+    for name in params.run.variants:
         _, train, evaluate = params.variant(name)
-        if name in params.run.variants:
-            if train.refocus == "on_the_fly" and params.defocus.renderer != "gather":
-                raise HDEDError(
-                    f"params.yaml: variants.{name}: train.refocus is on_the_fly, which blurs by "
-                    f"`gather`, but defocus.renderer is {params.defocus.renderer}; change one of "
-                    "them"
-                )
-            for dataset in params.run.datasets:
-                _check_cameras(params, name, dataset)
-                params.test_cameras(name, dataset, evaluate)
+        if train.refocus == "on_the_fly" and params.defocus.renderer != "gather":
+            raise HDEDError(
+                f"params.yaml: variants.{name}: train.refocus is on_the_fly, which blurs by "
+                f"`gather`, but defocus.renderer is {params.defocus.renderer}; change one of them"
+            )
+        for dataset in params.run.datasets:
+            _check_cameras(params, name, dataset)
+            params.test_cameras(name, dataset, evaluate)
     return params
 
 
@@ -297,10 +323,16 @@ def _validate(section: type[T], raw: Mapping[str, Any], where: str) -> T:
         # only the keys of the file are allowed: `lambda`, not the attribute `lambda_`
         return section.model_validate(raw, by_alias=True, by_name=False)
     except ValidationError as error:
-        # report an unknown key first: it often is a misspelling of one that is then missing
-        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        key = ".".join(str(part) for part in first["loc"])
-        raise HDEDError(f"{where}{_explain(key, first)}") from None
+        raise HDEDError(f"{where}{_first(error.errors())}") from None
+
+
+def _first(errors: Sequence[Mapping[str, Any]]) -> str:
+    """Return the error that helps most, in one line.
+
+    An unknown key comes first: it often is a misspelling of one that is then missing.
+    """
+    first = min(errors, key=lambda e: e["type"] != "extra_forbidden")
+    return _explain(".".join(str(part) for part in first["loc"]), first)
 
 
 def _explain(key: str, error: Mapping[str, Any]) -> str:

@@ -319,6 +319,69 @@ def test_an_impossible_value_is_refused_by_key(tmp_path, key, value):
     assert key.split(".")[0] in message
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.loss.weighting", "uncertainty"),
+        ("train.loss.weighting", "gradnorm"),
+        ("train.loss.consistency", 0.1),
+        ("train.network_input", "sharp"),
+        ("train.refocus", "on_the_fly"),
+        ("train.geometry", "resize"),
+        ("network.heads", ["depth"]),
+        ("network.heads", ["all_in_focus"]),
+        ("network.encoder", "efficientnet_lite0"),
+        ("network.decoder", "bilinear"),
+        ("network.readout", "log"),
+        ("network.reads_lens", True),
+        ("network.context", "spatial_pyramid"),
+        ("network.cascade", "all_in_focus"),
+        ("evaluate.camera", ["paper"]),
+        ("evaluate.focus_distance_m", 3.0),
+        ("evaluate.network_input", "sharp"),
+        ("evaluate.restoration", {"method": "total_variation"}),
+    ],
+)
+def test_a_setting_of_all_variants_is_not_forbidden_by_one_that_is_not_selected(
+    tmp_path, key, value
+):
+    params = load(tmp_path, with_value(key, value))
+    *path, last = key.split(".")
+    section = dict(zip(("network", "train", "evaluate"), params.variant("full"), strict=True))
+    found = section[path[0]]
+    for part in path[1:]:
+        found = getattr(found, part)
+    found = getattr(found, last)
+    assert (found.method if last == "restoration" else found) == (
+        value["method"] if isinstance(value, dict) else tuple(value) if last == "camera" else value
+    )
+
+
+def test_a_variant_that_does_not_fit_the_settings_of_all_is_refused_once_it_is_selected(tmp_path):
+    def change(content: Any) -> None:
+        content["evaluate"]["network_input"] = "sharp"
+        content["run"]["variants"] = ["full", "refocused"]
+        content["variants"]["refocused"] = {
+            "description": "x",
+            "evaluate": {"focus_distance_m": 1.0},
+        }
+
+    assert "variants.refocused.evaluate" in refusal(tmp_path, edited(change))
+
+    def leave_out(content: Any) -> None:
+        change(content)
+        content["run"]["variants"] = ["full"]
+
+    params = load(tmp_path, edited(leave_out))
+    with pytest.raises(HDEDError, match=r"variants\.refocused\.evaluate"):
+        params.variant("refocused")
+
+
+def test_a_camera_of_all_evaluations_is_named_by_its_own_key(tmp_path):
+    message = refusal(tmp_path, with_value("evaluate.camera", ["nope"]))
+    assert "params.yaml: evaluate.camera: 'nope' does not exist" in message
+
+
 def test_an_official_source_needs_its_urls(tmp_path):
     def change(content: Any) -> None:
         content["download"]["make3d"]["source"] = "official"
