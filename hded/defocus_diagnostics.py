@@ -89,6 +89,8 @@ def camera_table(
     a camera draws for each frame is represented by `Camera.example`.
     """
     depth_m = np.array([d for d in TABLE_DEPTHS_M if d <= max_depth_m])
+    if len(depth_m) < 2:  # a desk
+        depth_m = np.linspace(max_depth_m / 10, max_depth_m, 10)
     tables = []
     for name, foci in cameras.items():
         for camera in foci:

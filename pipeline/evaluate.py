@@ -114,32 +114,37 @@ def open_trial(cell: Cell) -> Trial:
     """Load a cell's network and open its images."""
     params = load_params(stage.PARAMS)
     trained = stage.TRAINED / cell.path
-    scenes = open_store(stage.FRAMES / cell.dataset)
     _, _, how = params.variant(cell.variant)
     names = params.test_camera_names(cell.variant, cell.dataset)
+    scenes = open_store(stage.FRAMES / cell.dataset)
     stores = [stage.DEFOCUSED / cell.dataset / name for name in names]
     renderings: list[Renderings] = [open_store(store) for store in stores]
     refocused = params.test_cameras(cell.variant, cell.dataset, how)
-    control = ""
+    controls = []
     if refocused:
         renderings = [
             ControlRenderings(scenes, c, params.defocus.renderer, params.defocus.seed)
             for c in refocused
         ]
-        control = f"tested on images focused at {how.focus_distance_m:g} m"
+        controls.append(f"tested on images focused at {how.focus_distance_m:g} m")
     elif how.network_input == "sharp":
         renderings = [ControlRenderings(scenes, None)]
-    elif names != (trained_by := params.camera_names(cell.variant, cell.dataset)):
-        control = f"trained through {' and '.join(trained_by)}"
+    elif names != params.camera_names(cell.variant, cell.dataset):
+        trained_on = params.training_dataset(cell.variant, cell.dataset)
+        trained_by = params.camera_names(cell.variant, trained_on)
+        how_far = ("trained", trained_by) if trained_by != names else ("tested", names)
+        controls.append(f"{how_far[0]} through {' and '.join(how_far[1])}")
     if how.restoration.method != "none" and how.restoration.depth == "ground_truth":
-        control = "restored with the true depth"
+        controls.append("restored with the true depth")
     _check_truths(scenes, how)
     device = resolve_device(how.device, "evaluate.device")
     limit_threads()
     predictor = load_predictor(trained / NAME, device)
     predict, heads = _system(predictor, how)
     run = read_record(TrainingRecord, trained / "run.json")
-    return Trial(how, predictor, predict, heads, scenes, stores, renderings, control, device, run)
+    return Trial(
+        how, predictor, predict, heads, scenes, stores, renderings, "; ".join(controls), device, run
+    )
 
 
 class Measurement:

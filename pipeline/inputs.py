@@ -9,6 +9,8 @@ read them depend on these lists, so a file that is added, changed or removed run
 HDEDError, with the setting's name, where a folder or a file does not exist.
 """
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from hded.common.errors import HDEDError
@@ -32,11 +34,18 @@ def _source(dataset: str, params: Params) -> dict[str, list[int]]:
     folder = stage.local_source(dataset, params.source(dataset))
     if folder is None:
         return {}
-    return {
-        path.relative_to(folder).as_posix(): _identity(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(map(is_hidden, path.relative_to(folder).parts))
-    }
+    return {path.relative_to(folder).as_posix(): _identity(path) for path in sorted(_files(folder))}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the visible files below a folder, also those in folders that are links."""
+    seen = set()
+    for name, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(name)
+        # a link to a folder above it would never end
+        folders[:] = [] if real in seen else [f for f in folders if not is_hidden(f)]
+        seen.add(real)
+        yield from (path for f in files if not is_hidden(f) and (path := Path(name, f)).is_file())
 
 
 def _weights(params: Params) -> dict[str, str]:

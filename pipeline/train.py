@@ -249,7 +249,8 @@ def _write(job: Job, done: Mapping[str, Any], tracker: Tracker) -> None:
     curve = stage.plot_path(stage.CURVES, args.dataset, args.variant, args.seed, ".csv")
     write_csv(curve, history)
     write_json(out / "run.json", to_json(record))
-    log_model(tracker, out / files.NAME, record.model.heads)
+    if record.model.shots == 1:  # a served model is given one image at a time
+        log_model(tracker, out / files.NAME, record.model.heads)
     # MLflow's own duration counts neither the parts before an interruption nor the pause
     tracker.metrics({"train_seconds": record.wall_s})
     tracker.dataset(**job.data, context="training", frames=record.train_frames)

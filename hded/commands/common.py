@@ -76,9 +76,22 @@ def load_network(
     return load_predictor(pretrained.find(checkpoint) or Path(checkpoint), device, heads)
 
 
+def load_for_photographs(
+    checkpoint: str, device: str, heads: Sequence[str] | None = None
+) -> Predictor:
+    """Return a network that reads one photograph; raises HDEDError for one that reads several."""
+    predictor = load_network(checkpoint, device, heads)
+    if (shots := predictor.network.shots) > 1:
+        raise HDEDError(
+            f"{checkpoint}: reads {shots} images of one scene at once, each by a camera of its "
+            "own; give a network that reads one photograph"
+        )
+    return predictor
+
+
 def load_both_heads(checkpoint: str, device: str, purpose: str) -> Predictor:
     """Return a network with both heads; raises HDEDError, naming the purpose, for any other."""
-    predictor = load_network(checkpoint, device)
+    predictor = load_for_photographs(checkpoint, device)
     if lacking := set(HEADS) - set(predictor.network.heads):
         raise HDEDError(
             f"{checkpoint}: {purpose} needs a network with both heads; it lacks "

@@ -25,7 +25,7 @@ from hded.commands.common import (
     add_device,
     add_lens,
     add_network,
-    load_network,
+    load_for_photographs,
     make_folder,
     open_photo,
     photographs,
@@ -74,7 +74,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def predict(arguments: Namespace) -> None:
     """Run the command; a photograph that cannot be read does not stop the others."""
     paths = photographs(arguments.images, arguments.out)
-    predictor = load_network(arguments.checkpoint, arguments.device, arguments.heads)
+    predictor = load_for_photographs(arguments.checkpoint, arguments.device, arguments.heads)
     options, failed = stated_lens(arguments), []
     bar = progress(paths, desc="predict", unit="image")
     for path in bar:

@@ -4,7 +4,7 @@ An unknown key, a wrong type or an invalid value raises HDEDError with one line 
 The file is read with ruamel.yaml, as DVC does; PyYAML would read `1e-4` as a string.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,7 +69,22 @@ class Params(Section):
                 )
         for name, entry in self.download.items():
             _check_download(name, entry)
+        for where, chosen in self._chosen_cameras():
+            for name in chosen if isinstance(chosen, Mapping) else ():
+                if name not in self.download:
+                    raise ValueError(
+                        f"{where}: the dataset {name!r} does not exist; download has "
+                        f"{list(self.download)}"
+                    )
         return self
+
+    def _chosen_cameras(self) -> Iterator[tuple[str, Any]]:
+        """Yield each setting that chooses cameras, with its key."""
+        yield "defocus.camera", self.defocus.camera
+        yield "evaluate.camera", self.evaluate.camera
+        for name, variant in self.variants.items():
+            yield f"variants.{name}.camera", variant.camera
+            yield f"variants.{name}.evaluate.camera", variant.evaluate.get("camera")
 
     def source(self, dataset: str) -> Download:
         """Return the section `download` of a dataset."""
@@ -155,6 +170,7 @@ class Params(Section):
 
     def _rendered(self, chosen: Any, where: str, dataset: str) -> tuple[str, ...]:
         """Return the names of a dataset's cameras; raises HDEDError where one is not rendered."""
+        self.source(dataset)
         if isinstance(chosen, Mapping):
             if dataset not in chosen:
                 raise HDEDError(f"params.yaml: {where}: names no camera for the dataset {dataset}")

@@ -390,7 +390,7 @@ class Network(Section):
         if self.cascade != "none" and (self.cascade not in self.heads or "depth" not in self.heads):
             raise ValueError(
                 f"cascade {self.cascade}: a second network reads the depth of a first; heads needs "
-                f"depth and {self.cascade}"
+                + " and ".join(dict.fromkeys(("depth", self.cascade)))
             )
         if self.encoder == "none" and (self.context != "none" or self.cascade != "none"):
             raise ValueError("encoder none: leave context and cascade at none")

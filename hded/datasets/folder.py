@@ -174,6 +174,13 @@ def _find(folder: Path, notes: Counter[str]) -> tuple[pd.DataFrame, dict[str, _F
         return _split(folder, sorted(files)), files
     if mixed := [name for name in (*PICTURES, *LISTS.values()) if (folder / name).exists()]:
         raise HDEDError(f"{folder}: has {', '.join(parts)} and {mixed[0]}; keep one kind of split")
+    if (folder / PAIRS).exists():
+        raise HDEDError(
+            f"{folder}: {PAIRS} lies beside {', '.join(parts)}; give each of them one of its own, "
+            "where names differ"
+        )
+    if astray := [part / LENSES for part in parts.values() if (part / LENSES).exists()]:
+        raise HDEDError(f"{astray[0]}: would not be read; move its lines to {folder / LENSES}")
     every: dict[str, _Files] = {}
     rows = []
     for split, part in parts.items():

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from hded.common.errors import HDEDError, first_line, out_of_memory
+from hded.common.errors import HDEDError, out_of_memory
 from hded.config.schema import Precision
 
 
@@ -28,4 +28,6 @@ def load_tensors(path: Path) -> Any:
     except Exception as error:
         if out_of_memory(error):
             raise
-        raise HDEDError(f"{path}: holds no tensors of torch ({first_line(error)})") from error
+        raise HDEDError(
+            f"{path}: holds no tensors of torch, or other objects beside them; correct the path"
+        ) from error

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hded.blur.lenses import need_lenses
+from hded.blur.render import PHOTOGRAPHS
 from hded.common.errors import HDEDError
 from hded.common.memory import available_bytes
 from hded.config.schema import Network, Train
@@ -78,6 +79,13 @@ def build_fit(
     )
     how = (train.geometry, train.size_px, train.network_input)
     anew = train.refocus == "on_the_fly" and train.network_input == "defocused"
+    if anew and any(
+        store.attributes["camera"].get("renderer") == PHOTOGRAPHS for store in defocused
+    ):
+        raise HDEDError(
+            f"{scenes.attributes['dataset']}: its defocused images are photographs, which "
+            "train.refocus: on_the_fly would not read; set it to stored"
+        )
     reads = loss.needs_defocused or train.network_input == "defocused"
     stores = defocused if reads and not anew else ()
     kept = (train.size_px, train.size_px) if train.geometry == "resize" and not anew else None
@@ -131,7 +139,8 @@ def network_arguments(network: Network, max_depth_m: float, shots: int) -> dict[
     if network.depth_scale_m is None:
         arguments["depth_scale_m"] = max_depth_m
     if network.depth_range_m is None:
-        arguments["depth_range_m"] = (MIN_DEPTH_M, RANGE_MARGIN * max_depth_m)
+        nearest = MIN_DEPTH_M if max_depth_m > 2 * MIN_DEPTH_M else max_depth_m / 20
+        arguments["depth_range_m"] = (nearest, RANGE_MARGIN * max_depth_m)
     return arguments | {"shots": shots}
 
 

@@ -8,6 +8,7 @@ crops that are rendered anew take the pixels around them into account.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -202,8 +203,13 @@ class LensSampler(Sampler[ThinLens]):
     def _choose(self, i: int, rng: np.random.Generator) -> tuple[ThinLens, ...]:
         depth_m, width_px = self.frames.host_depth_m[i].numpy(), self.frames.image_width_px
         row = self.frames.rows[i]
-        cameras = (_pick(foci, rng).of_frame(row) for foci in self.cameras)
-        return tuple(camera.lens(depth_m, width_px, rng) for camera in cameras)
+        # the cameras draw alike, as they do for the stored renderings of a frame
+        alike = [rng, *(deepcopy(rng) for _ in self.cameras[1:])]
+        lenses = []
+        for foci, of_camera in zip(self.cameras, alike, strict=True):
+            camera = _pick(foci, of_camera).of_frame(row)
+            lenses.append(camera.lens(depth_m, width_px, of_camera))
+        return tuple(lenses)
 
     def _parts(self, draw: Draw[ThinLens]) -> list[Part]:
         frames = self.frames

@@ -24,7 +24,9 @@ def validation_split(
 
     frames: a store's table; indices: its training frames. A scene is what the column `scene` names,
     or, where that is empty, a run of consecutive numeric ids (neighbouring NYU frames show one
-    room). Scenes are drawn until they hold `fraction` of the frames: at least one frame, never all.
+    room). Scenes are drawn until they hold `fraction` of the frames, at least one frame, without
+    those that would make it more than twice as many and more than a quarter of all. Where every
+    scene would, or there is one only, neighbouring frames of one scene are held out.
     """
     indices = np.asarray(indices, np.int64)
     if fraction == 0:
@@ -35,22 +37,24 @@ def validation_split(
     else:
         number = pd.Series(pd.to_numeric(rows["frame"], errors="coerce"))
         group = np.cumsum(number.diff().to_numpy() != 1)
-    if len(np.unique(group)) < 2:
-        group = np.arange(len(indices))  # there is one scene only: its frames are split
     if len(indices) < 2:
         raise HDEDError(
             f"train.val_fraction: of {len(indices)} training frames none can be held out; set it "
             "to 0 and train.checkpoint to last"
         )
     wanted = max(1, round(fraction * len(indices)))
+    most = max(2 * wanted, len(indices) // 4)
     held = np.zeros(len(indices), bool)
-    for scene in np.random.default_rng(seed).permutation(np.unique(group)):
+    scenes = np.random.default_rng(seed).permutation(np.unique(group))
+    for scene in scenes:
         members = group == scene
         if held.sum() >= wanted:
             break
-        if (held | members).all():
+        if held.sum() + members.sum() > most or (held | members).all():
             continue
         held |= members
+    if not held.any():
+        held[np.flatnonzero(group == scenes[0])[:wanted]] = True
     return indices[~held], indices[held]
 
 

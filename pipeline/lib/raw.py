@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from hded.common.errors import HDEDError
@@ -58,16 +59,23 @@ def _sample(dataset: str, entry: Download) -> Path:
         digest.update(f"{name} {fingerprint.code_digest(path.read_bytes())}\n".encode())
     root = stage.project_root() / stage.SAMPLES / dataset
     folder = root / digest.hexdigest()[:12]
-    if not folder.is_dir():
-        draft = folder.with_name(f"{folder.name}.part")
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.parent.mkdir(parents=True, exist_ok=True)
-        WRITERS[dataset](draft, train=size.train, test=size.test, seed=size.seed)
-        draft.replace(folder)
-    others = sorted((f for f in root.iterdir() if f != folder), key=lambda f: f.stat().st_mtime)
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".lock"):  # another process may draw the same sample
+        if not folder.is_dir():
+            draft = folder.with_name(f"{folder.name}.part")
+            shutil.rmtree(draft, ignore_errors=True)
+            WRITERS[dataset](draft, train=size.train, test=size.test, seed=size.seed)
+            draft.replace(folder)
+        _keep_recent(folder)
+    return folder
+
+
+def _keep_recent(folder: Path) -> None:
+    """Delete the generated files beside `folder` but for the most recent."""
+    others = [f for f in folder.parent.iterdir() if f != folder and f.is_dir()]
+    others.sort(key=lambda f: f.stat().st_mtime)
     for old in others[: -(KEPT_SAMPLES - 1)]:
         shutil.rmtree(old, ignore_errors=True)
-    return folder
 
 
 def _check_official(dataset: str, folder: Path) -> None:

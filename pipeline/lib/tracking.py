@@ -26,6 +26,7 @@ EXPERIMENT = "hded"
 EVALUATION = "evaluation"  # artifact folder: the output of the stage `evaluate`
 OF_TRAINING = ("run.json", "history.csv")  # artifacts: outputs of the stage `train`
 TRAINED, DIGEST = "trained_run_id", "evaluation_digest"  # tags of runs
+SQLITE = "sqlite:///"  # before the path of a database
 MAX_PARAM_CHARS = 6000
 FIRST_RETRIES = 2  # of the first request, seconds; later requests have MLflow's own, minutes
 NO_DATABASE = (
@@ -141,8 +142,8 @@ def find_evaluated(text: str, digest: str = "") -> Evaluated:
     digest: of the evaluation that is meant, where the network `text` has several. Raises HDEDError
     where there is none, or where several ids begin so.
     """
-    database = Path(_uri().removeprefix("sqlite:///"))
-    if _uri().startswith("sqlite:///") and not database.exists():
+    database = Path(_uri().removeprefix(SQLITE))
+    if _uri().startswith(SQLITE) and not database.exists():
         raise HDEDError(f"MLflow: there is no run yet ({database} is missing); run `dvc repro`")
     client, experiment_id = _open()
     with _mlflow_errors():
@@ -189,8 +190,8 @@ def _open() -> tuple[Any, str]:
     uri = _uri()
     # the lock prevents that two processes create the database at the same time
     with _mlflow_errors(FIRST_RETRIES), FileLock(root / "mlflow.db.lock"):
-        if uri.startswith("sqlite:///"):
-            database = Path(uri.removeprefix("sqlite:///"))
+        if uri.startswith(SQLITE):
+            database = Path(uri.removeprefix(SQLITE))
             if database.is_dir():  # MLflow would try for minutes
                 raise HDEDError(f"MLflow at {portable(uri)} {NO_DATABASE}")
             _create(database)
@@ -202,7 +203,7 @@ def _open() -> tuple[Any, str]:
         place = (root / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
         if experiment is not None:
             if _is_own(uri) and experiment.artifact_location != place:
-                _relocate(Path(uri.removeprefix("sqlite:///")), experiment.artifact_location, place)
+                _relocate(Path(uri.removeprefix(SQLITE)), experiment.artifact_location, place)
             return client, experiment.experiment_id
         return client, client.create_experiment(EXPERIMENT, artifact_location=place)
 
@@ -278,7 +279,13 @@ def _cause(text: str) -> str:
 
 
 def _uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
+    """Return MLflow's address; a database's relative path belongs to the project.
+
+    In the temporary folder of an experiment it would be lost with that folder.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    path = uri.removeprefix(SQLITE)
+    return uri if path == uri or path.startswith(":") else f"{SQLITE}{project_root() / path}"
 
 
 @contextmanager
@@ -378,13 +385,13 @@ def _create(database: Path) -> None:
     if not database.exists():
         draft = database.with_name(f"{database.name}.part")
         draft.unlink(missing_ok=True)
-        MlflowClient(f"sqlite:///{draft}")
+        MlflowClient(f"{SQLITE}{draft}")
         draft.replace(database)
 
 
 def _is_own(uri: str) -> bool:
     """Return whether a database is the project's own, whose artifacts lie in mlartifacts/."""
-    return uri == f"sqlite:///{project_root() / 'mlflow.db'}"
+    return uri == f"{SQLITE}{project_root() / 'mlflow.db'}"
 
 
 def _relocate(database: Path, old: str, new: str | None) -> None:
@@ -414,7 +421,7 @@ def portable(uri: str) -> str:
     Results must not contain paths of one machine, while links must lead to the server.
     """
     if uri.startswith("sqlite:"):
-        return f"sqlite:///{Path(uri).name}"
+        return f"{SQLITE}{Path(uri).name}"
     return hide_secrets(uri).replace("...@", "")
 
 

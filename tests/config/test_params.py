@@ -382,6 +382,18 @@ def test_a_camera_of_all_evaluations_is_named_by_its_own_key(tmp_path):
     assert "params.yaml: evaluate.camera: 'nope' does not exist" in message
 
 
+@pytest.mark.parametrize("key", ["defocus.camera", "evaluate.camera", "variants.l1_l1.camera"])
+def test_a_camera_for_a_dataset_that_does_not_exist_is_refused(tmp_path, key):
+    message = refusal(tmp_path, with_value(key, {"nyu": ["paper"], "make3": ["paper"]}))
+    assert f"{key}: the dataset 'make3' does not exist" in message
+
+
+def test_a_cascade_names_each_head_that_it_lacks_once(tmp_path):
+    changes = {"heads": ["all_in_focus"], "cascade": "depth"}
+    message = refusal(tmp_path, with_value("variants.full.network", changes))
+    assert message.endswith("heads needs depth")
+
+
 def test_an_official_source_needs_its_urls(tmp_path):
     def change(content: Any) -> None:
         content["download"]["make3d"]["source"] = "official"
@@ -574,7 +586,7 @@ def test_a_test_elsewhere_that_cannot_be_is_refused(tmp_path, changes, words):
         ({"encoder": "none", "decoder": "neumann"}, {}, {}, "must be [all_in_focus]"),
         ({"encoder": "none", "decoder": "plain", "weights": "imagenet", "width": 1.0}, {}, {},
          "the encoder none has no published weights"),
-        ({"cascade": "depth", "heads": ["all_in_focus"]}, {}, {}, "heads needs depth and depth"),
+        ({"cascade": "depth", "heads": ["all_in_focus"]}, {}, {}, "heads needs depth"),
         ({"readout": "ordinal"}, {}, {}, "ordinal goes with ordinal"),
         ({}, {"loss": {"depth": "ordinal"}}, {}, "ordinal goes with ordinal"),
         ({}, {"loss": {"depth": "reblur"}}, {}, "set it to log"),

@@ -1,5 +1,6 @@
 """A folder of photographs that a camera defocused: its layouts, its truths, its registration."""
 
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -150,6 +151,13 @@ def damage(folder: Path, how: str) -> None:
         Image.fromarray(np.full((48, 64), 1000, np.uint16)).save(folder / "depth" / "a02.png")
     elif how == "two splits":
         (folder / "train").mkdir()
+    elif how.startswith("astray"):
+        write(folder / "train", NAMES[:3])
+        write(folder / "test", NAMES[3:])
+        for kind in ("rgb", "depth", "defocused"):
+            shutil.rmtree(folder / kind)
+        name = how.removeprefix("astray ")
+        (folder / name).write_text("defocused,rgb,depth\n")
     elif how == "columns":
         (folder / "pairs.csv").write_text("left,right\na00,a00\n")
     elif how == "unknown":
@@ -170,6 +178,8 @@ def damage(folder: Path, how: str) -> None:
         ("smaller truth", "rgb/a02.png is not 96x128"),
         ("depth", "a02.png: 48x64, its image 96x128"),
         ("two splits", "keep one kind of split"),
+        ("astray pairs.csv", "pairs.csv lies beside train, test; give each of them one"),
+        ("astray train/lenses.csv", "train/lenses.csv: would not be read; move its lines to"),
         ("columns", "pairs.csv: has the columns left, right; give rgb, depth, defocused"),
         ("unknown", "'a77' is not in rgb/"),
         ("twice", "a00 is listed twice"),

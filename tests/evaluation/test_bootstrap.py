@@ -52,8 +52,9 @@ def test_trainings_that_differ_widen_the_interval() -> None:
     moved = rng.normal(0, 1, (2, 4, 1))
     differ = paired_difference(second + moved[0], first + moved[1])
     assert alike.high - alike.low < 0.01
-    # two means of four trainings, drawn anew
-    expected = 2 * 1.96 * math.sqrt(moved[0].var() / 4 + moved[1].var() / 4)
+    # two means of four trainings
+    variances = moved[0].var(ddof=1), moved[1].var(ddof=1)
+    expected = 2 * 1.96 * math.sqrt(variances[0] / 4 + variances[1] / 4)
     assert differ.high - differ.low == pytest.approx(expected, rel=0.1)
 
 

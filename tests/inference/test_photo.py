@@ -231,6 +231,15 @@ def test_a_mistake_is_one_line(crop, tmp_path, arguments, message, monkeypatch):
     assert message in done.stderr.strip().splitlines()[-1]
 
 
+def test_a_network_of_two_images_is_refused_before_any_photograph_is_read(tmp_path):
+    checkpoint = weights(tmp_path / "two.pt", shots=2)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(photo(60, 90)).save(tmp_path / name)
+    done = command("predict", tmp_path, "--checkpoint", checkpoint, "--out", tmp_path / "out")
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    assert "two.pt: reads 2 images of one scene at once" in done.stderr.strip().splitlines()[-1]
+
+
 def test_the_other_images_are_written_beside_one_that_cannot_be_read(crop, tmp_path):
     Image.fromarray(photo(60, 90)).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"nothing")

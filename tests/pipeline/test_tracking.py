@@ -104,3 +104,16 @@ def test_a_run_takes_more_settings_than_one_request(folder: Path):
         tracker.params(settings)
     logged = tracker._client.get_run(tracker.run_id).data.params
     assert len(logged) == 240 and logged["camera 19.setting 11"] == "11"
+
+
+def test_a_relative_database_is_the_projects_also_in_an_experiment(tmp_path, monkeypatch):
+    """DVC runs an experiment in a temporary folder, which it deletes."""
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path / "temporary")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs/mine.db")
+    with track("x", {}):
+        pass
+    assert (tmp_path / "runs/mine.db").stat().st_size > 0
+    assert not list((tmp_path / "temporary").iterdir())

@@ -77,6 +77,11 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     return write_tree(tmp_path_factory.mktemp("single"), frames=3, pictured=1)
 
 
+def test_a_row_that_table_iv_does_not_have_is_refused(single: Tree) -> None:
+    with pytest.raises(HDEDError, match=r"full\.paper_row: 'Anwar' is no row.*Anwar et al"):
+        build_tables(select(single), VARIANTS, {"full": "Anwar"})
+
+
 # ---- blur and speed ----
 
 
@@ -348,7 +353,9 @@ def test_table_iv_has_the_speeds_of_the_benchmark_and_the_time_of_what_is_not_tr
     record = {"sections": [{"title": SYSTEMS_SECTION, "rows": rows, "statements": how}]}
     path.write_text(json.dumps(record))
     described = {**VARIANTS, "nrknet": "A Neumann series"}
-    table = build_tables(select(many), described, {**SYSTEMS, "nrknet": "x"}, read_speeds(path))[2]
+    table = build_tables(
+        select(many), described, {**SYSTEMS, "nrknet": "Dong et al."}, read_speeds(path)
+    )[2]
     cells = {(c["row"], c["column"]): c for c in cells_of(table)}
     assert cells["depth_only", "samples_per_s"]["text"] == "4.00"
     assert cells["depth_only", "seconds_per_image"]["text"] == "0.25"

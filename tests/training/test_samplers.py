@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,18 +13,21 @@ from support.cameras import SYNDOF
 from support.stores import write_stores
 
 from hded.blur.holes import fill_holes
-from hded.blur.render import list_renderings, render_defocused
+from hded.blur.render import PHOTOGRAPHS, list_renderings, render_defocused
 from hded.common.errors import HDEDError
 from hded.common.resize import resize_nearest, resize_rgb
+from hded.config.params import load_params
 from hded.config.schema import Geometry
 from hded.network.normalize import to_network_range, to_uint8
 from hded.optics import Camera, Sensor
 from hded.store import open_store, write_store
 from hded.training.batch import Batch
+from hded.training.build import build_fit
 from hded.training.frames import TrainingFrames, stored_lenses
 from hded.training.samplers import Sampler, build_sampler
 from hded.training.validation import whole_frames
 
+ROOT = Path(__file__).resolve().parents[2]
 SIZE_PX = 32
 CPU = torch.device("cpu")
 
@@ -328,6 +332,19 @@ def test_a_camera_that_draws_its_lens_takes_each_sample_anew(rendered):
     assert len(set(difference.tolist())) == len(difference)
 
 
+def test_cameras_that_draw_their_lenses_draw_alike_for_one_sample(rendered):
+    """As their stored renderings do, so that two apertures share one focus distance."""
+    both = [SYNDOF, replace(SYNDOF, name="other", max_coc_px=SYNDOF.max_coc_px / 2)]
+    frames = TrainingFrames(
+        rendered.scenes, (), np.arange(4), "crop", 32, "defocused", stored=False, streams=False
+    )
+    sampler = build_sampler(frames, [[camera] for camera in both])
+    for batch in epoch_of(sampler, 4):
+        assert batch.lenses is not None
+        focus_m = batch.lenses[:, :, 1]
+        assert torch.equal(focus_m[:, 0], focus_m[:, 1]) and len(set(focus_m[:, 0].tolist())) > 1
+
+
 def noisy(**changes) -> Camera:
     sensor = Sensor(shot=(1e-3, 1e-2), read=(1e-3, 1e-2), **changes)
     return replace(cameras(2.0)[0], sensor=sensor)
@@ -438,3 +455,11 @@ def test_frames_that_are_rendered_on_the_fly_read_no_stored_rendering(rendered, 
 
 def test_a_store_without_lenses_has_none(stores: SimpleNamespace) -> None:
     assert stored_lenses(stores.defocused) is None
+
+
+def test_photographs_cannot_be_rendered_on_the_fly(stores: SimpleNamespace) -> None:
+    network, train, _ = load_params(ROOT / "params.yaml").variant("full")
+    train = train.model_copy(update={"refocus": "on_the_fly", "size_px": SIZE_PX})
+    taken: Any = SimpleNamespace(attributes={"camera": {"renderer": PHOTOGRAPHS}})
+    with pytest.raises(HDEDError, match=r"are photographs, which train\.refocus: on_the_fly"):
+        build_fit(network, train, stores.scenes, [taken], seed=0)

@@ -50,14 +50,20 @@ def test_whole_scenes_are_held_out_never_all_and_at_least_one_frame(sizes, share
     fitted, held = validation_split(frames, everything, share, seed)
     assert sorted([*fitted, *held]) == everything.tolist()
     assert len(fitted) and len(held)
-    assert not {scene_of[i] for i in fitted} & {scene_of[i] for i in held}
     again = validation_split(frames, everything, share, seed)
     assert np.array_equal(fitted, again[0]) and np.array_equal(held, again[1])
-    # as much as asked for, and no scene more than that takes
+    # as much as asked for or a little more, and whole scenes unless each is too large
     wanted = max(1, round(share * len(names)))
+    most = max(2 * wanted, len(names) // 4)
     scenes_held = {scene_of[i] for i in held}
-    assert len(held) >= wanted or len(scenes_held) == len(sizes) - 1
-    assert min(len(held) - sizes[s] for s in scenes_held) < wanted
+    assert len(held) <= most
+    if min(sizes) > most:
+        assert len(scenes_held) == 1 and len(held) == wanted
+        assert held.tolist() == list(range(held[0], held[0] + wanted))
+        return
+    assert not {scene_of[i] for i in fitted} & scenes_held
+    others = [size for scene, size in enumerate(sizes) if scene not in scenes_held]
+    assert len(held) >= wanted or len(held) + min(others) > most or len(others) == 1
 
 
 def test_the_frames_are_told_by_their_place_in_the_store(stores):
@@ -83,6 +89,17 @@ def test_one_scene_alone_is_split_by_frames():
     for frames in (table(["kitchen"] * 20, ids(range(20))), table(None, ids(range(20)))):
         fitted, held = validation_split(frames, np.arange(20), 0.1, 0)
         assert len(held) == 2 and len(fitted) == 18
+
+
+def test_scenes_much_larger_than_the_share_are_not_held_out_whole():
+    sizes = {"hall": 900, "kitchen": 60, "bath": 40}
+    scenes = [name for name, size in sizes.items() for _ in range(size)]
+    frames = table(scenes, ids(range(1000)))
+    for seed in range(10):
+        assert 40 <= len(validation_split(frames, np.arange(1000), 0.1, seed)[1]) <= 100
+    two = table(["hall"] * 500 + ["kitchen"] * 500, ids(range(1000)))
+    held = validation_split(two, np.arange(1000), 0.1, 0)[1]
+    assert len(held) == 100 and held[-1] - held[0] == 99
 
 
 def test_a_share_of_zero_holds_nothing_out():

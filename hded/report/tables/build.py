@@ -8,6 +8,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from hded.common.errors import HDEDError
 from hded.common.heads import ALL_IN_FOCUS, DEPTH
 from hded.config.schema import OFFICIAL
 from hded.report.read.runs import Run, Selection, by_training, comparable
@@ -91,6 +92,7 @@ def build_tables(
     descriptions: one line for every variant of params.yaml; paper_rows: the row of Table IV beside
     which a variant is shown, for those that have one; speeds: for Table IV.
     """
+    _check_rows(paper_rows or {})
     paper_rows = paper_rows or {MAIN_VARIANT: MAIN_ROW}
     named = {*LOSS_VARIANTS, *HEAD_VARIANTS}
     # a variant may be a control on one dataset alone
@@ -120,6 +122,17 @@ def build_tables(
         intro = (*INTRO, *MORE_INTRO.get(number, ()))
         tables.append(Table(number, f"table{position}", title, tuple(parts), intro))
     return tuple(tables)
+
+
+def _check_rows(paper_rows: Mapping[str, str]) -> None:
+    """Raise HDEDError for a row that Table IV does not have."""
+    printed = list(dict.fromkeys(name for key in OFFICIAL for name, _ in _printed("IV", key)))
+    for variant, row in paper_rows.items():
+        if row not in printed:
+            raise HDEDError(
+                f"params.yaml: variants.{variant}.paper_row: {row!r} is no row of Table IV; it has "
+                f"{printed}"
+            )
 
 
 def _official(selection: Selection) -> list[str]:
