@@ -227,9 +227,10 @@ class CameraSettings(Section):
     `focal_weights`. `aperture_mm` (diameter) or `f_number`; with neither, each frame has the
     aperture at which its largest CoC is `max_coc_px`. `focus_distance_m`: a number; a list, for one
     rendering of each frame at each distance; or `random`, drawn for each frame from its own depths.
-    `sensor_width_mm` is that of the image's original width; `pixel_pitch_um` instead of it does not
-    depend on the image. `softness_px`: see `hded.optics.ThinLens`; `noise` and `jpeg`: see
-    `hded.optics.Sensor`, each a number or the two ends between which one is drawn for each image.
+    `sensor_width_mm`: of the sensor's part that the image shows, at the width that the image has
+    before any crop or resize; `pixel_pitch_um` may be given instead. `softness_px`: see
+    `hded.optics.ThinLens`; `noise` and `jpeg`: see `hded.optics.Sensor`, each a number or the two
+    ends between which one is drawn for each image.
     `photographs`: it took the defocused photographs of a folder that has any; images of other
     datasets are rendered.
     """

@@ -242,7 +242,8 @@ def initialise(network: HDEDNet, init: Init) -> None:
 
     `identity`: He initialisation (as torchvision's DenseNet), but zero for prediction convolutions.
     The all-in-focus head then starts by returning its input, so that training starts at the input's
-    own score, and the depth head starts at 0 m rather than at noise.
+    own score, and the depth head at what its readout makes of zero (0 m, or the middle of the
+    range) rather than at noise.
     `normal`: convolutions from N(0, 0.02), scales of batch norms from N(1, 0.02), as in D3-Net.
     """
     if next(network.parameters()).is_meta:

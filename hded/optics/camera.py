@@ -145,7 +145,8 @@ class Camera:
     def example(self, depth_range_m: tuple[float, float], image_width_px: int) -> ThinLens:
         """Return the lens of a frame of this range of depth [m], without any random choice.
 
-        What is drawn has its most likely focal length, the first f-number, and is focused at 2 m.
+        Where a camera draws them, the lens has the most likely focal length, the first f-number and
+        a focus distance of 2 m.
         """
         weights = self.focal_weights or (1.0,)
         focal_m = self.focal_lengths_m[int(np.argmax(weights))]

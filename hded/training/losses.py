@@ -205,9 +205,8 @@ class HDEDLoss(nn.Module):
     """The total loss: that of the paper (equation 7) by default.
 
     `l1` and its gradient term are taken on the depth head's unscaled output, that is on depth
-    divided by `depth_scale_m`: with a scale of 10, lambda weighs ten times more than with 1. All
-    other depth losses are in metres, except those of the readout `coc`. `thresholds_m` (K,) are
-    those of an ordinal readout.
+    divided by `depth_scale_m`: with a scale of 10, lambda weighs ten times more than with 1. No
+    other depth loss depends on that scale. `thresholds_m` (K,) are those of an ordinal readout.
     """
 
     def __init__(
