@@ -502,8 +502,8 @@ class Restoration(Section):
     method: Literal["none", "total_variation", "denoiser"] = "none"
     depth: Literal["estimated", "ground_truth"] = "estimated"
     weight: Positive = 1e-4
-    iterations: Count = 5
-    steps: Count = 6
+    iterations: Count = 3
+    steps: Count = 8
     precision: Precision = "float32"
 
 
