@@ -110,6 +110,7 @@ class EvaluationRecord(Record):
     cameras: tuple[dict[str, Any], ...]  # by which the images were defocused, read together
     reads: Literal["defocused", "sharp"]  # what the network's input is
     restoration: str  # the method of deconvolution, and whose depth; "" where the network restores
+    hflip: bool = False  # whether outputs are averaged with those of the mirrored image
     median_depth_m: float  # of the training frames: the constant prediction to compare with
     truth: str  # hash of the test frames' depth, because equal names may denote different frames
     frames: int

@@ -139,7 +139,7 @@ def open_trial(cell: Cell) -> Trial:
     _check_truths(scenes, how)
     device = resolve_device(how.device, "evaluate.device")
     limit_threads()
-    predictor = load_predictor(trained / NAME, device)
+    predictor = load_predictor(trained / NAME, device, hflip=how.hflip)
     predict, heads = _system(predictor, how)
     run = read_record(TrainingRecord, trained / "run.json")
     return Trial(
@@ -241,6 +241,7 @@ def main() -> None:
         cameras=tuple(each.attributes["camera"] for each in renderings),
         reads=how.network_input,
         restoration=_describe(how.restoration),
+        hflip=how.hflip,
         median_depth_m=result.median_depth_m,
         truth=result.truth,
         frames=len(defocused.indices("test")),

@@ -69,18 +69,23 @@ def add_network(parser: ArgumentParser, out: str = "", default: Path | None = No
 
 
 def load_network(
-    checkpoint: str, device: str = "cpu", heads: Sequence[str] | None = None
+    checkpoint: str,
+    device: str = "cpu",
+    heads: Sequence[str] | None = None,
+    *,
+    hflip: bool = False,
 ) -> Predictor:
     """Return the network of the option `--checkpoint`, with these heads, or all of its own."""
     check_device(device)
-    return load_predictor(pretrained.find(checkpoint) or Path(checkpoint), device, heads)
+    path = pretrained.find(checkpoint) or Path(checkpoint)
+    return load_predictor(path, device, heads, hflip=hflip)
 
 
 def load_for_photographs(
-    checkpoint: str, device: str, heads: Sequence[str] | None = None
+    checkpoint: str, device: str, heads: Sequence[str] | None = None, *, hflip: bool = False
 ) -> Predictor:
     """Return a network that reads one photograph; raises HDEDError for one that reads several."""
-    predictor = load_network(checkpoint, device, heads)
+    predictor = load_network(checkpoint, device, heads, hflip=hflip)
     if (shots := predictor.network.shots) > 1:
         raise HDEDError(
             f"{checkpoint}: reads {shots} images of one scene at once, each by a camera of its "

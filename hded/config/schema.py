@@ -515,8 +515,9 @@ class Evaluate(Section):
     with another focus distance than in training. `robustness_frames`: number of test renderings
     that are also degraded by noise and compression. `camera`: the cameras of the test images, as in
     `Defocus`; null: those of the training images. `restoration`: how the all-in-focus image is
-    computed where that is not the network's. `batch_size`: number of images that the network
-    gets at once on `device`.
+    computed where that is not the network's. `hflip`: the outputs are the mean of those of the
+    image and of its mirror image, in twice the time. `batch_size`: number of images that the
+    network gets at once on `device`.
     """
 
     examples: Annotated[int, Field(ge=3)] = 6
@@ -525,6 +526,7 @@ class Evaluate(Section):
     camera: CameraNames | None = None
     robustness_frames: Annotated[int, Field(ge=0)] = 0
     restoration: Restoration = Restoration()
+    hflip: bool = False
     batch_size: Count = 1
     device: Device = "auto"
 

@@ -34,6 +34,7 @@ class Predictor:
     device: torch.device
     cameras: Sequence[Mapping[str, Any]] = ()  # of the training images; empty: not recorded
     scale: Scale | None = None  # of the training images; None: not recorded
+    hflip: bool = False  # outputs are the mean of those of the image and of its mirror image
 
     def __post_init__(self) -> None:
         self.network.to(self.device, memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
@@ -83,7 +84,11 @@ class Predictor:
                 for image in images
             ]
         given = torch.stack([to_network_range(image) for image in images]).to(self.device)
-        outputs = self.network(given, lens=self._rows(lenses or [None] * len(images)))
+        rows = self._rows(lenses or [None] * len(images))
+        outputs = self.network(given, lens=rows)
+        if self.hflip:
+            mirrored = self.network(given.flip(-1), lens=rows)
+            outputs = {k: (v + mirrored[k].flip(-1)) / 2 for k, v in outputs.items()}
         for head in self.network.heads:
             output = outputs[head]
             if not output.isfinite().all():
@@ -116,12 +121,16 @@ class Predictor:
 
 
 def load_predictor(
-    path: Path, device: torch.device | str = "cpu", heads: Sequence[str] | None = None
+    path: Path,
+    device: torch.device | str = "cpu",
+    heads: Sequence[str] | None = None,
+    *,
+    hflip: bool = False,
 ) -> Predictor:
     """Return the network in a file of `save_network`; nothing in it is executed.
 
     heads: the heads to keep, with unchanged outputs, to save the time of the others; None keeps
-    all.
+    all. hflip: see `Predictor`.
     """
     header, state = read_network(path)
     arguments = header.network
@@ -142,4 +151,6 @@ def load_predictor(
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise HDEDError(f"{path}: not weights of this program ({str(error)[:200]})") from error
     on = torch.device(device)
-    return Predictor(network, header.geometry, header.size_px, on, header.cameras, header.scale)
+    return Predictor(
+        network, header.geometry, header.size_px, on, header.cameras, header.scale, hflip
+    )

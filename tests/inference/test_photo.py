@@ -75,6 +75,19 @@ def crop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return weights(tmp_path_factory.mktemp("crop") / "weights.pt")
 
 
+def test_the_mean_with_the_mirrored_photograph(crop):
+    plain, both = load_predictor(crop), load_predictor(crop, hflip=True)
+    rgb = photo(64, 96)
+    mirrored = np.ascontiguousarray(rgb[:, ::-1])
+    one, other = plain(rgb, rounded=False), plain(mirrored, rounded=False)
+    found, again = both(rgb, rounded=False), both(mirrored, rounded=False)
+    for head in ("depth", "all_in_focus"):
+        mean = (one[head] + other[head][:, ::-1]) / 2
+        assert np.abs(one[head] - mean).max() > 1e-3
+        np.testing.assert_allclose(found[head], mean, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(again[head][:, ::-1], found[head], rtol=1e-4, atol=1e-3)
+
+
 def test_a_small_photograph_is_what_the_network_gives(crop):
     predictor = load_predictor(crop)
     rgb = photo(70, 95)

@@ -25,7 +25,7 @@ from hded.report.read.runs import Selection, read_selection
 from hded.report.tables.architecture import build_architecture
 from hded.report.tables.blur import build_cameras, build_focus, read_defocused
 from hded.report.tables.build import NO_BOUND, NOT_PRINTED, PAIRS, build_tables
-from hded.report.tables.captions import camera_sentence, network_title
+from hded.report.tables.captions import camera_sentence, describe_networks, network_title
 from hded.report.tables.facts import FACTS
 from hded.report.tables.model import Cell, Column, Part, Row, Table, mark_best, measured, number
 from hded.report.tables.published import (
@@ -80,6 +80,15 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 def test_a_row_that_table_iv_does_not_have_is_refused(single: Tree) -> None:
     with pytest.raises(HDEDError, match=r"full\.paper_row: 'Anwar' is no row.*Anwar et al"):
         build_tables(select(single), VARIANTS, {"full": "Anwar"})
+
+
+def test_an_average_with_the_mirrored_image_is_said(single: Tree) -> None:
+    (run,) = select(single).runs
+    plain, averaged = (
+        dict(describe_networks([replace(run, hflip=hflip)]))["Networks (full)"]
+        for hflip in (False, True)
+    )
+    assert averaged == f"{plain}, outputs averaged with those of the mirrored image"
 
 
 # ---- blur and speed ----

@@ -108,7 +108,7 @@ def test_a_restoration_by_the_true_depth_is_best_nowhere(tmp_path: Path):
     for methods in images.values():
         methods["network"] |= {"psnr": 90.0, "ssim": 1.0}
     change(known / "metrics.json", all_in_focus=images)
-    (*_, table) = build_tables(select(tree), VARIANTS, {"deblur_only": "IRCNN"})
+    (*_, table) = build_tables(select(tree), VARIANTS, {"deblur_only": "Zhang et al. (IrCNN)"})
     rows = [row for part in table.parts for row in part.rows if row.label == "deblur_only"]
     assert not any(cell.best for row in rows for cell in row.cells)
     assert (

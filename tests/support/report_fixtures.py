@@ -283,6 +283,7 @@ class Cell:
             cameras=(camera.describe(640),),
             reads="defocused",
             restoration="",
+            hflip=False,
             median_depth_m=median_m,
             truth="0123456789abcdef0123",
             frames=len(scenes),

@@ -60,6 +60,7 @@ class Run:
     truths: tuple[str, ...]  # kinds of truth that its test frames have
     reads: str  # defocused | sharp
     restoration: str  # by deconvolution; "" where the network restores
+    hflip: bool  # whether its outputs are averaged with those of the mirrored image
     median_depth_m: float
     frames: tuple[str, ...]  # names of the test renderings, sorted
     truth: str  # hash of their depth, because equal names may denote different frames

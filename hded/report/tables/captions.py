@@ -121,6 +121,8 @@ def describe_networks(runs: Sequence[Run]) -> Iterable[tuple[str, str]]:
             f"{t.epochs} epochs on {t.train_frames} frames of {t.dataset}, "
             f"weights of epoch {_best_epochs(runs, run)}, geometry {run.geometry}"
         )
+        if run.hflip:
+            text += ", outputs averaged with those of the mirrored image"
         kinds.setdefault(text, []).append(run.variant)
     for text, variants in kinds.items():
         names = ", ".join(dict.fromkeys(variants))
