@@ -26,6 +26,7 @@ from hded.report.tables.build import build_tables
 from hded.report.tables.captions import dataset_title, describe_camera, describe_networks
 from hded.report.tables.controls import build_controls, with_control
 from hded.report.tables.differences import build_differences
+from hded.report.tables.held_out import build_held_out
 from hded.report.tables.loss_weighting import build_balance
 from hded.report.tables.model import Table, number
 from hded.report.tables.rendering import to_markdown
@@ -137,6 +138,7 @@ def _page(
         build_controls(selection, descriptions),
         build_balance(selection),
         build_robustness(selection),
+        build_held_out(selection, descriptions),
         *filter(_was_run, build_tables(selection, descriptions, paper_rows, speeds)),
     )
     for table in (table for table in tables if table is not None):

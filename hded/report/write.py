@@ -11,6 +11,7 @@ from hded.report.tables.blur import build_cameras, build_focus, cameras_of, read
 from hded.report.tables.build import build_tables
 from hded.report.tables.controls import build_controls
 from hded.report.tables.differences import build_differences
+from hded.report.tables.held_out import build_held_out
 from hded.report.tables.loss_weighting import build_balance
 from hded.report.tables.rendering import to_csv, to_latex, to_markdown
 from hded.report.tables.robustness import build_robustness
@@ -58,6 +59,7 @@ def write_report(
         build_balance(selection),
         build_differences(selection),
         build_robustness(selection),
+        build_held_out(selection, all_variants),
     )
     tables = (
         build_architecture(selection.runs),

@@ -23,7 +23,10 @@ from hded.report.read.runs import read_selection
 from hded.report.write import write_report
 
 NASTY = "<script>alert('x')</script> & \"q\""
-TABLES = ("table1", "table2", "table3", "table4", "cameras", "balance", "differences", "robustness")
+TABLES = (
+    "table1", "table2", "table3", "table4", "cameras", "balance", "differences", "robustness",
+    "held_out",
+)  # fmt: skip
 FILES = ["index.html", *(f"tables/{name}.{s}" for name in TABLES for s in ("csv", "md", "tex"))]
 
 

@@ -27,6 +27,7 @@ from hded.report.tables.blur import build_cameras, build_focus, read_defocused
 from hded.report.tables.build import NO_BOUND, NOT_PRINTED, PAIRS, build_tables
 from hded.report.tables.captions import camera_sentence, describe_networks, network_title
 from hded.report.tables.facts import FACTS
+from hded.report.tables.held_out import NOT_VALIDATED, build_held_out
 from hded.report.tables.model import Cell, Column, Part, Row, Table, mark_best, measured, number
 from hded.report.tables.published import (
     PublishedCell,
@@ -617,6 +618,36 @@ def test_a_camera_is_told_with_its_noise_and_compression() -> None:
     assert "sigma = |CoC|/4 with 0.43 px of softness" in text
     assert "shot noise 0.0001 to 0.01, read noise 0.002, JPEG 75 to 95 at 4:2:0" in text
     assert "noise" not in camera_sentence(PAPER.describe(640))
+
+
+def test_held_out_images_have_a_table_of_the_weights_that_were_kept(tmp_path: Path) -> None:
+    tree = write_tree(
+        tmp_path, variants=("full", "depth_only", "wrong_focus"), seeds=(0, 1), frames=3, pictured=1
+    )
+    table = build_held_out(select(tree), VARIANTS)
+    assert table is not None
+    cells = {(c["row"], c["column"]): c for c in cells_of(table)}
+    assert {row for row, _ in cells} == {"full", "depth_only"}  # the control is no other training
+    fall = math.exp(-15 / 8) + 0.2
+    assert float(cells["full", "rmse"]["value"]) == pytest.approx(2 * fall)
+    assert float(cells["full", "gain"]["value"]) == pytest.approx(31 - 3 * fall - 28.4)
+    assert cells["full", "images"]["value"] == "4"
+    assert cells["full", "samples"]["text"] == "720"
+    assert (
+        cells["depth_only", "psnr"]["note"] == "no all-in-focus head: depth_only restores no image"
+    )
+
+
+def test_held_out_images_have_no_table_where_there_are_none(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path, frames=3, pictured=1)
+    path = next(tree.trained.glob("*/*/*/run.json"))
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "best_epoch": 20, "val_frames": 0}))
+    assert build_held_out(select(tree), VARIANTS) is None
+    path.write_text(json.dumps({**record, "best_epoch": 14}))
+    table = build_held_out(select(tree), VARIANTS)
+    assert table is not None
+    assert {c["note"] for c in cells_of(table) if c["column"] == "rmse"} == {NOT_VALIDATED}
 
 
 def test_robustness_is_a_table_of_every_network_under_every_degradation(many: Tree) -> None:
