@@ -90,7 +90,8 @@ class DepthProtocol:
     def aggregate(self, rows: pd.DataFrame) -> dict[str, float]:
         """Return the depth errors of a dataset from per-image rows of `valid_px` and the errors.
 
-        Images without a valid pixel are left out; all errors are NaN where no image is left.
+        Images without a valid pixel are left out; all errors are NaN where no image is left. The
+        rank correlation is always one of each image: pooled, it is their mean weighted by pixels.
         """
         rows = rows[rows["valid_px"] > 0]
         if rows.empty:
