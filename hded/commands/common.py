@@ -1,5 +1,6 @@
 """Helpers of the commands: photographs, their lenses, networks, and files to write."""
 
+import sys
 from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,10 @@ from hded.optics.photograph import StatedLens
 
 RESULTS = Path("hded-results")  # in the current folder, unless the user says otherwise
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+# photographs, too, which Pillow does not read
+UNREADABLE = (
+    ".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2",
+)  # fmt: skip
 LENS = {  # what is stated, its option, the option's text, and its unit
     "focal_length_m": ("focal-length-mm", "of the lens itself, not its 35 mm equivalent", 1e-3),
     "f_number": ("f-number", "such as 2.8", 1.0),
@@ -147,6 +152,14 @@ def _inside(paths: Sequence[Path]) -> Iterator[Path]:
         inside = [p for p in inside if not is_hidden(p.name)]
         if not inside:
             raise HDEDError(f"{path}: has no photograph ({', '.join(SUFFIXES)})")
+        left = [p.name for p in sorted(path.iterdir()) if p.suffix.lower() in UNREADABLE]
+        if left:
+            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            print(
+                f"{path}: leaves out {left[0]}{more}; convert HEIC and raw files to JPEG, PNG or "
+                "TIFF",
+                file=sys.stderr,
+            )
         yield from inside
 
 

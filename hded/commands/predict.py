@@ -99,6 +99,8 @@ def predict(arguments: Namespace) -> None:
         _write(arguments, path.stem, photo, found, depth, relative=view.unit != "m")
         record = _record(predictor, arguments.checkpoint, photo, stated, view)
         write_json(arguments.out / f"{path.stem}.json", record | {"notes": notes})
+    if done := len(paths) - len(failed):
+        print(f"{arguments.out}: results of {done} photograph{'s' if done > 1 else ''}")
     if failed:
         raise HDEDError("; ".join(failed))
 

@@ -264,6 +264,17 @@ def test_the_other_images_are_written_beside_one_that_cannot_be_read(crop, tmp_p
     assert (tmp_path / "out/good_depth.png").is_file()
 
 
+def test_files_that_cannot_be_read_are_named_and_results_are_counted(crop, tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(photo(60, 90)).save(tmp_path / name)
+    for name in ("c.HEIC", "d.dng", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    out = tmp_path / "out"
+    done = command("predict", tmp_path, "--checkpoint", crop, "--out", out)
+    assert done.returncode == 0 and f"{tmp_path}: leaves out c.HEIC and 1 more" in done.stderr
+    assert done.stdout.splitlines()[-1] == f"{out}: results of 2 photographs"
+
+
 def test_depth_beyond_16_bits_and_below_zero_is_clipped(crop):
     local = Local(load_predictor(crop))
 
