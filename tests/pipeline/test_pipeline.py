@@ -350,7 +350,7 @@ def test_an_experiment_with_another_rate_is_an_mlflow_run_of_its_own(clone: Clon
 
 @pytest.mark.slow
 def test_official_files_of_a_users_own_folder_are_looked_at_each_time(clone: Clone) -> None:
-    (sample,) = filter(Path.is_dir, (clone.root / "data/sample/nyu").iterdir())
+    (sample,) = (path for path in (clone.root / "data/sample/nyu").iterdir() if path.is_dir())
     local = clone.root.parent / "official"
     shutil.copytree(sample, local)
     before = (clone.root / "params.yaml").read_bytes()
