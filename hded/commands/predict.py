@@ -70,7 +70,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--hflip",
         action="store_true",
-        help="average with the results of the mirrored photograph: slower, often a little better",
+        help="average with the results of the mirrored photograph, in twice the time",
     )
     parser.add_argument("--floats", action="store_true", help="write depth as float32 in .npy, too")
     add_lens(parser)

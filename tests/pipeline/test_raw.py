@@ -1,4 +1,4 @@
-"""Files of a user's folder are the official ones by their digests, not by their sizes."""
+"""Raw files: official by their digests, drawn once, and listed wherever a link leads."""
 
 import hashlib
 import time
