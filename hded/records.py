@@ -15,6 +15,7 @@ from hded.common.errors import HDEDError, first_line
 from hded.common.heads import HEADS, Head
 
 REPAIR = "run `dvc repro`"
+BY_TRUE_DEPTH = "ground truth depth"  # how EvaluationRecord.restoration ends for that control
 Scores = dict[str, dict[str, dict[str, float]]]  # protocol -> method -> metric -> value
 
 

@@ -37,6 +37,7 @@ from hded.inference.restoration import Deconvolution
 from hded.network.files import NAME
 from hded.optics.sensor import DEGRADATIONS
 from hded.records import (
+    BY_TRUE_DEPTH,
     EvaluationRecord,
     Metrics,
     Protocol,
@@ -132,9 +133,9 @@ def open_trial(cell: Cell) -> Trial:
     elif names != params.camera_names(cell.variant, cell.dataset):
         trained_on = params.training_dataset(cell.variant, cell.dataset)
         trained_by = params.camera_names(cell.variant, trained_on)
-        how_far = ("trained", trained_by) if trained_by != names else ("tested", names)
-        controls.append(f"{how_far[0]} through {' and '.join(how_far[1])}")
-    if how.restoration.method != "none" and how.restoration.depth == "ground_truth":
+        verb, cameras = ("trained", trained_by) if trained_by != names else ("tested", names)
+        controls.append(f"{verb} through {' and '.join(cameras)}")
+    if how.restoration.reads_true_depth:
         controls.append("restored with the true depth")
     _check_truths(scenes, how)
     device = resolve_device(how.device, "evaluate.device")
@@ -310,7 +311,7 @@ def _check_truths(scenes: Store, how: Evaluate) -> None:
     """Raise HDEDError where the test reads a truth that the images lack."""
     needs = {
         "all_in_focus": how.network_input == "sharp",
-        "depth": how.restoration.method != "none" and how.restoration.depth == "ground_truth",
+        "depth": how.restoration.reads_true_depth,
     }
     for truth in (name for name, needed in needs.items() if needed):
         if truth not in scenes.attributes["truths"]:
@@ -323,7 +324,8 @@ def _check_truths(scenes: Store, how: Evaluate) -> None:
 def _describe(restoration: Restoration) -> str:
     if restoration.method == "none":
         return ""
-    return f"{restoration.method.replace('_', ' ')}, {restoration.depth.replace('_', ' ')} depth"
+    depth = BY_TRUE_DEPTH if restoration.reads_true_depth else "estimated depth"
+    return f"{restoration.method.replace('_', ' ')}, {depth}"
 
 
 def _system(predictor: Predictor, how: Evaluate) -> tuple[Predict, tuple[str, ...]]:
@@ -344,7 +346,7 @@ def _system(predictor: Predictor, how: Evaluate) -> tuple[Predict, tuple[str, ..
                     "evaluate.restoration: needs the lens of each picture, which the defocused "
                     "store lacks"
                 )
-            true = how.restoration.depth == "ground_truth"
+            true = how.restoration.reads_true_depth
             depth_m = image.depth_m if true else outputs["depth"]
             outputs["all_in_focus"] = restore(image.rgb[..., :3], depth_m, image.lens)
         return found

@@ -138,7 +138,7 @@ class Params(Section):
                 wrong = [each for each in error.errors() if each["type"] != "value_error"]
                 if wrong:
                     where = f"params.yaml: variants.{name}.{section.__name__.lower()}."
-                    raise HDEDError(f"{where}{_first(wrong)}") from None
+                    raise HDEDError(f"{where}{_most_helpful(wrong)}") from None
 
     @property
     def paper_rows(self) -> dict[str, str]:
@@ -339,10 +339,10 @@ def _validate(section: type[T], raw: Mapping[str, Any], where: str) -> T:
         # only the keys of the file are allowed: `lambda`, not the attribute `lambda_`
         return section.model_validate(raw, by_alias=True, by_name=False)
     except ValidationError as error:
-        raise HDEDError(f"{where}{_first(error.errors())}") from None
+        raise HDEDError(f"{where}{_most_helpful(error.errors())}") from None
 
 
-def _first(errors: Sequence[Mapping[str, Any]]) -> str:
+def _most_helpful(errors: Sequence[Mapping[str, Any]]) -> str:
     """Return the error that helps most, in one line.
 
     An unknown key comes first: it often is a misspelling of one that is then missing.

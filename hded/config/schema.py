@@ -506,6 +506,11 @@ class Restoration(Section):
     steps: Count = 8
     precision: Precision = "float32"
 
+    @property
+    def reads_true_depth(self) -> bool:
+        """Return whether it deconvolves by the true depth: a control."""
+        return self.method != "none" and self.depth == "ground_truth"
+
 
 class Evaluate(Section):
     """Settings of evaluation.

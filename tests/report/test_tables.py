@@ -21,11 +21,13 @@ from support.report_fixtures import VARIANTS, Tree, write_tree
 from hded.common.errors import HDEDError
 from hded.network.cost import count_operations
 from hded.optics import Sensor
+from hded.records import BY_TRUE_DEPTH
 from hded.report.read.runs import Selection, read_selection
 from hded.report.tables.architecture import build_architecture
 from hded.report.tables.blur import build_cameras, build_focus, read_defocused
 from hded.report.tables.build import NO_BOUND, NOT_PRINTED, PAIRS, build_tables
 from hded.report.tables.captions import camera_sentence, describe_networks, network_title
+from hded.report.tables.controls import build_controls
 from hded.report.tables.facts import FACTS
 from hded.report.tables.held_out import NOT_VALIDATED, build_held_out
 from hded.report.tables.model import Cell, Column, Part, Row, Table, mark_best, measured, number
@@ -388,7 +390,8 @@ def test_a_restoration_by_the_true_depth_is_a_row_that_does_not_compete(
     tree = write_tree(tmp_path, variants=("full", "l1_l1"), frames=3, pictured=1)
     path = tree.folder("nyu", "l1_l1") / "evaluation.json"
     record = json.loads(path.read_text())
-    record |= {"control": "restored with the true depth", "restoration": "total variation"}
+    record["control"] = "restored with the true depth"
+    record["restoration"] = f"total variation, {BY_TRUE_DEPTH}"
     path.write_text(json.dumps(record))
     metrics = tree.folder("nyu", "l1_l1") / "metrics.json"
     content = json.loads(metrics.read_text())
@@ -400,6 +403,21 @@ def test_a_restoration_by_the_true_depth_is_a_row_that_does_not_compete(
     cell = rows["l1_l1"].cells[columns.index("native.psnr")]
     assert cell.text == "99.00" and not cell.best
     assert "true depth" in rows["l1_l1"].cells[columns.index("reads")].text
+
+
+def test_a_restoration_by_the_estimated_depth_through_another_camera_reads_no_true_depth(
+    tmp_path: Path,
+) -> None:
+    tree = write_tree(tmp_path, variants=("full", "l1_l1"), frames=3, pictured=1)
+    path = tree.folder("nyu", "l1_l1") / "evaluation.json"
+    record = json.loads(path.read_text())
+    record["control"] = "tested through d3net"
+    record["restoration"] = "total variation, estimated depth"
+    path.write_text(json.dumps(record))
+    part = build_tables(select(tree), VARIANTS, {"l1_l1": "Anwar et al."})[2].parts[0]
+    assert "l1_l1" not in {row.label for row in part.rows}
+    controls = build_controls(select(tree), VARIANTS)
+    assert controls and [row.label for row in controls.parts[0].rows] == ["full", "l1_l1"]
 
 
 @pytest.mark.parametrize(

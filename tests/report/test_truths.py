@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from support.report_fixtures import VARIANTS, Tree, write_tree
 
+from hded.records import BY_TRUE_DEPTH
 from hded.report.comparison import write_comparison
 from hded.report.page.pictures import read_pictures, view_scene
 from hded.report.publish import write_results
@@ -103,7 +104,11 @@ def test_a_dataset_of_two_may_have_no_pixel_with_depth(tmp_path: Path):
 def test_a_restoration_by_the_true_depth_is_best_nowhere(tmp_path: Path):
     tree = write_tree(tmp_path, variants=("full", "depth_only", "deblur_only"), frames=3)
     known = tree.folder(variant="deblur_only")
-    change(known / "evaluation.json", restoration="tv", control="restored with the true depth")
+    change(
+        known / "evaluation.json",
+        restoration=f"total variation, {BY_TRUE_DEPTH}",
+        control="restored with the true depth",
+    )
     images = json.loads((known / "metrics.json").read_text())["all_in_focus"]
     for methods in images.values():
         methods["network"] |= {"psnr": 90.0, "ssim": 1.0}

@@ -21,6 +21,7 @@ from hded.common.heads import ALL_IN_FOCUS, DEPTH
 from hded.metrics import DEPTH_METRICS, IMAGE_METRICS
 from hded.optics import NOT_DEFOCUSED
 from hded.records import (
+    BY_TRUE_DEPTH,
     REPAIR,
     EvaluationRecord,
     Metrics,
@@ -93,6 +94,11 @@ class Run:
     def blurred(self) -> bool:
         """Return False where the network was tested on all-in-focus images, else True."""
         return self.camera["name"] != NOT_DEFOCUSED
+
+    @property
+    def by_true_depth(self) -> bool:
+        """Return whether it restores by the true depth, which no system has: a control."""
+        return self.restoration.endswith(BY_TRUE_DEPTH)
 
     @property
     def outputs(self) -> frozenset[str]:

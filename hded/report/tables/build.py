@@ -152,7 +152,7 @@ def _parts(
 ) -> list[Part]:
     """Return the part with the paper's layout, then one for each further protocol."""
     # a restoration by the true depth is a control, and the ceiling of what stands beside it
-    beside = [run for run in runs if run.control and run.restoration and number == "IV"]
+    beside = [run for run in runs if run.by_true_depth and number == "IV"]
     measured_here = {run.variant for run in (*comparable(runs), *beside)}
     controls = {run.variant for run in runs if run.control} - measured_here
     variants = [variant for variant in variants if variant not in controls]

@@ -30,7 +30,7 @@ def build_controls(selection: Selection, descriptions: Mapping[str, str]) -> Tab
         variants = [
             v
             for v, run in firsts.items()
-            if not run.blurred or (run.control and not run.restoration)
+            if not run.blurred or (run.control and not run.by_true_depth)
         ]
         if variants:
             plain = [v for v in selection.variants if v == MAIN_VARIANT]

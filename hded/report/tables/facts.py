@@ -25,7 +25,7 @@ def _reads(run: Run) -> Cell:
     count = run.training.model.shots
     kind = "all-in-focus" if run.reads == "sharp" else "defocused"
     text = f"{NUMBERS.get(count, str(count))} {kind}"
-    if run.control and run.restoration:
+    if run.by_true_depth:
         text += ", true depth"
     return Cell(text, text)
 
