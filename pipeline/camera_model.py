@@ -17,6 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from hded.commands.common import positive
 from hded.common.errors import HDEDError
 from hded.common.files import write_csv, write_text
 from hded.common.progress import progress
@@ -30,6 +31,7 @@ from hded.evaluation.camera_model import (
     relative_sigma_px,
 )
 from hded.optics import ThinLens
+from hded.optics.camera import STATED
 from hded.report.tables.captions import camera_sentence
 from hded.store import Store, open_store
 from pipeline.lib import stage
@@ -46,12 +48,17 @@ SHOWN = {
 def main() -> None:
     """Measure, compare, and write the page."""
     parser = stage.parser(__doc__, "dataset", "camera", "name")
-    parser.add_argument("--sharp-f-number", type=float, help="of the sharp photographs; else none")
+    parser.add_argument(
+        "--sharp-f-number", type=positive, help="of the sharp photographs; else none"
+    )
     args = parser.parse_args()
-    (camera, *_) = load_params(stage.PARAMS).camera(args.camera, "--camera")
+    (camera, *others) = load_params(stage.PARAMS).camera(args.camera, "--camera")
     scenes = open_store(stage.FRAMES / args.dataset)
+    stated = [column for column in STATED.values() if column in scenes.frames]
+    one_lens = not (others or len(scenes.frames[stated].drop_duplicates()) > 1)
     needed = "defocused" in scenes.arrays and len(scenes.attributes["truths"]) == 2
-    if not needed or camera.draws or not len(scenes.indices("train")):
+    camera = camera.of_frame(scenes.frames.iloc[0].to_dict())
+    if not needed or camera.draws or not one_lens or not len(scenes.indices("train")):
         raise HDEDError(
             f"{args.dataset} by {args.camera}: needs photographs (rgb/, depth/ and defocused/) in "
             "both splits, and a camera with one lens"

@@ -65,6 +65,11 @@ def main() -> None:
             f"{dataset}: {args.camera} blurs all frames alike; lenses.csv is for a camera with "
             "photographs: true"
         )
+    if "defocused" in scenes.arrays and not cameras[0].photographs:
+        print(
+            f"{dataset}: {args.camera} renders its images anew; the photographs in defocused/ are "
+            "read by a camera with photographs: true"
+        )
     camera = {**describe_cameras(cameras, width_px, columns), "renderer": settings.renderer}
     if _took_photographs(cameras, scenes):
         camera = describe_photographs(cameras, width_px, columns)

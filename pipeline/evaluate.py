@@ -6,7 +6,8 @@ Writes per-image errors (depth.csv, all_in_focus.csv), aggregates (metrics.json)
 (evaluation.json), error curves, and a few examples as images.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from hded.blur.render import check_rendered
 from hded.common.errors import HDEDError
 from hded.common.files import finite, safe_name, write_csv, write_json
 from hded.common.heads import HEADS
@@ -115,7 +117,7 @@ def open_trial(cell: Cell) -> Trial:
     """Load a cell's network and open its images."""
     params = load_params(stage.PARAMS)
     trained = stage.TRAINED / cell.path
-    _, _, how = params.variant(cell.variant)
+    _, train, how = params.variant(cell.variant)
     names = params.test_camera_names(cell.variant, cell.dataset)
     scenes = open_store(stage.FRAMES / cell.dataset)
     stores = [stage.DEFOCUSED / cell.dataset / name for name in names]
@@ -135,9 +137,14 @@ def open_trial(cell: Cell) -> Trial:
         trained_by = params.camera_names(cell.variant, trained_on)
         verb, cameras = ("trained", trained_by) if trained_by != names else ("tested", names)
         controls.append(f"{verb} through {' and '.join(cameras)}")
+    if how.network_input != train.network_input:
+        kind = "all-in-focus" if how.network_input == "sharp" else "defocused"
+        controls.append(f"tested on {kind} images")
     if how.restoration.reads_true_depth:
         controls.append("restored with the true depth")
     _check_truths(scenes, how)
+    for each in renderings:
+        check_rendered(cell.dataset, scenes.attributes["truths"], each.attributes["camera"])
     device = resolve_device(how.device, "evaluate.device")
     limit_threads()
     predictor = load_predictor(trained / NAME, device, hflip=how.hflip)
@@ -171,8 +178,13 @@ def _measurement(cell: Cell, median_m: float, digest: str) -> Measurement:
     return Measurement(cell, median_m, digest, open_trial(cell))
 
 
-def measure(cell: Cell, trial: Trial, scheduler: str | None) -> Evaluation:
-    """Return the evaluation of a cell's network on all of its test images."""
+@contextmanager
+def measured(cell: Cell, trial: Trial, scheduler: str | None) -> Iterator[Evaluation]:
+    """Yield the evaluation of a cell's network on all of its test images.
+
+    Its blocks are kept until the caller has done all that follows: a later failure, as of an MLflow
+    server, costs no measurement.
+    """
     if len(trial.scenes.indices("train")):
         median_m = median_depth_m(trial.scenes)
     else:  # photographs for a test alone
@@ -188,19 +200,24 @@ def measure(cell: Cell, trial: Trial, scheduler: str | None) -> Evaluation:
     markers = [folder / MARKER for folder in (trial.scenes.folder, *trial.stores)]
     files = [*markers, stage.TRAINED / cell.path / NAME]
     with unfinished(f"evaluate/{cell.path.as_posix()}", trial.settings, files) as folder:
-        return images.summarise(run_task(task, folder, scheduler))
+        yield images.summarise(run_task(task, folder, scheduler))
 
 
 def main() -> None:
     """Run the stage."""
     args = stage.parser(__doc__, "dataset", "variant", "seed", scheduler=True).parse_args()
     cell = Cell(args.dataset, args.variant, args.seed)
-    trained, out = stage.TRAINED / cell.path, stage.EVALUATED / cell.path
     trial = open_trial(cell)
+    with measured(cell, trial, args.scheduler) as result:
+        _report(cell, trial, result)
+
+
+def _report(cell: Cell, trial: Trial, result: Evaluation) -> None:
+    """Test degraded images, too; write everything and log it to MLflow."""
+    trained, out = stage.TRAINED / cell.path, stage.EVALUATED / cell.path
     how, predictor, predict, heads = trial.how, trial.predictor, trial.predict, trial.heads
     scenes, renderings, control = trial.scenes, trial.renderings, trial.control
     defocused, run = renderings[0], trial.run
-    result = measure(cell, trial, args.scheduler)
     degraded = 0 if control else min(how.robustness_frames, len(defocused.indices("test")))
     robustness = {}
     for degradation in DEGRADATIONS if degraded else ():
@@ -228,13 +245,13 @@ def main() -> None:
     metrics = Metrics.model_validate(result.metrics)
     write_json(out / "metrics.json", to_json(metrics), allow_nan=True)
     attributes = scenes.attributes
-    data = fingerprint.of_data(stage.FRAMES / args.dataset, *trial.stores)
+    data = fingerprint.of_data(stage.FRAMES / cell.dataset, *trial.stores)
     record = EvaluationRecord(
-        dataset=args.dataset,
+        dataset=cell.dataset,
         format=attributes["format"],
         source=attributes["source"],
-        variant=args.variant,
-        seed=args.seed,
+        variant=cell.variant,
+        seed=cell.seed,
         heads=heads,
         truths=tuple(attributes["truths"]),
         geometry=predictor.geometry,
@@ -249,11 +266,11 @@ def main() -> None:
         robustness_frames=degraded,
         skipped=tuple(attributes["skipped"]),
         control=control,
-        digest=fingerprint.of_settings(trial.settings | {"dataset": args.dataset, "data": data}),
+        digest=fingerprint.of_settings(trial.settings | {"dataset": cell.dataset, "data": data}),
         protocols=tuple(Protocol(**block) for block in result.protocols),
     )
     write_json(out / "evaluation.json", to_json(record))
-    name = (args.dataset, args.variant, args.seed)
+    name = (cell.dataset, cell.variant, cell.seed)
     summary = summarise(result)
     write_json(stage.plot_path(stage.METRICS, *name, ".json"), summary)
     errors = result.by_depth.table()  # empty if the network has no depth head
@@ -265,9 +282,9 @@ def main() -> None:
     for frame in picked["frame"]:
         write_example(out / "scenes" / safe_name(frame), frame, predict, scenes, renderings)
     tags = {
-        "variant": args.variant,
-        "seed": str(args.seed),
-        "tested_on": args.dataset,
+        "variant": cell.variant,
+        "seed": str(cell.seed),
+        "tested_on": cell.dataset,
         "test_camera": "+".join(each.attributes["camera"]["name"] for each in renderings),
         "evaluation_commit": provenance.commit(),
         "evaluation_device": provenance.hardware(torch.device(trial.device)),
@@ -278,7 +295,7 @@ def main() -> None:
         tracker.metrics(summary)  # short names, so that MLflow lists them before the others
         tracker.metrics(flatten(result.metrics, "test/", separator="/"))
         tracker.dataset(
-            args.dataset,
+            cell.dataset,
             data,
             attributes["source"],
             "testing",

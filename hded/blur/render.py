@@ -1,6 +1,6 @@
 """Render a defocused image: depth -> circle of confusion -> blur -> noise -> 8 bits -> JPEG."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from zlib import crc32
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from hded.blur import gaussian_gather, layered_blur
 from hded.blur.holes import fill_holes
 from hded.common.errors import HDEDError
+from hded.common.heads import ALL_IN_FOCUS, DEPTH
 from hded.optics import (
     IDEAL,
+    NOT_DEFOCUSED,
     Camera,
     Renderer,
     Sensor,
@@ -61,6 +63,23 @@ def describe_photographs(
         )
     described = describe_cameras([replace(cameras[0], sensor=IDEAL)], image_width_px, columns)
     return {**described, "renderer": PHOTOGRAPHS}
+
+
+def check_rendered(dataset: str, truths: Collection[str], camera: Mapping[str, Any]) -> None:
+    """Raise HDEDError for renderings of frames that lack what a camera blurs.
+
+    truths: the kinds of truth that the frames have. Photographs may lack one of them, whose place
+    in the store a stand-in takes. camera: the description of the camera of the images.
+    """
+    if camera["name"] == NOT_DEFOCUSED or camera.get("renderer") == PHOTOGRAPHS:
+        return
+    for truth in (DEPTH, ALL_IN_FOCUS):
+        if truth not in truths:
+            raise HDEDError(
+                f"{dataset}: its frames hold no true {truth.replace('_', '-')}, without which "
+                f"camera {camera['name']} cannot blur them; use its photographs, by a camera with "
+                "photographs: true"
+            )
 
 
 def sensor_rng(camera: str, seed: int, frame: int, rendering: int = 0) -> np.random.Generator:

@@ -2,11 +2,11 @@
 
 Takes photographs, and folders of them. For PHOTO.jpg it writes, at the photograph's own size:
 PHOTO_depth.png (16-bit, millimetres), PHOTO_depth_preview.png, PHOTO_all_in_focus.png, and
-PHOTO.json, which says by which lens depth was found and what its limits are; by a network that
+PHOTO.json, which says what is known of the lens and what the limits of depth are; by a network that
 states it, PHOTO_confidence.png, where 255 is certainty that depth is within a factor of 1.25, by
-the lens that was used. The lens is that of the options, or else of EXIF. Where the focus distance
-is not known, and the network was trained through several lenses, depth is in units of it:
-PHOTO_depth_relative.png holds thousandths.
+the lens that was used. The lens is that of the options, or else of EXIF. Where it
+is not wholly known, and the network was trained through several lenses, depth is in units of the
+focus distance: PHOTO_depth_relative.png holds thousandths.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -62,7 +62,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--tile",
         type=int,
         default=TILE_PX,
-        help="process photographs with a longer side in tiles of this side [px]",
+        help="side of the tiles [px] of what is longer at the size that the network sees",
     )
     parser.add_argument(
         "--overlap", type=int, default=OVERLAP_PX, help="overlap of neighbouring tiles [px]"
@@ -93,7 +93,7 @@ def predict(arguments: Namespace) -> None:
         make_folder(arguments.out)
         found = estimate(predictor, photo.rgb, arguments.tile, arguments.overlap, view)
         depth = found.thousandths
-        notes = [*view.notes, *found.notes, *_remarks(predictor, photo, depth)]
+        notes = [*view.notes, *found.notes, *_remarks(predictor, photo, depth, view.unit)]
         for note in notes:
             bar.write(f"{path}: {note}")
         _write(arguments, path.stem, photo, found, depth, relative=view.unit != "m")
@@ -105,7 +105,9 @@ def predict(arguments: Namespace) -> None:
         raise HDEDError("; ".join(failed))
 
 
-def _remarks(predictor: Predictor, photo: Photo, depth: NDArray[np.uint16] | None) -> Iterator[str]:
+def _remarks(
+    predictor: Predictor, photo: Photo, depth: NDArray[np.uint16] | None, unit: str
+) -> Iterator[str]:
     """Yield what a user must know of one result; depth: in thousandths of its unit."""
     height, width = photo.rgb.shape[:2]
     if predictor.geometry == "resize":
@@ -118,8 +120,8 @@ def _remarks(predictor: Predictor, photo: Photo, depth: NDArray[np.uint16] | Non
         saturated = float((depth == LARGEST).mean())
         if saturated:
             yield (
-                f"{saturated:.1%} of the depth is at or beyond {LARGEST / 1000} m, the most that "
-                f"16 bits of millimetres hold; those pixels are {LARGEST}"
+                f"{saturated:.1%} of the depth is at or beyond {LARGEST / 1000} times the unit "
+                f"({unit}), the most that 16 bits of thousandths hold; those pixels are {LARGEST}"
             )
 
 
@@ -135,6 +137,9 @@ def _write(
     """Write the images of one photograph."""
     name = f"{stem}_depth_relative" if relative else f"{stem}_depth"
     values, image = found.depth, found.all_in_focus
+    other = f"{stem}_depth" if relative else f"{stem}_depth_relative"
+    for end in (".png", ".npy"):  # an earlier run's, in the unit that PHOTO.json no longer states
+        (arguments.out / f"{other}{end}").unlink(missing_ok=True)
     if depth is not None and values is not None:
         save(Image.fromarray(depth).save, arguments.out / f"{name}.png")
         save(preview(depth).save, arguments.out / f"{stem}_depth_preview.png")

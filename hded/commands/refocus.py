@@ -35,7 +35,7 @@ from hded.inference.predictor import Predictor
 from hded.inference.refocus import LARGEST_COC_PX, refocus
 from hded.inference.view import View, taken_lens
 from hded.optics import ThinLens
-from hded.optics.photograph import StatedLens
+from hded.optics.photograph import StatedLens, with_lens
 
 TAKEN = "taken-"
 
@@ -82,6 +82,8 @@ def refocus_photographs(arguments: Namespace) -> None:
             except HDEDError as error:
                 failed.append(f"{path}: {error}")
                 break
+            if photo.exif:
+                photo = replace(photo, exif=with_lens(photo.exif, lens))
             save(partial(photo.save, image), arguments.out / f"{path.stem}_refocused{end}.png")
     if failed:
         raise HDEDError("; ".join(failed))

@@ -5,12 +5,21 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from hded.common.errors import HDEDError, first_line
 
 ORIENTATION = 0x0112  # the EXIF tag
 SWAPPED = (5, 6, 7, 8)  # its values that swap width and height
+TURNS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands
 
 
@@ -77,8 +86,10 @@ def turned_upright(image: Image.Image, path: Path | BinaryIO) -> tuple[Image.Ima
         raise HDEDError(
             f"{_name(path)}: greyscale of more than 8 bits; save it with 8 bits per channel"
         )
+    turn = orientation(image)
     try:
-        return ImageOps.exif_transpose(image).convert("RGB"), orientation(image)
+        # ImageOps.exif_transpose would write EXIF anew, which fails where a part of it is damaged
+        return turned(image.convert("RGB"), turn), turn
     except Exception as error:
         raise _unreadable(path, error) from error
 
@@ -94,8 +105,7 @@ def orientation(image: Image.Image) -> int:
 
 def turned(image: Image.Image, turn: int) -> Image.Image:
     """Return an image turned as one with EXIF orientation `turn` must be to stand upright."""
-    image.getexif()[ORIENTATION] = turn
-    return ImageOps.exif_transpose(image)
+    return image.transpose(TURNS[turn]) if turn in TURNS else image
 
 
 def turned_array(pixels: NDArray, turn: int) -> NDArray:

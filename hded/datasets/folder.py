@@ -204,7 +204,7 @@ def _paired(folder: Path, notes: Counter[str]) -> dict[str, _Files]:
         raise HDEDError(f"{folder}: has defocused/ alone; it needs rgb/ or depth/ beside it")
     found = {name: _by_stem(folder / name, SUFFIXES[name], notes) for name in kinds}
     if (folder / PAIRS).is_file():
-        return _listed_pairs(folder / PAIRS, found)
+        return _listed_pairs(folder / PAIRS, found, notes)
     names = set().union(*found.values())
     if odd := sorted(name for name in names if any(name not in of for of in found.values())):
         where = " and ".join(f"{kind}/" for kind in kinds)
@@ -217,7 +217,9 @@ def _paired(folder: Path, notes: Counter[str]) -> dict[str, _Files]:
     return {name: _Files(**{kind: of[name] for kind, of in found.items()}) for name in names}
 
 
-def _listed_pairs(path: Path, found: dict[str, dict[str, Path]]) -> dict[str, _Files]:
+def _listed_pairs(
+    path: Path, found: dict[str, dict[str, Path]], notes: Counter[str]
+) -> dict[str, _Files]:
     """Return the files of each scene that pairs.csv lists; it is named by its first photograph."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -228,6 +230,7 @@ def _listed_pairs(path: Path, found: dict[str, dict[str, Path]]) -> dict[str, _F
             f"{path}: has the columns {', '.join(table.columns)}; give {', '.join(found)}"
         )
     files: dict[str, _Files] = {}
+    used: dict[str, set[str]] = {kind: set() for kind in found}
     for row in table.to_dict("records"):
         pair = {}
         for kind, of in found.items():
@@ -235,6 +238,7 @@ def _listed_pairs(path: Path, found: dict[str, dict[str, Path]]) -> dict[str, _F
             if stem not in of:
                 raise HDEDError(f"{path}: {row[kind]!r} is not in {kind}/; correct the line")
             pair[kind] = of[stem]
+            used[kind].add(stem)
         one = _Files(**pair)
         name = composed(one.picture.stem)
         if name in files:
@@ -242,6 +246,9 @@ def _listed_pairs(path: Path, found: dict[str, dict[str, Path]]) -> dict[str, _F
         files[name] = one
     if not files:
         raise HDEDError(f"{path}: lists no pair")
+    for kind, of in found.items():
+        if unlisted := len(of.keys() - used[kind]):
+            notes[f"in {kind}/, but not in {PAIRS}"] += unlisted
     return files
 
 

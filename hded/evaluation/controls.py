@@ -5,6 +5,7 @@ another camera, or not defocused at all.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from hded.optics import (
     describe_cameras,
     recorded_lens,
 )
+from hded.optics.camera import STATED
 from hded.store import Store
 
 
@@ -70,7 +72,9 @@ class ControlRenderings:
         else:
             self.frames = list_renderings(frame_store.frames, [camera])
             width_px = frame_store.attributes["image_width_px"]
-            description = {**describe_cameras([camera], width_px), "renderer": renderer}
+            # the focus distance is the control's, not the frame's own
+            columns = set(frame_store.frames.columns) - {STATED["focus_distance_m"]}
+            description = {**describe_cameras([camera], width_px, columns), "renderer": renderer}
         self.attributes = {"camera": description}
 
     def indices(self, split: str) -> NDArray[np.int64]:
@@ -90,7 +94,9 @@ class ControlRenderings:
         frame = int(self.frames["frame_index"].iloc[index])
         width_px = self._store.attributes["image_width_px"]
         depth_m = self._store.read("depth", frame)
-        return self._camera.lens(depth_m, width_px, np.random.default_rng([self._seed, frame]))
+        own = self._camera.of_frame(self.frames.iloc[index].to_dict())
+        camera = replace(own, focus_distance_m=self._camera.focus_distance_m)
+        return camera.lens(depth_m, width_px, np.random.default_rng([self._seed, frame]))
 
     def _render(self, index: int) -> dict[str, NDArray]:
         frame = int(self.frames["frame_index"].iloc[index])

@@ -207,6 +207,13 @@ class EvaluationSet:
         self._sizes = (
             [network_size] if network_size else list(dict.fromkeys([self._native, PAPER_SIZE]))
         )
+        for other in renderings[1:]:
+            if list(other.frames["frame_index"]) != list(defocused.frames["frame_index"]):
+                names = (each.attributes["camera"]["name"] for each in (defocused, other))
+                raise HDEDError(
+                    f"cameras {' and '.join(names)}: their images are read together, but one of "
+                    "them has more focus distances; give both one"
+                )
         self._table = defocused.frames
         self._several = self._table["camera_index"].nunique() > 1
         self._rows = defocused.indices("test")

@@ -167,6 +167,8 @@ def _by_assumption(
             f"{missing} not known: depth is in units of the focus distance, for a lens typical of "
             "training; its order is meaningful, its scale is not"
         )
+        if unused := [WORDS[name] for name in WORDS if name not in stated.missing]:
+            note += f"; the photograph's {' and '.join(unused)} was not used"
     return replace(
         found, factor=found.factor / focus_m, unit="focus distance", notes=(note, *found.notes)
     )

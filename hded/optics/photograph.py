@@ -105,6 +105,16 @@ def lens_of_exif(image: Image.Image) -> StatedLens:
     )
 
 
+def with_lens(exif: bytes, lens: ThinLens) -> bytes:
+    """Return the EXIF of a photograph with this lens's f-number and focus distance."""
+    tags = Image.Exif()
+    tags.load(exif)
+    lens_tags = tags.get_ifd(EXIF_IFD)
+    lens_tags[TAGS["f_number"]] = lens.f_number
+    lens_tags[TAGS["subject_distance"]] = lens.focus_distance_m
+    return tags.tobytes()
+
+
 def _sensor_width_m(found: dict[str, float | None], size: tuple[int, int]) -> float | None:
     long, short = max(size), min(size)
     width_m = None

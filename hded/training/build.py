@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hded.blur.lenses import need_lenses
-from hded.blur.render import PHOTOGRAPHS
+from hded.blur.render import PHOTOGRAPHS, check_rendered
 from hded.common.errors import HDEDError
 from hded.common.memory import available_bytes
 from hded.config.schema import Network, Train
@@ -87,6 +87,9 @@ def build_fit(
             "train.refocus: on_the_fly would not read; set it to stored"
         )
     reads = loss.needs_defocused or train.network_input == "defocused"
+    for store in defocused if reads else ():
+        dataset, truths = scenes.attributes["dataset"], scenes.attributes["truths"]
+        check_rendered(dataset, truths, store.attributes["camera"])
     stores = defocused if reads and not anew else ()
     kept = (train.size_px, train.size_px) if train.geometry == "resize" and not anew else None
     count = len(training) + len(held_out)

@@ -18,6 +18,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, DataType, Schema
 from PIL import Image
 
+from hded.common.deep_image import eight_bits
 from hded.common.errors import HDEDError
 from hded.inference import Predictor, load_predictor
 from hded.inference.photo import estimate, read_photo
@@ -51,7 +52,11 @@ class ServedNetwork(PythonModel):
             if view.unit != "m":
                 raise HDEDError(f"row {number}: {'; '.join(view.notes)}")
             found = estimate(self.predictor, photo.rgb, view=view)
-            images = {"depth": found.thousandths, "all_in_focus": found.all_in_focus}
+            sharp = found.all_in_focus
+            images = {
+                "depth": found.thousandths,
+                "all_in_focus": None if sharp is None else eight_bits(sharp),
+            }
             rows.append({OUTPUTS[h]: _png(images[h]) for h in self.predictor.network.heads})
         return pd.DataFrame(rows)
 

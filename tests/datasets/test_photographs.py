@@ -102,6 +102,10 @@ def test_a_table_pairs_files_of_other_names(tmp_path: Path) -> None:
     assert raw.frames["frame"].tolist() == NAMES
     np.testing.assert_array_equal(raw.read(1)["rgb"], sharp(1))
     np.testing.assert_array_equal(raw.read(1)["defocused"], photograph(1))
+    assert not any("pairs.csv" in note for note in raw.notes)
+    (folder / "pairs.csv").write_text("\n".join(["defocused,rgb,depth", *lines[:-1]]))
+    notes = own(folder).notes
+    assert {notes[f"in {kind}/, but not in pairs.csv"] for kind in ("rgb", "defocused")} == {1}
 
 
 def test_the_truth_is_registered_and_the_photograph_is_not(tmp_path: Path) -> None:

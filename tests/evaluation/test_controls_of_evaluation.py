@@ -5,17 +5,20 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from support.cameras import PAPER
 from support.stores import write_stores
 
 from hded.blur import gaussian_gather_reference
 from hded.blur.holes import fill_holes
+from hded.blur.render import PHOTOGRAPHS, check_rendered
 from hded.common.errors import HDEDError
 from hded.config.schema import Evaluate, Restoration
 from hded.evaluation.controls import ControlRenderings
-from hded.evaluation.evaluate import SystemInput, evaluate, read_system_input
-from hded.optics import Camera
+from hded.evaluation.evaluate import EvaluationSet, SystemInput, evaluate, read_system_input
+from hded.optics import NOT_DEFOCUSED, Camera
 from hded.training.frames import TrainingFrames
 from hded.training.samplers import StoredSampler
 from hded.training.validation import whole_frames
@@ -125,3 +128,39 @@ def test_a_test_that_reads_a_truth_which_is_not_there_is_refused(
         _check_truths(store, how)  # pyright: ignore[reportArgumentType]
     store.attributes["truths"] = ["depth", "all_in_focus"]
     _check_truths(store, how)  # pyright: ignore[reportArgumentType]
+
+
+def test_stand_ins_of_frames_that_lack_a_truth_are_never_rendered() -> None:
+    """Else a photograph would be blurred a second time, or a sharp one count as defocused."""
+    rendered, taken = PAPER.describe(640), {**PAPER.describe(640), "renderer": PHOTOGRAPHS}
+    for truths, word in ((("depth",), "all-in-focus"), (("all_in_focus",), "depth")):
+        with pytest.raises(HDEDError, match=f"own: its frames hold no true {word}, .*photographs"):
+            check_rendered("own", truths, rendered)
+        check_rendered("own", truths, taken)
+        check_rendered("own", truths, {"name": NOT_DEFOCUSED})
+    check_rendered("own", ("depth", "all_in_focus"), rendered)
+
+
+def test_a_control_keeps_the_frames_own_lens_and_changes_its_focus_alone(tiny) -> None:
+    count = len(tiny.scenes.frames)
+    own = tiny.scenes.frames.assign(
+        stated_f_number=np.linspace(2, 8, count), stated_focus_distance_m=np.full(count, 1.5)
+    )
+    scenes = SimpleNamespace(frames=own, attributes=tiny.scenes.attributes, read=tiny.scenes.read)
+    retaken = ControlRenderings(scenes, replace(FAR, photographs=True))  # pyright: ignore
+    for row in (0, 5, count - 1):
+        lens = retaken.lens(row)
+        assert lens is not None and lens.focus_distance_m == 4.0
+        assert lens.f_number == pytest.approx(own["stated_f_number"].iloc[row])
+    described = retaken.attributes["camera"]
+    assert described["f_number"] is None and described["focus_distance_m"] == 4.0
+
+
+def test_images_that_are_read_together_are_of_the_same_frames(tiny) -> None:
+    several = ControlRenderings(tiny.scenes, FAR)
+    several.frames = pd.concat([several.frames] * 2).sort_values("frame_index", ignore_index=True)
+    with pytest.raises(HDEDError, match=r"far and far: .* has more focus distances; give both one"):
+        EvaluationSet(
+            tiny.scenes, [ControlRenderings(tiny.scenes, FAR), several],
+            heads=("depth",), size_px=None, median_m=2.0,
+        )  # fmt: skip

@@ -1,5 +1,6 @@
 """Photographs of 16 bits per channel: read, restored and written as they are."""
 
+import struct
 from io import BytesIO
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from hded.common.deep_image import decode_deep, eight_bits, encode_deep, is_deep
 from hded.common.errors import HDEDError
-from hded.common.image_io import ORIENTATION, turned_array
+from hded.common.image_io import ORIENTATION, turned, turned_array
 from hded.inference import load_predictor
 from hded.inference.photo import estimate, read_photo
 from hded.inference.view import View
@@ -88,6 +89,21 @@ def test_every_orientation_is_that_of_pillow() -> None:
         image.getexif()[ORIENTATION] = turn
         expected = np.asarray(ImageOps.exif_transpose(image))
         np.testing.assert_array_equal(turned_array(pixels, turn), expected)
+        np.testing.assert_array_equal(np.asarray(turned(Image.fromarray(pixels), turn)), expected)
+
+
+def test_exif_that_pillow_cannot_write_again_does_not_stop_a_photograph(tmp_path: Path) -> None:
+    entries = (
+        struct.pack("<HHII", 0x0100, 5, 1, 38)  # a width that is a fraction
+        + struct.pack("<HHIHH", ORIENTATION, 3, 1, 6, 0)
+    )
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<III", 0, 3, 2)
+    Image.fromarray(photo(5, 8)).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image, pytest.raises(struct.error):
+        image.getexif().tobytes()
+    found = read_photo(tmp_path / "a.png")
+    np.testing.assert_array_equal(found.rgb, turned_array(photo(5, 8), 6))
+    assert found.exif == b""
 
 
 def test_eight_bits_are_the_nearest() -> None:

@@ -12,9 +12,11 @@ from scipy.ndimage import gaussian_filter
 from support.cameras import PAPER
 
 from hded.common.errors import HDEDError
+from hded.inference.photo import read_photo
 from hded.inference.refocus import refocus
 from hded.network.files import read_network, save_network
 from hded.optics import ThinLens
+from hded.optics.photograph import EXIF_IFD, TAGS
 
 LENS = ThinLens(
     focal_length_m=0.05, aperture_m=0.02, focus_distance_m=2.0, pixel_pitch_m=5e-5, max_coc_px=48
@@ -91,6 +93,23 @@ def test_the_command_writes_an_image_for_each_distance(networks, tmp_path) -> No
     assert {f.name for f in (tmp_path / "out").iterdir()} == names
     images = [np.asarray(Image.open(tmp_path / "out" / name)) for name in sorted(names)]
     assert images[0].shape == (60, 90, 3) and not np.array_equal(images[0], images[1])
+
+
+def test_exif_states_the_new_lens(networks, tmp_path) -> None:
+    tags = Image.Exif()
+    tags[0x010F] = "Nikon"
+    lens = tags.get_ifd(EXIF_IFD)
+    lens[TAGS["f_number"]], lens[TAGS["subject_distance"]] = 2.8, 2.0
+    Image.fromarray(photo(60, 90)).save(tmp_path / "a.jpg", exif=tags)
+    done = command(
+        "refocus", tmp_path / "a.jpg", "--checkpoint", networks[0], "--out", tmp_path / "out",
+        *TAKEN, "--focus-distance-m", 4.5, "--f-number", 1.2,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    stated = read_photo(tmp_path / "out/a_refocused.png").lens
+    assert (stated.f_number, stated.focus_distance_m) == pytest.approx((1.2, 4.5))
+    with Image.open(tmp_path / "out/a_refocused.png") as image:
+        assert image.getexif()[0x010F] == "Nikon"
 
 
 def test_without_a_lens_it_asks_for_one_or_takes_that_of_training(networks, tmp_path) -> None:

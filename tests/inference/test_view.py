@@ -250,6 +250,18 @@ def test_without_a_focus_distance_the_file_and_the_message_say_so(of_any, tmp_pa
     written = {f.name for f in (tmp_path / "out").iterdir()}
     assert "a_depth_relative.png" in written and "a_depth.png" not in written
     assert json.loads((tmp_path / "out/a.json").read_text())["notes"]
+    done = command(
+        "predict", tmp_path / "a.png", "--checkpoint", of_any, "--out", tmp_path / "out", *OPTIONS,
+        "--focus-distance-m", 2,
+    )  # fmt: skip
+    assert done.returncode == 0
+    written = {f.name for f in (tmp_path / "out").iterdir()}
+    assert "a_depth.png" in written and "a_depth_relative.png" not in written
+    done = command(
+        "predict", tmp_path / "a.png", "--checkpoint", of_any, "--out", tmp_path / "out",
+        "--focus-distance-m", 2,
+    )  # fmt: skip
+    assert "the photograph's focus distance was not used" in done.stdout + done.stderr
 
 
 def test_the_restored_photograph_keeps_colour_profile_and_exif(of_any, tmp_path) -> None:
