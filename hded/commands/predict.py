@@ -2,11 +2,11 @@
 
 Takes photographs, and folders of them. For PHOTO.jpg it writes, at the photograph's own size:
 PHOTO_depth.png (16-bit, millimetres), PHOTO_depth_preview.png, PHOTO_all_in_focus.png, and
-PHOTO.json, which says what is known of the lens and what the limits of depth are; by a network that
-states it, PHOTO_confidence.png, where 255 is certainty that depth is within a factor of 1.25, by
-the lens that was used. The lens is that of the options, or else of EXIF. Where it
-is not wholly known, and the network was trained through several lenses, depth is in units of the
-focus distance: PHOTO_depth_relative.png holds thousandths.
+PHOTO.json, which records what is known of the lens, and warnings. A network that estimates its
+confidence also gives PHOTO_confidence.png: the probability, 0 to 255, that depth is within a factor
+of 1.25. The lens is taken from the options, otherwise from EXIF. Where it is not wholly known and
+the network was trained with several lenses, depth is relative: PHOTO_depth_relative.png holds
+thousandths of the focus distance.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -62,7 +62,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--tile",
         type=int,
         default=TILE_PX,
-        help="side of the tiles [px] of what is longer at the size that the network sees",
+        help="side of the tiles [px] in which larger images, as resized for the network, are done",
     )
     parser.add_argument(
         "--overlap", type=int, default=OVERLAP_PX, help="overlap of neighbouring tiles [px]"

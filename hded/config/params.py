@@ -150,9 +150,9 @@ class Params(Section):
         return self.variants[variant].train_on or dataset
 
     def camera_names(self, variant: str, dataset: str) -> tuple[str, ...]:
-        """Return the cameras by whose pictures of a dataset a variant's network is trained.
+        """Return the cameras whose images of a dataset train a variant's network.
 
-        There is one, or several for a network that reads a picture by each of them.
+        There is one, or several for a network that reads an image from each of them together.
         """
         chosen, where = self.variants[variant].camera, f"variants.{variant}.camera"
         if chosen is None:
@@ -160,7 +160,7 @@ class Params(Section):
         return self._rendered(chosen, where, dataset)
 
     def test_camera_names(self, variant: str, dataset: str) -> tuple[str, ...]:
-        """Return the cameras by whose pictures of a dataset a variant's network is tested."""
+        """Return the cameras whose images of a dataset test a variant's network."""
         _, _, evaluate = self.variant(variant)
         if evaluate.camera is None:
             return self.camera_names(variant, dataset)

@@ -434,8 +434,9 @@ class Loss(Section):
 class Train(Section):
     """Settings of training, arguments of `hded.training.loop.fit`.
 
-    The defaults are those of the paper and its released code, except that frames are held out for
-    validation. `batch_size` is that of a step, summed over all devices of all nodes (machines).
+    The defaults follow the paper and its released code, except that `geometry` is crop, where the
+    paper resizes, and that frames are held out for validation. `batch_size` is
+    that of a step, summed over all devices of all nodes (machines).
     """
 
     epochs: Count

@@ -20,8 +20,8 @@ ROBUSTNESS_STREAM = 2  # tells these random numbers from those of lens and senso
 class DegradedRenderings:
     """`Renderings` of some evenly spaced test frames, degraded when they are read.
 
-    shot: the place of the camera, since each camera's noise is its own; count: of test renderings,
-    at most all.
+    shot: the position of these images among those that are read together, each of which has noise
+    of its own; count: the number of test renderings, at most all of them.
     """
 
     def __init__(

@@ -99,11 +99,11 @@ def _by_lens(predictor: Predictor, lens: ThinLens, long_side_px: int, scale: flo
 
 
 def taken_lens(predictor: Predictor, stated: StatedLens, long_side_px: int) -> StatedLens:
-    """Return the lens that a photograph counts as taken by.
+    """Return the lens that is assumed to have taken a photograph.
 
-    Where it is not wholly known and the network was trained with one lens, that is the training
-    camera's, of which depth then is, with the photograph's own f-number where that is known.
-    long_side_px: of the photograph.
+    Where the photograph's lens is not wholly known and the network was trained with one lens, it is
+    that one, to which depth then refers, with the photograph's own f-number where that is known.
+    long_side_px: the photograph's longer side.
     """
     trained, known = predictor.lens, predictor.scale
     if not stated.missing or trained is None:

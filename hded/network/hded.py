@@ -143,9 +143,9 @@ class HDEDNet(nn.Module):
         - `depth`: (B, 1, H, W) [m], not clipped;
         - with an ordinal readout `depth_logits`, (B, K, H, W);
         - with the readout `coc` also `coc`, (B, 1, H, W), as `encode_coc` gives it;
-        - with `confidence` that, (B, 1, H, W), the probability that depth is within a factor of
-          1.25 of the truth, and `log_error`, the logarithm of the error that is expected of `coc`
-          or of the logarithm of depth;
+        - with `confidence`: `confidence`, (B, 1, H, W), the probability that depth is within a
+          factor of 1.25 of the truth, and `log_error`, the logarithm of the expected error of
+          `coc`, or of the logarithm of depth;
         - `all_in_focus`: (B, 3, H, W), nominally in [-1, 1];
         - with the decoder `neumann`, in training, `all_in_focus_over_N` (B, 3, H / N, W / N) for
           N = 4, 2, 1: the estimates of each scale;

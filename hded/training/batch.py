@@ -66,7 +66,8 @@ class Exposure:
 def expose(images: Tensor, sensor: Sensor, exposures: Sequence[Exposure], shot: int) -> Tensor:
     """Return 8-bit images (B, H, W, 3) of values in [0, 1] with the noise of a camera.
 
-    shot: the camera's place, since each has noise of its own. It is computed on the CPU.
+    shot: the position of these images among those that are read together, each of which has noise
+    of its own. It is computed on the CPU.
     """
     if sensor.ideal:
         return (images * 255).round().to(torch.uint8)

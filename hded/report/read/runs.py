@@ -172,9 +172,9 @@ def comparable(runs: Sequence[Run]) -> list[Run]:
 
 
 def by_training(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Return the runs by whose training frames' median depth they are compared with, by its label.
+    """Group runs by the training frames whose median depth is their baseline; keys: row labels.
 
-    It is that of the dataset where this has training frames, else of what trained the network.
+    These are the dataset's own training frames; where it has none, those that trained the network.
     """
     if len({run.median_depth_m for run in runs}) < 2:
         return {"training-median depth": list(runs)} if runs else {}
