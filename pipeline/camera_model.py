@@ -30,7 +30,7 @@ from hded.evaluation.camera_model import (
     measure_windows,
     relative_sigma_px,
 )
-from hded.optics import ThinLens
+from hded.optics import Camera, ThinLens
 from hded.optics.camera import STATED
 from hded.report.tables.captions import camera_sentence
 from hded.store import Store, open_store
@@ -45,6 +45,18 @@ SHOWN = {
 }
 
 
+def only_lens(cameras: Sequence[Camera], frames: pd.DataFrame) -> Camera | None:
+    """Return the camera with the lens that took all frames; None where they have several.
+
+    cameras: one for each focus distance; frames: a table that may state lenses (lenses.csv).
+    """
+    stated = (frames[column] for column in STATED.values() if column in frames)
+    if len(cameras) > 1 or any(column.nunique(dropna=False) > 1 for column in stated):
+        return None
+    camera = cameras[0].of_frame(frames.iloc[0].to_dict())
+    return None if camera.draws else camera
+
+
 def main() -> None:
     """Measure, compare, and write the page."""
     parser = stage.parser(__doc__, "dataset", "camera", "name")
@@ -52,13 +64,10 @@ def main() -> None:
         "--sharp-f-number", type=positive, help="of the sharp photographs; else none"
     )
     args = parser.parse_args()
-    (camera, *others) = load_params(stage.PARAMS).camera(args.camera, "--camera")
     scenes = open_store(stage.FRAMES / args.dataset)
-    stated = [column for column in STATED.values() if column in scenes.frames]
-    one_lens = not (others or len(scenes.frames[stated].drop_duplicates()) > 1)
+    camera = only_lens(load_params(stage.PARAMS).camera(args.camera, "--camera"), scenes.frames)
     needed = "defocused" in scenes.arrays and len(scenes.attributes["truths"]) == 2
-    camera = camera.of_frame(scenes.frames.iloc[0].to_dict())
-    if not needed or camera.draws or not one_lens or not len(scenes.indices("train")):
+    if not needed or camera is None or not len(scenes.indices("train")):
         raise HDEDError(
             f"{args.dataset} by {args.camera}: needs photographs (rgb/, depth/ and defocused/) in "
             "both splits, and a camera with one lens"

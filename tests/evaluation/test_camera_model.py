@@ -1,5 +1,6 @@
 """Blur that is measured between photographs, on pairs whose blur is known."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
+from support.cameras import PAPER
 
 from hded.blur import gaussian_gather
 from hded.evaluation.camera_model import (
@@ -18,6 +20,7 @@ from hded.evaluation.camera_model import (
     relative_sigma_px,
 )
 from hded.optics import ThinLens
+from pipeline.camera_model import only_lens
 
 LENS = ThinLens(
     focal_length_m=0.035, aperture_m=0.0125, focus_distance_m=1.64, pixel_pitch_m=36.6e-6
@@ -116,3 +119,17 @@ def test_the_true_blur_explains_a_photograph_best() -> None:
     assert list(scores) == ["sharp", "uniform", "gather", "layered", "fitted"]
     assert scores["sharp"] < scores["uniform"] < scores["gather"] < scores["fitted"]
     assert scores["fitted"] > 55
+
+
+def test_one_lens_is_the_cameras_or_that_of_all_frames() -> None:
+    taker, frames = replace(PAPER, photographs=True), pd.DataFrame({"frame": ["a", "b"]})
+    assert only_lens([taker], frames) == taker
+    alike = frames.assign(stated_f_number=8.0)
+    found = only_lens([taker], alike)
+    assert (
+        found is not None and found.lens(np.empty(0), 640, np.random.default_rng(0)).f_number == 8
+    )
+    assert only_lens([taker], frames.assign(stated_f_number=[8.0, 4.0])) is None
+    assert only_lens([taker], frames.assign(stated_focus_distance_m=[1.0, np.nan])) is None
+    assert only_lens([taker, replace(taker, focus_distance_m=4.0)], frames) is None
+    assert only_lens([replace(taker, focus_distance_m=None)], frames) is None

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
+from subprocess import CompletedProcess
 
 import numpy as np
 import pandas as pd
@@ -103,3 +105,43 @@ def test_a_folder_that_lacks_one_truth_is_scored_by_the_other(clone: Clone) -> N
     table = (clone.root / "reports/tables/table4.md").read_text()
     for name in HALF:
         assert name.replace("_", "\\_") in table or name in table
+
+
+def evaluate(clone: Clone, dataset: str, how: dict) -> CompletedProcess[str]:
+    """Evaluate with other settings, which are taken back afterwards."""
+    content = (clone.root / "params.yaml").read_bytes()
+    clone.change({"variants.full.evaluate": how})
+    cell = ("--dataset", dataset, "--variant", "full", "--seed", "0")
+    try:
+        return clone.run(sys.executable, "-m", "pipeline.evaluate", *cell, check=False)
+    finally:
+        (clone.root / "params.yaml").write_bytes(content)
+
+
+def test_another_focus_is_refused_where_there_is_nothing_to_blur(clone: Clone) -> None:
+    done = evaluate(clone, "without_rgb", {"focus_distance_m": 4.0})
+    assert done.returncode == 2 and "hold no true all-in-focus, without which" in done.stderr
+
+
+def test_a_network_of_defocused_images_that_is_tested_on_sharp_ones_is_a_control(
+    clone: Clone,
+) -> None:
+    done = evaluate(clone, "real", {"network_input": "sharp"})
+    assert done.returncode == 0, done.stderr
+    record = json.loads((clone.root / "data/evaluated/real/full/0/evaluation.json").read_text())
+    assert "tested on all-in-focus images" in record["control"]
+
+
+def test_what_was_measured_is_kept_until_mlflow_has_it(clone: Clone) -> None:
+    clone.variables["MLFLOW_TRACKING_URI"] = "sqlite:////no/such/folder/mlflow.db"
+    done = evaluate(clone, "real", {})
+    assert done.returncode == 2, done.stderr
+    kept = list((clone.root / "data/unfinished/evaluate/real/full/0").rglob("*.json"))
+    dates = [path.stat().st_mtime_ns for path in kept]
+    assert kept
+    done = evaluate(clone, "real", {})
+    assert done.returncode == 2 and [path.stat().st_mtime_ns for path in kept] == dates
+    del clone.variables["MLFLOW_TRACKING_URI"]
+    done = evaluate(clone, "real", {})
+    assert done.returncode == 0, done.stderr
+    assert not (clone.root / "data/unfinished/evaluate").exists()
