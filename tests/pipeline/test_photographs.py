@@ -133,7 +133,9 @@ def test_a_network_of_defocused_images_that_is_tested_on_sharp_ones_is_a_control
 
 
 def test_what_was_measured_is_kept_until_mlflow_has_it(clone: Clone) -> None:
-    clone.variables["MLFLOW_TRACKING_URI"] = "sqlite:////no/such/folder/mlflow.db"
+    damaged = clone.root.parent / "damaged.db"
+    damaged.write_text("This is a text of some length, and no database.\n")
+    clone.variables["MLFLOW_TRACKING_URI"] = f"sqlite:///{damaged}"
     done = evaluate(clone, "real", {})
     assert done.returncode == 2, done.stderr
     kept = list((clone.root / "data/unfinished/evaluate/real/full/0").rglob("*.json"))
