@@ -117,11 +117,12 @@ def _remarks(
             f"at that size and enlarged to {width}x{height}"
         )
     if depth is not None:
+        units = "m" if unit == "m" else "focus distances"
         saturated = float((depth == LARGEST).mean())
         if saturated:
             yield (
-                f"{saturated:.1%} of the depth is at or beyond {LARGEST / 1000} times the unit "
-                f"({unit}), the most that 16 bits of thousandths hold; those pixels are {LARGEST}"
+                f"{saturated:.1%} of the depth is at or beyond {LARGEST / 1000} {units}, the most that "
+                f"16 bits of thousandths hold; those pixels are {LARGEST}"
             )
 
 
