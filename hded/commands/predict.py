@@ -121,8 +121,8 @@ def _remarks(
         saturated = float((depth == LARGEST).mean())
         if saturated:
             yield (
-                f"{saturated:.1%} of the depth is at or beyond {LARGEST / 1000} {units}, the most that "
-                f"16 bits of thousandths hold; those pixels are {LARGEST}"
+                f"{saturated:.1%} of the depth is at or beyond {LARGEST / 1000} {units}, the most "
+                f"that 16 bits of thousandths hold; those pixels are {LARGEST}"
             )
 
 
