@@ -138,14 +138,14 @@ def _write(
     """Write the images of one photograph."""
     name = f"{stem}_depth_relative" if relative else f"{stem}_depth"
     values, image = found.depth, found.all_in_focus
-    other = f"{stem}_depth" if relative else f"{stem}_depth_relative"
-    for end in (".png", ".npy"):  # an earlier run's, in the unit that PHOTO.json no longer states
-        (arguments.out / f"{other}{end}").unlink(missing_ok=True)
     if depth is not None and values is not None:
         save(Image.fromarray(depth).save, arguments.out / f"{name}.png")
         save(preview(depth).save, arguments.out / f"{stem}_depth_preview.png")
         if arguments.floats:
             save(partial(np.save, arr=values), arguments.out / f"{name}.npy")
+        other = f"{stem}_depth" if relative else f"{stem}_depth_relative"
+        for end in (".png", ".npy"):  # an earlier run's, in a unit that PHOTO.json no longer states
+            (arguments.out / f"{other}{end}").unlink(missing_ok=True)
     if found.confidence is not None:
         sure = np.rint(255 * found.confidence).astype(np.uint8)
         save(Image.fromarray(sure).save, arguments.out / f"{stem}_confidence.png")

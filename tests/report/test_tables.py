@@ -384,15 +384,19 @@ def test_the_operations_are_those_of_the_convolutions() -> None:
     assert count_operations(arguments, (64, 96)) == expected
 
 
+def restore(tree: Tree, by: str, control: str) -> None:
+    """Record that l1_l1 restores by deconvolution, and is a control."""
+    path = tree.folder("nyu", "l1_l1") / "evaluation.json"
+    record = json.loads(path.read_text())
+    record |= {"control": control, "restoration": f"total variation, {by}"}
+    path.write_text(json.dumps(record))
+
+
 def test_a_restoration_by_the_true_depth_is_a_row_that_does_not_compete(
     tmp_path: Path,
 ) -> None:
     tree = write_tree(tmp_path, variants=("full", "l1_l1"), frames=3, pictured=1)
-    path = tree.folder("nyu", "l1_l1") / "evaluation.json"
-    record = json.loads(path.read_text())
-    record["control"] = "restored with the true depth"
-    record["restoration"] = f"total variation, {BY_TRUE_DEPTH}"
-    path.write_text(json.dumps(record))
+    restore(tree, BY_TRUE_DEPTH, "restored with the true depth")
     metrics = tree.folder("nyu", "l1_l1") / "metrics.json"
     content = json.loads(metrics.read_text())
     content["all_in_focus"]["native"]["network"]["psnr"] = 99.0
@@ -409,11 +413,7 @@ def test_a_restoration_by_the_estimated_depth_through_another_camera_reads_no_tr
     tmp_path: Path,
 ) -> None:
     tree = write_tree(tmp_path, variants=("full", "l1_l1"), frames=3, pictured=1)
-    path = tree.folder("nyu", "l1_l1") / "evaluation.json"
-    record = json.loads(path.read_text())
-    record["control"] = "tested through d3net"
-    record["restoration"] = "total variation, estimated depth"
-    path.write_text(json.dumps(record))
+    restore(tree, "estimated depth", "tested through d3net")
     part = build_tables(select(tree), VARIANTS, {"l1_l1": "Anwar et al."})[2].parts[0]
     assert "l1_l1" not in {row.label for row in part.rows}
     controls = build_controls(select(tree), VARIANTS)
